@@ -1,0 +1,18 @@
+"""metrics tables."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("CREATE SCHEMA IF NOT EXISTS metrics")
+
+
+def downgrade() -> None:
+    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

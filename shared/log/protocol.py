@@ -1,0 +1,102 @@
+"""The log: partitioned, append-only, read by consumer groups. Two adapters: Kafka and PostgreSQL.
+
+Promises every adapter keeps (tests/contract/test_log.py holds both to them):
+
+- `append` returns only when every record is durable; after an error none, some or all may be in the log, and
+  appending again is safe for readers that know the identity of what they read.
+- Records of one partition are read in the order of their offsets, without gap, also under concurrent appenders.
+- A consumer reads from the offset that `starting_offset` names. Offsets live with the reader's state, not here.
+- At any instant a partition may for a short while have two readers (a zombie after a rebalance): whoever commits
+  state compares the stored offset first (shared/log/runner.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+INBOUND = "inbound.v1"
+TIMELINE = "timeline.v1"
+QUARANTINE = "quarantine.v1"
+"""Topic names without the prefix (`THREADLINE_TOPIC_PREFIX`, default `threadline`), which the adapter puts before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One record to append. Records with equal `key` go to one partition and keep their order."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read. `appended_at` is the log's own time (aware UTC)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    appended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record was put."""
+
+    partition: int
+    offset: int
+
+
+StartingOffset = Callable[[str, int], Awaitable[int]]
+"""(topic, partition) → first offset not yet done, asked for each time a partition is assigned."""
+
+
+class Consumer(Protocol):
+    """One member of a consumer group."""
+
+    async def fetch(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
+        """Return the next records of the assigned partitions, at most `max_records` over all of them.
+
+        Waits at most `max_wait_s` for the first one; empty when none came. Each call continues where the one before
+        ended. Raises LogUnavailable, LogTruncated.
+        """
+
+    def assigned(self) -> frozenset[int]:
+        """Return the partitions that this member believes to own."""
+
+    async def rewind(self, partition: int) -> None:
+        """Forget what was fetched of `partition` and ask `starting_offset` again before the next fetch."""
+
+    async def report(self, next_offsets: Mapping[int, int]) -> None:
+        """Tell the log how far the group is, for lag tools only. Never raises."""
+
+
+class Log(Protocol):
+    """A partitioned log with durable appends and consumer groups."""
+
+    async def append(self, topic: str, records: Sequence[Outgoing]) -> Sequence[Position]:
+        """Append `records` durably, in order per key. Raises LogUnavailable, RecordTooLarge (then none is appended)."""
+
+    async def partitions(self, topic: str) -> int:
+        """Return the number of partitions of `topic`."""
+
+    async def end_offsets(self, topic: str) -> Mapping[int, int]:
+        """Return, per partition, the offset after the last record: what a consumer must reach to have read all."""
+
+    async def begin_offsets(self, topic: str) -> Mapping[int, int]:
+        """Return, per partition, the first offset still held."""
+
+    def consume(
+        self, group: str, topic: str, starting_offset: StartingOffset
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Join `group` as one member for `topic`; leaving the context leaves the group."""
+
+    async def check(self) -> None:
+        """Raise LogUnavailable if the log cannot take or give records now (for /readyz)."""

@@ -1,0 +1,48 @@
+"""What a service is made of, and what all services are given.
+
+Each service has one composition root, `services/<name>/app.py`, with `async def build(platform, stack) -> Service`.
+`threadline up` builds all three into one process; `threadline ingest` and its siblings build one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncpg
+    from fastapi import APIRouter
+    from prometheus_client import CollectorRegistry
+
+    from shared.auth import Authenticator
+    from shared.clock import Clock
+    from shared.log.protocol import Log
+    from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Everything that services share, opened once per process by the command and passed by argument."""
+
+    settings: Settings
+    clock: Clock
+    pool: asyncpg.Pool
+    log: Log
+    auth: Authenticator
+    registry: CollectorRegistry
+
+
+Ready = Callable[[], Awaitable[Mapping[str, str]]]
+"""Returns the faults found by name, empty when able to work (e.g. {"log": "broker not reached"})."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service, built and not yet running."""
+
+    name: str
+    router: APIRouter
+    background: Sequence[Callable[[], Awaitable[Any]]] = ()
+    """Loops that run for the life of the process; one that raises stops the process."""
+    ready: Sequence[Ready] = field(default_factory=tuple)
