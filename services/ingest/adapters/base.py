@@ -1,0 +1,270 @@
+"""The port of all channel adapters: raw request → events. Values in, values out: no I/O, no clock, no state.
+
+The route reads one request, looks up the account that its path names, and calls `receive`. It then appends every
+draft and every quarantined part durably, and only then sends the answer. What needs memory (a token that may be used
+once) comes back as a value, `Delivery.replay_token`, for the route to check and remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Protocol
+
+import orjson
+
+from shared.errors import ThreadlineError
+
+LATEST = timedelta(hours=24)
+"""A provider's time further ahead of receipt than this is not believed; the time of receipt is taken instead."""
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+XML = "text/xml; charset=utf-8"
+
+
+class Forged(ThreadlineError):
+    """Not from the provider: `status` is 401 (no or wrong credentials) or 403 (wrong signature)."""
+
+    def __init__(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
+class Malformed(ThreadlineError):
+    """A header, timestamp or media type that the provider never sends: `status` is the 4xx to answer."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Unreadable(ThreadlineError):
+    """Genuine, but not understood: to be quarantined with `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Headers:
+    """Request headers: names without regard to case, several values of one name in order."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
+        self._items = tuple((name.lower(), value) for name, value in items)
+
+    def get(self, name: str) -> str | None:
+        """Return the first value of `name`, or None."""
+        wanted = name.lower()
+        return next((value for key, value in self._items if key == wanted), None)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of `name`."""
+        wanted = name.lower()
+        return [value for key, value in self._items if key == wanted]
+
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """Return all pairs, names in lower case."""
+        return self._items
+
+    def __repr__(self) -> str:
+        # Values may be credentials.
+        return f"Headers({[name for name, _ in self._items]})"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """One HTTP request as it came. `query` is the raw query string without `?`, `body` the bytes as received."""
+
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One channel account of one tenant, with its active secrets in the clear (newest first; several in rotation)."""
+
+    tenant: str
+    provider: str
+    account: str
+    secrets: tuple[str, ...] = field(repr=False)
+    public_url: str | None = None
+    own_addresses: tuple[str, ...] = ()
+    default_region: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """`source` of all events of this account."""
+        return f"/{self.provider}/{self.account}"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One event of a delivery. `type` is the full type; `time` None means the time of receipt, then estimated."""
+
+    id: str
+    type: str
+    time: datetime | None
+    data: dict[str, Any]
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One part of a genuine delivery that could not be understood. `dedupe_key` is the id that it is kept under."""
+
+    reason: str
+    dedupe_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the provider expects to hear."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayToken:
+    """A token that counts once: where it was seen in the last `ttl_s` seconds, the delivery is a duplicate.
+
+    Remember it together with the durable append, never before: a delivery that failed comes again with its token.
+    """
+
+    value: str
+    ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one request brought. Append `events` and `quarantined` durably, then send `answer`."""
+
+    answer: Answer
+    events: tuple[Draft, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    replay_token: ReplayToken | None = None
+
+
+class Adapter(Protocol):
+    """One provider. Pure; the same instance serves all accounts."""
+
+    def handshake(self, request: RawRequest, account: Account) -> Answer | None:
+        """Answer a provider's set-up call (GET challenge, token), or None where this request is none.
+
+        Raises Forged where the challenge does not fit the account, Malformed where it is incomplete.
+        """
+        ...
+
+    def verify(self, request: RawRequest, account: Account) -> None:
+        """Return only where one of the account's active secrets proves the request genuine.
+
+        Raises Forged (401/403), or Malformed (4xx) for a timestamp or header that cannot be read.
+        """
+        ...
+
+    def parse(self, request: RawRequest, account: Account) -> Delivery:
+        """Read a verified request. Raises Malformed (4xx), or Unreadable to quarantine the delivery as a whole."""
+        ...
+
+
+class Plain:
+    """What most adapters share: no handshake."""
+
+    def handshake(self, request: RawRequest, account: Account) -> Answer | None:
+        """There is none."""
+        return None
+
+
+def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:
+    """Take one request all the way: handshake, proof, parse, and quarantine of what is genuine but not understood.
+
+    Raises Forged, and nothing else: the route answers its status and counts it. Malformed requests come back as a
+    Delivery without events whose answer is the 4xx.
+    """
+    try:
+        answer = adapter.handshake(request, account)
+        if answer is not None:
+            return Delivery(answer)
+        if request.method.upper() != "POST":
+            return Delivery(problem(405, "only POST is taken here", (("allow", "POST"),)))
+        adapter.verify(request, account)
+        if not request.body.strip():
+            return Delivery(problem(422, "the body is empty"))
+        return _settled(_parsed(adapter, request, account), request)
+    except Malformed as error:
+        return Delivery(problem(error.status, error.detail))
+
+
+def _parsed(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:
+    try:
+        return adapter.parse(request, account)
+    except (Malformed, Forged):
+        raise
+    except Unreadable as error:
+        reason = error.reason
+    except Exception as error:
+        # A genuine delivery outlives a bug of ours: it is kept with the reason and retried after the repair, whereas
+        # a 5xx would be repeated to no avail until the provider gives up.
+        reason = f"the adapter failed: {type(error).__name__}: {error}"[:500]
+    return Delivery(taken(adapter, account), quarantined=(Quarantined(reason, body_key(request.body)),))
+
+
+def taken(adapter: Adapter, account: Account) -> Answer:
+    """Return the adapter's own answer to a delivery that was taken (attribute `TAKEN`), or a plain 200."""
+    answer = getattr(adapter, "TAKEN", None)
+    return answer if isinstance(answer, Answer) else Answer(200)
+
+
+def _settled(delivery: Delivery, request: RawRequest) -> Delivery:
+    """Replace times that cannot be true by the time of receipt, and drop repeats within the delivery."""
+    events: dict[str, Draft] = {}
+    for draft in delivery.events:
+        events.setdefault(draft.id, _believable(draft, request.received_at))
+    quarantined = {part.dedupe_key: part for part in delivery.quarantined if part.dedupe_key not in events}
+    return replace(delivery, events=tuple(events.values()), quarantined=tuple(quarantined.values()))
+
+
+def _believable(draft: Draft, received_at: datetime) -> Draft:
+    if draft.time is not None and draft.time - received_at <= LATEST:
+        return draft
+    data = {**draft.data, "time_estimated": True}
+    if draft.time is not None:
+        data["provider_time"] = draft.time.isoformat()
+    return replace(draft, time=received_at, data=data)
+
+
+def body_key(body: bytes) -> str:
+    """Return the dedupe key of a body without one of its own: `sha256:` and lower-case hex."""
+    return "sha256:" + sha256(body).hexdigest()
+
+
+def problem(status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """Return an RFC 9457 answer."""
+    body = orjson.dumps({"type": "about:blank", "title": _TITLES.get(status, "Refused"), "status": status,
+                         "detail": detail})  # fmt: skip
+    return Answer(status, body, (("content-type", "application/problem+json"), *headers))
+
+
+_TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+}
