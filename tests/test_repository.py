@@ -1,0 +1,227 @@
+"""What must hold for the repository as a whole: locks, documents, packaging, and nothing of anybody's own machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+RUNTIME_CODE = ("services/", "shared/")
+
+
+def tracked(*prefixes: str, suffix: str = "") -> list[str]:
+    """Return the files that git knows (new ones that it does not ignore included), relative to the root."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    names = sorted(set(listing.stdout.splitlines()))
+    return [n for n in names if n.startswith(prefixes or "") and n.endswith(suffix) and (ROOT / n).is_file()]
+
+
+def lines_of(*prefixes: str, suffix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield ("file:line", text) of every tracked text file, this one aside: it has to name what it looks for."""
+    for name in tracked(*prefixes, suffix=suffix):
+        content = (ROOT / name).read_bytes()
+        if b"\0" in content or ROOT / name == Path(__file__):
+            continue
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
+            yield f"{name}:{number}", line
+
+
+def lines_matching(pattern: str, *prefixes: str) -> list[str]:
+    found = re.compile(pattern)
+    return [f"{place}: {line.strip()[:120]}" for place, line in lines_of(*prefixes) if found.search(line)]
+
+
+# Locked requirements
+
+
+def pins(lock: Path) -> dict[str, Requirement]:
+    """Return the requirements of a lock file by canonical name, those of other platforms left out."""
+    found = {}
+    for line in lock.read_text().replace("\\\n", " ").splitlines():
+        requirement = Requirement(line.split(" --hash")[0].strip())
+        if requirement.marker is None or requirement.marker.evaluate(dict(default_environment())):
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_pins_every_requirement_with_hashes_and_names_no_place_to_fetch_it_from(lock: Path) -> None:
+    text = lock.read_text()
+    assert "/" not in text, "a path, an address or an option that names one"
+    assert not re.search(r"^-", text, re.MULTILINE), "an option of the installer"
+    requirements = text.replace("\\\n", " ").splitlines()
+    assert requirements
+    for line in requirements:
+        assert re.match(r"[\w.\[\],-]+==[\w.]+( ; .+?)? +--hash=sha256:[0-9a-f]{64}", line), line
+
+
+def test_the_locks_satisfy_what_pyproject_asks_for_and_agree_with_each_other() -> None:
+    base, build, dev = (pins(ROOT / "requirements" / f"{name}.txt") for name in ("base", "build", "dev"))
+    for text in PYPROJECT["project"]["dependencies"]:
+        asked = Requirement(text)
+        pinned = base[canonicalize_name(asked.name)]
+        assert next(iter(pinned.specifier)).version in asked.specifier, f"{asked}, locked {pinned}: run make lock"
+    for group in PYPROJECT["dependency-groups"].values():
+        for text in (entry for entry in group if isinstance(entry, str)):
+            asked = Requirement(text)
+            assert next(iter(dev[canonicalize_name(asked.name)].specifier)).version in asked.specifier, text
+    for name, requirement in (base | build).items():
+        assert dev[name].specifier == requirement.specifier, f"{name} differs between the locks"
+
+
+# Nobody's own machine
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
+    assert lines_matching(r"(?<![\w.}$*-])/(?:work|root|home|Users|tmp|opt)/") == []
+    assert lines_matching(r"""["'`](?:/work|/root|/tmp)["'`]""") == []
+
+
+def test_no_file_names_a_package_registry_host() -> None:
+    hosts = (
+        r"\b(?:pypi|pythonhosted|npmjs|crates|proxy\.golang|sum\.golang|deb\.debian|repo\d?\.maven|central\.sonatype)\."
+    )
+    others = r"artifactory|jfrog|pkg\.dev|index-url|find-links=|find-links "
+    assert [hit for hit in lines_matching(f"{hosts}|{others}") if "--no-emit" not in hit] == []
+
+
+def test_nothing_ends_processes_by_name() -> None:
+    assert lines_matching(r"\b(?:pkill|killall)\b") == []
+
+
+def test_the_product_never_reads_the_specification_folder_beside_the_project() -> None:
+    assert lines_matching(r"\.\./shared|shared/data|parents\[\d\]\s*/\s*.shared.", *RUNTIME_CODE, "bench/") == []
+
+
+# Documents
+
+
+def documents() -> list[str]:
+    return [name for name in tracked(suffix=".md") if not name.startswith("tests/")]
+
+
+def test_every_file_that_a_document_or_a_comment_names_exists() -> None:
+    folders = "services|shared|tests|docs|deploy|bench|requirements|\\.ci"
+    named = re.compile(rf"(?<![\w./<-])((?:{folders})/[\w./-]*\w/?)(?![\w<*{{])")
+    missing = []
+    for place, line in lines_of():
+        if not place.rsplit(":", 1)[0].endswith((".md", ".py", ".toml", ".yaml", "Makefile")) or "<" in line:
+            continue
+        for path in named.findall(line):
+            made_by_a_build = path.startswith("deploy/kafka/target")
+            known = (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
+            if not known and not made_by_a_build:
+                missing.append(f"{place}: {path}")
+    assert missing == []
+
+
+def test_every_link_between_documents_leads_to_a_file() -> None:
+    missing = []
+    for name in documents():
+        for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text()):
+            if "://" not in target and not (ROOT / name).parent.joinpath(target).exists():
+                missing.append(f"{name}: {target}")
+    assert missing == []
+
+
+def commands_in(text: str) -> set[tuple[str, ...]]:
+    """Return the words after `threadline` in code spans and code blocks."""
+    spans = re.findall(r"`(?:\.venv/bin/)?threadline ([^`\n]+)`", text)
+    blocks = re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?threadline ([^\n#|>]+)", text, re.MULTILINE)
+    return {tuple(found.split()) for found in [*spans, *blocks]}
+
+
+def test_every_threadline_command_that_a_document_shows_exists_with_its_options() -> None:
+    import click
+    from typer.main import get_command
+
+    from services.cli.main import app
+
+    wrong = []
+    for name in documents():
+        for words in commands_in((ROOT / name).read_text()):
+            command: click.Command = get_command(app)
+            rest = list(words)
+            while isinstance(command, click.Group) and rest and rest[0] in command.commands:
+                command = command.commands[rest.pop(0)]
+            options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            unknown = [word for word in rest if word.startswith("--") and word.split("=")[0] not in options]
+            if unknown or (isinstance(command, click.Group) and rest and not rest[0].startswith("-")):
+                wrong.append(f"{name}: threadline {' '.join(words)}")
+    assert wrong == []
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (name, target) for name in documents() for target in re.findall(r"`make ([a-z]+)", (ROOT / name).read_text())
+    }
+    assert {(name, target) for name, target in named if target not in targets} == set()
+
+
+def test_the_changelog_has_the_version_of_the_project() -> None:
+    headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert PYPROJECT["project"]["version"] in headings
+
+
+def test_every_decision_has_its_four_parts() -> None:
+    for name in tracked("docs/decisions/", suffix=".md"):
+        parts = re.findall(r"^## (.+)$", (ROOT / name).read_text(), re.MULTILINE)
+        assert parts == ["Context", "Decision", "Consequences", "What enforces it"], name
+
+
+# Scripts and packaging
+
+
+def test_the_ci_script_is_valid_bash_and_executable() -> None:
+    script = ROOT / ".ci" / "run"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert os.access(script, os.X_OK)
+
+
+def test_make_says_in_one_line_when_there_is_no_usable_python(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("rm", "cat", "sh", "printf"):
+        (tools / name).symlink_to(next(p for p in (Path("/usr/bin", name), Path("/bin", name)) if p.exists()))
+    old = tools / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    make = next(p for p in (Path("/usr/bin/make"), Path("/bin/make")) if p.exists())
+    run = subprocess.run([make, "setup"], cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "Threadline needs Python 3.11 or later; python3 is Python 3.9.2." in run.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_the_wheel_carries_every_file_of_the_product_and_runs_without_the_source_tree(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(tracked(*RUNTIME_CODE)) - set(archive.namelist()) == set()
+        archive.extractall(tmp_path / "installed")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    for probe in ("import services.cli.main as m; print(m.__file__)", "import services.cli.main as m; m.main()"):
+        run = subprocess.run(
+            [sys.executable, "-c", probe, "--help"],
+            cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert str(tmp_path) in run.stdout or "conversation" in run.stdout
