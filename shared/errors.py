@@ -8,6 +8,7 @@ ThreadlineError
 │   └── RecordTooLarge       the log refuses a record of this size
 ├── Fenced               another member owns the partition now: roll back and let go
 ├── LogTruncated         the log no longer holds the next offset: stop, never skip silently
+├── SetupError           the process cannot start or a command cannot do its work: one line for the person there
 └── Problem              an answer to a caller (RFC 9457), see shared/problems.py
 
 Anything that is not in this tree is a bug: stop, commit nothing.
@@ -50,3 +51,7 @@ class Fenced(ThreadlineError):
 
 class LogTruncated(ThreadlineError):
     """The log begins after the next offset to read: records are gone that were never processed."""
+
+
+class SetupError(ThreadlineError):
+    """A command cannot start or go on; the message is one line for the person at the terminal: what and what to do."""
