@@ -1,0 +1,260 @@
+"""Entries: the lines of a timeline, as rows, as API answers and as records of the timeline topic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from hashlib import blake2b, sha256
+from hmac import digest as hmac_digest
+from typing import Any
+from uuid import UUID
+
+import nh3
+import orjson
+
+from services.conversation.facts import Facts, facts_of
+from services.conversation.policy import Policy
+from services.conversation.stitching import Placement
+from shared.events import DERIVED_SOURCE, TYPE_PREFIX, InboundEvent, TimelineRecord, family_of, rfc3339
+from shared.quoting import split_reply
+
+_OWN_FIELDS = frozenset(
+    {"channel", "customer", "actor", "message_id", "contact_id", "conversation_id", "thread", "headers", "subject",
+     "text", "html", "language", "topic", "attachments", "extra"}
+)  # fmt: skip
+_CALL_FIELDS = ("queue", "ivr_session", "agent_id", "hold_s", "wrap_s", "duration_s", "talk_s", "to_queue", "outcome")
+_SURVEY_FIELDS = ("survey_id", "metric", "kind", "kinds", "score", "scale", "comment")
+_DELIVERY_FIELDS = ("status", "error", "error_code", "reason_code")
+_TEXTS = frozenset({"text", "html", "quoted_text", "attachments", "headers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored line. `conversation_id` is the one it was placed in, before merges of conversations."""
+
+    tenant: str
+    entry_id: UUID
+    occurred_at: datetime
+    received_at: datetime
+    recorded_at: datetime
+    leaf_id: UUID
+    conversation_id: UUID | None
+    cause_id: UUID | None
+    version: int
+    automatic: bool
+    by_conversation: bool
+    source: str
+    event_id: str
+    type: str
+    channel: str | None
+    contact_id: str | None
+    region: str | None
+    rule: str
+    stitch_key: str | None
+    digest: bytes
+    new_text: str | None
+    quoted_text: str | None
+    html: str | None
+    data: dict[str, Any]
+
+    @property
+    def derived(self) -> bool:
+        return self.cause_id is not None
+
+    def event(self) -> InboundEvent:
+        """Return the event that this entry was made from."""
+        return InboundEvent(
+            tenant=self.tenant,
+            source=self.source,
+            id=self.event_id,
+            type=self.type,
+            occurred_at=self.occurred_at,
+            received_at=self.received_at,
+            data=self.data,
+            region=self.region,
+        )
+
+    def facts(self, policy: Policy) -> Facts:
+        """Read the event again under `policy`."""
+        return facts_of(self.event(), self.entry_id, policy)
+
+    def moved(self, leaf_id: UUID, conversation_id: UUID | None, rule: str, key: str | None) -> Entry:
+        """Return the next version of this entry, placed elsewhere."""
+        return replace(
+            self,
+            leaf_id=leaf_id,
+            conversation_id=conversation_id,
+            rule=rule,
+            stitch_key=key,
+            version=self.version + 1,
+        )
+
+
+COLUMNS = tuple(Entry.__dataclass_fields__)
+"""Attribute names in the order of the table's columns; `tenant` is its tenant_id."""
+
+
+def entry_id_of(secret: bytes, tenant: str, source: str, event_id: str) -> UUID:
+    """Return the id of an entry: a keyed hash of its event's identity, so that it survives every replay."""
+    message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in (tenant, source, event_id))
+    return UUID(bytes=hmac_digest(secret, message, "sha256")[:16])
+
+
+def entry_secret(secret_key: bytes) -> bytes:
+    """Derive the key of entry ids from the installation's secret key."""
+    return hmac_digest(secret_key, b"threadline entry ids", sha256)
+
+
+def digest_of(event: InboundEvent) -> bytes:
+    """Return a digest of what the sender said, to tell a repetition from other content under the same id."""
+    said = (event.type, rfc3339(event.occurred_at), event.data)
+    return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def made_from(
+    event: InboundEvent, facts: Facts, leaf_id: UUID, placement: Placement, recorded_at: datetime, digest: bytes
+) -> Entry:
+    """Make the entry of a new event."""
+    new_text, quoted_text = _texts(event, facts)
+    html = event.data.get("html")
+    return Entry(
+        tenant=event.tenant,
+        entry_id=facts.entry_id,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+        recorded_at=recorded_at,
+        leaf_id=leaf_id,
+        conversation_id=placement.conversation_id,
+        cause_id=None,
+        version=1,
+        automatic=facts.automatic,
+        by_conversation=not facts.owners,
+        source=event.source,
+        event_id=event.id,
+        type=event.type,
+        channel=facts.channel,
+        contact_id=facts.contact,
+        region=event.region,
+        rule=placement.rule,
+        stitch_key=placement.key,
+        digest=digest,
+        new_text=new_text,
+        quoted_text=quoted_text,
+        html=nh3.clean(html) if isinstance(html, str) and html else None,
+        data=event.data,
+    )
+
+
+def _texts(event: InboundEvent, facts: Facts) -> tuple[str | None, str | None]:
+    text = event.data.get("text")
+    if facts.channel != "email" or not facts.is_message or not isinstance(text, str):
+        return None, None
+    new, quoted = split_reply(text)
+    return (new, quoted) if quoted else (None, None)
+
+
+def derived(cause: Entry, kind: str, data: dict[str, Any], secret: bytes, owner_leaf: UUID) -> Entry:
+    """Make an entry that follows from another: `kind` is e.g. `conversation.opened`."""
+    event_id = f"{kind}:{cause.entry_id}"
+    return replace(
+        cause,
+        entry_id=entry_id_of(secret, cause.tenant, DERIVED_SOURCE, event_id),
+        leaf_id=owner_leaf,
+        cause_id=cause.entry_id,
+        version=1,
+        automatic=True,
+        by_conversation=True,
+        source=DERIVED_SOURCE,
+        event_id=event_id,
+        type=TYPE_PREFIX + kind,
+        rule="derived",
+        stitch_key=None,
+        digest=b"",
+        new_text=None,
+        quoted_text=None,
+        html=None,
+        data=data,
+    )
+
+
+@lru_cache(maxsize=1024)
+def direction_of(type_: str, actor: str | None) -> str:
+    """Return `in` for what the customer did, `out` for what reached the customer, else `internal`."""
+    kind = type_.removeprefix(TYPE_PREFIX)
+    if kind in ("message.sent", "acknowledgement.sent", "survey.sent", "bot.answered"):
+        return "out"
+    if kind.startswith(("message.", "survey.answered", "call.", "callback.", "selfservice.", "remedy.")):
+        return "out" if actor in ("agent", "bot") and kind.startswith("message.") else "in"
+    return "internal"
+
+
+def _picked(data: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any] | None:
+    return {name: data[name] for name in fields if data.get(name) is not None} or None
+
+
+def render(entry: Entry, conversation_id: UUID | None) -> dict[str, Any]:
+    """Return the entry as the API gives it, without what depends on the reader (`via`, `customer_id`).
+
+    `conversation_id` is the canonical one.
+    """
+    data = entry.data
+    kind = entry.type.removeprefix(TYPE_PREFIX)
+    handles = (data.get("customer") or {}).get("handles") or ()
+    extra = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
+    given = data.get("extra")
+    if isinstance(given, dict):
+        extra.update(given)
+    elif given is not None:
+        extra["extra"] = given
+    actor = data.get("actor")
+    return {
+        "id": str(entry.entry_id),
+        "event_id": entry.event_id,
+        "source": entry.source,
+        "type": entry.type,
+        "occurred_at": rfc3339(entry.occurred_at),
+        "recorded_at": rfc3339(entry.recorded_at),
+        "channel": entry.channel,
+        "family": family_of(entry.channel),
+        "contact_id": entry.contact_id,
+        "conversation_id": str(conversation_id) if conversation_id else None,
+        "stitched": {"rule": entry.rule, "key": entry.stitch_key},
+        "version": entry.version,
+        "direction": direction_of(entry.type, actor.get("type") if actor else None),
+        "actor": actor,
+        "handle": f"{handles[0]['kind']}:{handles[0]['value']}" if handles else None,
+        "subject": data.get("subject"),
+        "text": entry.new_text if entry.new_text is not None else data.get("text"),
+        "quoted_text": entry.quoted_text,
+        "html": entry.html,
+        "attachments": data.get("attachments") or [],
+        "call": _picked(data, _CALL_FIELDS) if kind.startswith("call.") else None,
+        "survey": _picked(data, _SURVEY_FIELDS) if kind.startswith("survey.") else None,
+        "delivery": _picked({**data, **extra}, _DELIVERY_FIELDS) if kind == "message.status" else None,
+        "extra": extra,
+    }
+
+
+def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None) -> TimelineRecord:
+    """Return the entry as a record of the timeline topic."""
+    if deleted:
+        body: dict[str, Any] = {"id": str(entry.entry_id), "leaf_id": str(entry.leaf_id)}
+    else:
+        body = render(entry, entry.conversation_id)
+        body["leaf_id"] = str(entry.leaf_id)
+        body["automatic"] = entry.automatic
+        body["received_at"] = rfc3339(entry.received_at)
+        body["topic"] = entry.data.get("topic")
+        body["language"] = entry.data.get("language")
+        body["data"] = {name: value for name, value in entry.data.items() if name not in _TEXTS}
+        del body["extra"]
+    return TimelineRecord(
+        tenant=entry.tenant,
+        kind="entry",
+        key=str(entry.entry_id),
+        version=version or entry.version,
+        body=body,
+        deleted=deleted,
+        recorded_at=entry.recorded_at,
+    )

@@ -1,0 +1,228 @@
+"""What one event says about who and where: the only view of an event that identity and stitching have.
+
+Pure. Everything is read from the event and the tenant's policy, so that stored events can be read again under
+another policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from services.conversation.identity import Node, strength
+from services.conversation.policy import Policy
+from shared import handles
+from shared.events import TYPE_PREFIX, InboundEvent, family_of
+
+Order = tuple[datetime, str, str]
+"""(occurred_at, source, event id): the one order in which events are taken, whenever they arrive."""
+
+Key = str
+"""Something that names a conversation: `<kind>:<value>`, e.g. `ticket:T-1042` or `mail:<id@host>`."""
+
+SESSION_CHANNELS = frozenset({"chat", "web", "phone"})
+"""Channels whose contact is a session between one person and us: what is said in one is said by one person."""
+
+_SUBJECT_TICKET = re.compile(r"\[#(T-[A-Za-z0-9][A-Za-z0-9_-]{0,63})\]")
+_MAIL_ID = re.compile(r"<[^<>@\s]+@[^<>@\s]+>")
+_COMMENT = re.compile(r"\([^()]*\)")
+REFERENCES_AT_EACH_END = 99
+"""How many References count from the start and from the end; real mail has been seen with 10,000."""
+
+_LONGEST_KEY = 240
+"""Longer values are known by their hash: an index row has a limit."""
+
+_LIFECYCLE = frozenset(
+    f"conversation.{name}"
+    for name in ("opened", "assigned", "transferred", "escalated", "pending", "resolved", "reopened")
+)
+_MESSAGES = frozenset({"message.received", "message.sent"})
+_NO_ACTIVITY = frozenset({"message.status"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One handle as the event gave it, with the form by which it is compared. `usable`: it may identify."""
+
+    node: Node
+    shown: str
+    verified: bool
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One event as identity and stitching see it."""
+
+    entry_id: UUID
+    order: Order
+    type: str
+    """Without the prefix."""
+    channel: str | None
+    claims: tuple[Claim, ...]
+    contact: str | None
+    nodes: tuple[Node, ...]
+    """What this event proves to belong together: usable handles that link, and the session."""
+    owners: tuple[Node, ...]
+    """All usable handles and the session, strongest first: the first that is not shared owns the entry."""
+    actor: str | None
+    automatic: bool
+    conversation_id: str | None
+    tokens: tuple[Key, ...]
+    mails: tuple[Key, ...]
+    own_mail: Key | None
+    sessions: tuple[Key, ...]
+    """The contact and the one that it continues, where these bind always."""
+    threads: tuple[Key, ...]
+    """Perpetual threads (DM, SMS, WhatsApp), which bind only while the conversation is warm."""
+    to_channel: str | None
+
+    @property
+    def occurred_at(self) -> datetime:
+        return self.order[0]
+
+    @property
+    def opens(self) -> bool:
+        """Whether it opens a conversation by itself (a call does when it is answered, see stitching.py)."""
+        return self.type in _MESSAGES or self.type == "conversation.opened"
+
+    @property
+    def is_message(self) -> bool:
+        return self.type in _MESSAGES
+
+    @property
+    def seeks_open_conversation(self) -> bool:
+        """Whether rule 4 may place it: what opens a conversation, and what speaks about one."""
+        return not self.automatic and (self.opens or self.type in _LIFECYCLE)
+
+    @property
+    def is_activity(self) -> bool:
+        return not self.automatic and self.type not in _NO_ACTIVITY
+
+    @property
+    def from_customer(self) -> bool:
+        return self.type == "message.received" and not self.automatic
+
+    def owner(self, shared: Container[Node] = ()) -> Node | None:
+        """Return the node that owns the entry, or None where it is nobody's by itself."""
+        return next((node for node in self.owners if node not in shared), None)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All keys that it binds."""
+        return (*self.tokens, *self.mails, *self.sessions, *self.threads)
+
+
+def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
+    """Read an event under a policy."""
+    data = event.data
+    channel = data.get("channel") or None
+    kind = event.type.removeprefix(TYPE_PREFIX)
+    claims = tuple(_claims(data, event.region or policy.default_region, policy))
+    contact = data.get("contact_id") or None
+    thread = data.get("thread") or {}
+    session = key_of("contact", contact) if contact and channel in SESSION_CHANNELS else None
+    usable = [claim.node for claim in claims if claim.usable]
+    linking = [node for node in usable if strength(node) < handles.WEAK]
+    candidates = [*usable, session] if session else usable
+    actor = (data.get("actor") or {}).get("type")
+    own_mail = _mail_key(data.get("message_id")) if channel == "email" else None
+    perpetual = family_of(channel) == "social"
+    contact_keys = [key_of("contact", value) for value in (contact, thread.get("continues")) if value]
+    dm = [key_of("dm", thread["dm_thread"])] if thread.get("dm_thread") else []
+    return Facts(
+        entry_id=entry_id,
+        order=(event.occurred_at, event.source, event.id),
+        type=kind,
+        channel=channel,
+        claims=claims,
+        contact=contact,
+        nodes=tuple(dict.fromkeys([*linking, session] if session else linking)),
+        owners=tuple(sorted(candidates, key=lambda node: (strength(node), node))),
+        actor=actor,
+        automatic=is_automatic(data, kind, actor, policy, claims),
+        conversation_id=data.get("conversation_id") or None,
+        tokens=tuple(_tokens(data, thread)),
+        mails=tuple(_mails(thread, own_mail)),
+        own_mail=own_mail,
+        sessions=() if perpetual else tuple(contact_keys),
+        threads=tuple(dict.fromkeys([*contact_keys, *dm])) if perpetual else tuple(dm),
+        to_channel=data.get("to_channel") or None,
+    )
+
+
+def _claims(data: dict[str, Any], region: str, policy: Policy) -> list[Claim]:
+    claims = {}
+    for given in (data.get("customer") or {}).get("handles") or ():
+        kind, value = given["kind"], given["value"]
+        node = handles.matching(kind, value, region)
+        if node is not None and node not in claims:
+            usable = node not in policy.barred
+            claims[node] = Claim(node, handles.shown(kind, value), bool(given.get("verified")), usable)
+    return list(claims.values())
+
+
+def is_automatic(
+    data: dict[str, Any], kind: str, actor: str | None, policy: Policy, claims: tuple[Claim, ...]
+) -> bool:
+    """Tell a machine's message (auto-reply, bounce, list, bulk, our own address as sender) from a person's.
+
+    Source: RFC 3834 (Auto-Submitted), RFC 3464 (reports); docs/decisions/0005-stitching-as-a-fold.md
+    """
+    if actor == "automated":
+        return True
+    if data.get("channel") != "email" or kind not in _MESSAGES:
+        return False
+    if kind == "message.received" and any(claim.node in policy.own for claim in claims):
+        return True
+    headers = {name.lower(): str(value).strip().lower() for name, value in (data.get("headers") or {}).items()}
+    return (
+        headers.get("auto-submitted", "no").partition(";")[0].strip() not in ("", "no")
+        or headers.get("content-type", "").startswith("multipart/report")
+        or headers.get("return-path") == "<>"
+        or headers.get("precedence") in ("bulk", "junk", "list")
+        or "x-auto-response-suppress" in headers
+        or any(name.startswith("list-") for name in headers)
+    )
+
+
+def _tokens(data: dict[str, Any], thread: dict[str, Any]) -> list[Key]:
+    tickets = [thread["ticket"]] if thread.get("ticket") else _SUBJECT_TICKET.findall(str(data.get("subject") or ""))
+    named = [("handoff", thread.get("handoff_token")), ("callback", thread.get("callback_id"))]
+    named += [("ticket", ticket) for ticket in tickets]
+    return list(dict.fromkeys(key_of(kind, value) for kind, value in named if value))
+
+
+def _mails(thread: dict[str, Any], own: Key | None) -> list[Key]:
+    references = [key for key in map(_mail_key, thread.get("references") or ()) if key]
+    if len(references) > 2 * REFERENCES_AT_EACH_END:
+        references = references[:REFERENCES_AT_EACH_END] + references[-REFERENCES_AT_EACH_END:]
+    # Own id first, then the nearest relative: the order in which they are asked.
+    named = [own, _mail_key(thread.get("in_reply_to")), *reversed(references)]
+    named.append(_mail_key(thread.get("original_message_id")))
+    return list(dict.fromkeys(key for key in named if key))
+
+
+def _mail_key(written: Any) -> Key | None:
+    """Return the key of one msg-id. Anything that is not just one `<id@host>` (comments aside) names no mail."""
+    if not isinstance(written, str) or len(written) > 2_000:
+        return None
+    bare = written.strip()
+    if "(" in bare:
+        bare = _COMMENT.sub("", bare).strip()
+    if _MAIL_ID.fullmatch(bare):
+        return key_of("mail", bare)
+    wrapped = f"<{bare}>"
+    return key_of("mail", wrapped) if _MAIL_ID.fullmatch(wrapped) else None
+
+
+def key_of(kind: str, value: str) -> Key:
+    """Return the key `kind:value`, with the value's hash in its place where it is long."""
+    if len(value) > _LONGEST_KEY:
+        value = "sha256:" + sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{kind}:{value}"

@@ -1,0 +1,194 @@
+"""Who is who: handles and contacts grouped into customers, from the evidence alone.
+
+Pure: the result depends on the set of evidence and the policy only, never on the order in which it arrived.
+Source: docs/decisions/0003-identity-from-evidence.md
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+from typing import Literal
+
+from services.conversation.policy import Policy
+from shared import handles
+
+Node = str
+"""A handle in matching form, or `contact:<id>`: always `kind:value`."""
+
+MANUAL_MERGE = "manual_merge"
+NAMED_TOGETHER = "named_together"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Evidence:
+    """The earliest event that named `a` and `b` together. `a` < `b`."""
+
+    occurred_at: datetime
+    source: str
+    event_id: str
+    a: Node
+    b: Node
+    rule: str = NAMED_TOGETHER
+
+    @property
+    def pair(self) -> tuple[Node, Node]:
+        return self.a, self.b
+
+
+RefusalReason = Literal["two_crm_ids", "limit", "do_not_link", "shared_handle", "blocked_handle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A link that the evidence proposes and the rules forbid."""
+
+    evidence: Evidence
+    reason: RefusalReason
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The groups of one component: `group_of` maps each node to the least node of its group."""
+
+    group_of: Mapping[Node, Node]
+    accepted: tuple[Evidence, ...]
+    refused: tuple[Refusal, ...]
+    shared: frozenset[Node]
+
+    def groups(self) -> dict[Node, list[Node]]:
+        members: dict[Node, list[Node]] = defaultdict(list)
+        for node in sorted(self.group_of):
+            members[self.group_of[node]].append(node)
+        return members
+
+
+def kind_of(node: Node) -> str:
+    return node.partition(":")[0]
+
+
+def strength(node: Node) -> int:
+    """Return 0 for the strongest kind (crm) up to 4 for a contact; weak kinds are above."""
+    return handles.strength(kind_of(node))
+
+
+def pairs(nodes: Iterable[Node]) -> Iterator[tuple[Node, Node]]:
+    """Yield each unordered pair of distinct nodes once, the lesser first."""
+    return combinations(sorted(set(nodes)), 2)
+
+
+def overshared(links: Iterable[Evidence], policy: Policy) -> frozenset[Node]:
+    """Return the phones and e-mail addresses with more distinct partner handles than one person plausibly has."""
+    partners: dict[Node, set[Node]] = defaultdict(set)
+    for link in links:
+        if kind_of(link.a) != "contact" and kind_of(link.b) != "contact":
+            partners[link.a].add(link.b)
+            partners[link.b].add(link.a)
+    return frozenset(
+        node
+        for node, others in partners.items()
+        if len(others) > policy.degree_limit and kind_of(node) in ("email", "phone")
+    )
+
+
+def resolve(
+    nodes: Iterable[Node],
+    links: Iterable[Evidence],
+    policy: Policy,
+    *,
+    shared: frozenset[Node] | None = None,
+    do_not_link: frozenset[tuple[Node, Node]] = frozenset(),
+) -> Resolution:
+    """Group the nodes of one component into customers.
+
+    Links are accepted one by one, strongest first, unless the union would hold two crm ids, more handles of a kind
+    than the policy allows, or two handles that an agent told apart. `shared` are the handles that the degree limit
+    bars; they are computed from `links` where not given (a caller who resolves an earlier instant gives those of the
+    whole evidence, since sharing is found out for all time at once).
+    """
+    links = list(links)
+    if shared is None:
+        shared = overshared(links, policy)
+    unions = _Unions(nodes, policy, do_not_link)
+    accepted: list[Evidence] = []
+    refused: list[Refusal] = []
+    for link in sorted(links, key=_precedence):
+        reason = _barred(link, policy, shared) or unions.join(link)
+        if reason:
+            refused.append(Refusal(link, reason))
+        else:
+            accepted.append(link)
+    return Resolution(unions.group_of(), tuple(accepted), tuple(refused), shared)
+
+
+def _precedence(link: Evidence) -> tuple[bool, int, datetime, str, str]:
+    manual = link.rule == MANUAL_MERGE
+    return (not manual, max(strength(link.a), strength(link.b)), link.occurred_at, link.a, link.b)
+
+
+def _barred(link: Evidence, policy: Policy, shared: frozenset[Node]) -> RefusalReason | None:
+    if link.a in policy.barred or link.b in policy.barred:
+        return "blocked_handle"
+    if link.a in shared or link.b in shared:
+        return "shared_handle"
+    return None
+
+
+class _Unions:
+    """Disjoint sets that know what each holds, so that a union can be refused."""
+
+    def __init__(self, nodes: Iterable[Node], policy: Policy, do_not_link: frozenset[tuple[Node, Node]]) -> None:
+        self._parent: dict[Node, Node] = {}
+        self._members: dict[Node, list[Node]] = {}
+        self._counts: dict[Node, Counter[str]] = {}
+        self._policy = policy
+        self._apart = do_not_link
+        for node in nodes:
+            self._add(node)
+
+    def _add(self, node: Node) -> None:
+        if node not in self._parent:
+            self._parent[node] = node
+            self._members[node] = [node]
+            self._counts[node] = Counter((kind_of(node),))
+
+    def _root(self, node: Node) -> Node:
+        self._add(node)
+        while self._parent[node] != node:
+            self._parent[node] = self._parent[self._parent[node]]
+            node = self._parent[node]
+        return node
+
+    def join(self, link: Evidence) -> RefusalReason | None:
+        """Unite both sides, or say why not. Sides already united stay so."""
+        left, right = self._root(link.a), self._root(link.b)
+        if left == right:
+            return None
+        reason = self._forbidden(left, right, manual=link.rule == MANUAL_MERGE)
+        if reason:
+            return reason
+        if len(self._members[left]) < len(self._members[right]):
+            left, right = right, left
+        self._parent[right] = left
+        self._members[left] += self._members.pop(right)
+        self._counts[left] += self._counts.pop(right)
+        return None
+
+    def _forbidden(self, left: Node, right: Node, *, manual: bool) -> RefusalReason | None:
+        if self._apart and any(
+            (min(a, b), max(a, b)) in self._apart for a in self._members[left] for b in self._members[right]
+        ):
+            return "do_not_link"
+        together = self._counts[left] + self._counts[right]
+        if together["crm"] > self._policy.limits.crm:
+            return "two_crm_ids"
+        if not manual and any(count > self._policy.limit(kind) for kind, count in together.items()):
+            return "limit"
+        return None
+
+    def group_of(self) -> dict[Node, Node]:
+        named = {root: min(members) for root, members in self._members.items()}
+        return {node: named[self._root(node)] for node in self._parent}

@@ -1,0 +1,104 @@
+"""The identity policy of a tenant: what may link, how much, and how long things stay open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Annotated, Any
+
+import phonenumbers
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from shared import handles
+
+OTHER_LIMIT = 5
+"""Limit per customer of a handle kind that the policy does not name."""
+
+
+class Limits(BaseModel):
+    """How many distinct handles of a kind one customer may hold; `social` counts per network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crm: Annotated[int, Field(ge=1)] = 1
+    email: Annotated[int, Field(ge=1)] = 5
+    phone: Annotated[int, Field(ge=1)] = 5
+    social: Annotated[int, Field(ge=1)] = 5
+    contact: Annotated[int, Field(ge=1)] = 200
+
+
+class Policy(BaseModel):
+    """One tenant's identity policy, as `PUT /v1/identity/policy` takes and `GET` gives it. Durations in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocked: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    open_window_s: Annotated[int, Field(ge=0, le=366 * 86_400)] = 259_200
+    follow_up_window_s: Annotated[int, Field(ge=0, le=3660 * 86_400)] = 2_419_200
+    degree_limit: Annotated[int, Field(ge=1)] = 20
+    default_region: str = "NL"
+    own_addresses: tuple[str, ...] = ()
+
+    @field_validator("default_region")
+    @classmethod
+    def _a_known_region(cls, region: str) -> str:
+        if region not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError("use a two-letter ISO 3166 region in capitals, such as NL or US")
+        return region
+
+    @field_validator("blocked", "shared")
+    @classmethod
+    def _handles_with_a_kind(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            kind, colon, rest = value.partition(":")
+            if not (kind and colon and rest):
+                raise ValueError(f"write each handle as kind:value, not {value[:80]!r}")
+        return values
+
+    @cached_property
+    def open_window(self) -> timedelta:
+        return timedelta(seconds=self.open_window_s)
+
+    @cached_property
+    def follow_up_window(self) -> timedelta:
+        return timedelta(seconds=self.follow_up_window_s)
+
+    @cached_property
+    def barred(self) -> frozenset[str]:
+        """Handles, in matching form, that identify nobody: blocked or shared by the policy, or the tenant's own."""
+        own = (f"email:{address}" for address in self.own_addresses)
+        return frozenset(self._matching((*self.blocked, *self.shared, *own)))
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """The tenant's own addresses in matching form."""
+        return frozenset(self._matching(f"email:{address}" for address in self.own_addresses))
+
+    def _matching(self, written: Iterable[str]) -> Iterable[str]:
+        for handle in written:
+            kind, _, value = handle.partition(":")
+            yield handles.matching(kind, value, self.default_region) or handle
+
+    def limit(self, kind: str) -> int:
+        """Return how many handles of `kind` one customer may hold."""
+        if handles.is_social(kind):
+            return self.limits.social
+        return int(getattr(self.limits, kind, OTHER_LIMIT))
+
+
+DEFAULT = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A policy with the version that it is stored under (0: the default, never stored)."""
+
+    policy: Policy
+    version: int
+
+    def document(self) -> dict[str, Any]:
+        return self.policy.model_dump(mode="json")

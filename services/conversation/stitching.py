@@ -1,0 +1,310 @@
+"""Which conversation: the rules of stitching, folded over events in the order in which they happened.
+
+Pure. `Stitcher` is the state just before an instant; `place` takes the next event and says where it belongs. Folding
+a whole event set from an empty state gives the conversations; folding a part from the state before it gives the same,
+which is how late events are put right (services/conversation/consumer.py).
+Source: docs/decisions/0005-stitching-as-a-fold.md
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from services.conversation.facts import Facts, Key, Order
+from services.conversation.policy import Policy
+
+ConversationId = UUID
+LeafId = UUID
+
+Rule = Literal[
+    "conversation_id", "handoff_token", "callback_id", "ticket", "mail", "session", "dm_thread",
+    "open_conversation", "follow_up", "new", "joined", "none",
+]  # fmt: skip
+
+_RULE_OF_KEY: dict[str, Rule] = {
+    "conversation": "conversation_id",
+    "handoff": "handoff_token",
+    "callback": "callback_id",
+    "ticket": "ticket",
+    "mail": "mail",
+    "contact": "session",
+    "dm": "dm_thread",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one event belongs and why. `conversation_id` is the conversation's own id, before later merges."""
+
+    conversation_id: ConversationId | None
+    rule: Rule
+    key: Key | None = None
+    follow_up_of: ConversationId | None = None
+    founded: bool = False
+    reopened: bool = False
+    escalated_from: str | None = None
+    """The channel before, where this message changed it and nobody had posted the escalation."""
+    merged: tuple[tuple[ConversationId, ConversationId], ...] = ()
+    """(from, into) for each conversation that this event made one with another."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One conversation as far as it has come."""
+
+    id: ConversationId
+    opened: Order
+    owner_leaf: LeafId | None
+    last_activity_at: datetime | None = None
+    resolved_at: datetime | None = None
+    tickets: set[Key] = field(default_factory=set)
+    follow_up_of: ConversationId | None = None
+    last_channel: str | None = None
+    escalation_posted_to: str | None = None
+
+    def closed_at(self) -> datetime:
+        return self.resolved_at or self.last_activity_at or self.opened[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A key means a conversation from `order` on; None: an event named the key and was placed nowhere."""
+
+    key: Key
+    order: Order
+    entry_id: UUID
+    conversation_id: ConversationId | None
+
+
+CustomersAt = Callable[[LeafId, datetime], Iterable[LeafId]]
+"""(leaf, instant) → all leaves that were the same customer by the evidence up to that instant."""
+
+
+class Stitcher:
+    """The state of stitching just before the next event.
+
+    The caller puts in what is known before (`conversations`, `canonical`, `bound`, `owned`) and takes out what came
+    of it (`bindings`).
+    """
+
+    def __init__(self, policy: Policy, customers_at: CustomersAt, answered_contacts: frozenset[str]) -> None:
+        self._policy = policy
+        self._customers_at = customers_at
+        self._answered = answered_contacts
+        self.conversations: dict[ConversationId, Conversation] = {}
+        self.canonical: dict[ConversationId, ConversationId] = {}
+        self.bound: dict[Key, ConversationId] = {}
+        self.owned: dict[LeafId, set[ConversationId]] = defaultdict(set)
+        self.placed: dict[UUID, ConversationId] = {}
+        """Entry → conversation, of entries before this instant that may be named by `conversation_id`."""
+        self.bindings: list[Binding] = []
+
+    # --- deciding -------------------------------------------------------------------------------------------------
+
+    def place(self, event: Facts, leaf: LeafId | None) -> Placement:
+        """Decide where `event`, owned by `leaf` (None: by whoever owns its conversation), belongs, and record it."""
+        found, rule, key, follow_up_of = self._find(event, leaf)
+        founded = False
+        if found is None and (rule == "follow_up" or self._opens(event)):
+            found, founded = self._open(event, leaf, follow_up_of), True
+        merged = self._merge_mails(event)
+        if found is None:
+            self._bind(event, None)
+            return Placement(None, "none", merged=merged)
+        conversation = self.conversation(found)
+        reopened, escalated_from = self._live(event, conversation, leaf)
+        self._bind(event, conversation.id)
+        return Placement(
+            conversation.id, rule, key, follow_up_of if founded else None, founded, reopened, escalated_from, merged
+        )
+
+    def replay(self, event: Facts, leaf: LeafId | None, conversation_id: ConversationId | None) -> None:
+        """Take an event whose place is known: history before the instant from which to decide anew."""
+        if conversation_id is None:
+            return
+        if conversation_id not in self.conversations:
+            self._open(event, leaf, None, conversation_id)
+        conversation = self.conversation(conversation_id)
+        self._live(event, conversation, leaf)
+        self.placed[event.entry_id] = conversation_id
+        conversation.tickets.update(key for key in event.tokens if key.startswith("ticket:"))
+
+    def replay_merge(self, gone: ConversationId, into: ConversationId) -> None:
+        """Take a merge that is known."""
+        if gone in self.conversations and into in self.conversations:
+            self._unite({gone, into})
+
+    def conversation(self, conversation_id: ConversationId) -> Conversation:
+        """Return the conversation that `conversation_id` means now."""
+        return self.conversations[self.canonical.get(conversation_id, conversation_id)]
+
+    def _find(
+        self, event: Facts, leaf: LeafId | None
+    ) -> tuple[ConversationId | None, Rule, Key | None, ConversationId | None]:
+        stale: ConversationId | None = None
+        for key in self._explicit_keys(event):
+            found = self._meant_by(key)
+            if found is not None:
+                return found, "conversation_id", key, None
+        for key in (*event.tokens, *event.mails):
+            found = self._bound_to(key)
+            if found is None:
+                continue
+            if self._live_for_reply(found, event.occurred_at):
+                return found, _RULE_OF_KEY[key.partition(":")[0]], key, None
+            stale = stale or found
+        for key in event.sessions:
+            found = self._bound_to(key)
+            if found is not None:
+                return found, "session", key, None
+        for key in event.threads:
+            found = self._bound_to(key)
+            if found is not None and self._warm(found, event.occurred_at):
+                return found, "dm_thread", key, None
+        if stale is not None and self._opens(event):
+            return None, "follow_up", None, stale
+        found = self._open_conversation(event, leaf)
+        if found is not None:
+            return found, "open_conversation", None, None
+        return None, "new", None, None
+
+    def _explicit_keys(self, event: Facts) -> list[Key]:
+        own = f"conversation:{event.entry_id}"
+        return [f"conversation:{event.conversation_id}", own] if event.conversation_id else [own]
+
+    def _meant_by(self, key: Key) -> ConversationId | None:
+        try:
+            named = UUID(key.partition(":")[2])
+        except ValueError:
+            return None
+        if named in self.placed:
+            return self.canonical.get(self.placed[named], self.placed[named])
+        if named in self.conversations or named in self.canonical:
+            return self.canonical.get(named, named)
+        return self._bound_to(key)
+
+    def _bound_to(self, key: Key) -> ConversationId | None:
+        bound = self.bound.get(key)
+        return None if bound is None else self.canonical.get(bound, bound)
+
+    def _live_for_reply(self, conversation_id: ConversationId, at: datetime) -> bool:
+        return at - self.conversations[conversation_id].closed_at() <= self._policy.follow_up_window
+
+    def _warm(self, conversation_id: ConversationId, at: datetime) -> bool:
+        last = self.conversations[conversation_id].last_activity_at
+        return last is not None and at - last <= self._policy.open_window
+
+    def _open_conversation(self, event: Facts, leaf: LeafId | None) -> ConversationId | None:
+        """Rule 4: the one open conversation of the customer."""
+        if leaf is None or not self._policy.open_window_s or not self._seeks(event):
+            return None
+        owned: set[ConversationId] = set()
+        for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
+            owned.update(self.canonical.get(c, c) for c in self.owned.get(other, ()))
+        candidates = [
+            c for c in owned if self.conversations[c].resolved_at is None and self._warm(c, event.occurred_at)
+        ]
+        if len(candidates) != 1:
+            return None
+        tickets = {key for key in event.tokens if key.startswith("ticket:")}
+        if tickets and self.conversations[candidates[0]].tickets - tickets:
+            return None
+        return candidates[0]
+
+    def _opens(self, event: Facts) -> bool:
+        return event.opens or self._is_answered_call(event)
+
+    def _seeks(self, event: Facts) -> bool:
+        return event.seeks_open_conversation or self._is_answered_call(event)
+
+    def _is_answered_call(self, event: Facts) -> bool:
+        # A call opens where it began to queue, but only if somebody ever answered it.
+        return event.type in ("call.queued", "call.answered") and event.contact in self._answered
+
+    # --- recording ------------------------------------------------------------------------------------------------
+
+    def _open(
+        self, event: Facts, leaf: LeafId | None, follow_up_of: ConversationId | None, id_: ConversationId | None = None
+    ) -> ConversationId:
+        id_ = id_ or event.entry_id
+        self.conversations[id_] = Conversation(id_, event.order, leaf, follow_up_of=follow_up_of)
+        return id_
+
+    def _live(self, event: Facts, conversation: Conversation, leaf: LeafId | None) -> tuple[bool, str | None]:
+        """Let the event act on its conversation; say whether it reopened it, and from which channel it escalated."""
+        if leaf is not None:
+            self.owned[leaf].add(conversation.id)
+        if event.automatic:
+            return False, None
+        reopened = self._resolve_or_reopen(event, conversation)
+        escalated_from = self._change_channel(event, conversation)
+        if event.is_activity:
+            last = conversation.last_activity_at
+            conversation.last_activity_at = max(last, event.occurred_at) if last else event.occurred_at
+        return reopened, escalated_from
+
+    def _resolve_or_reopen(self, event: Facts, conversation: Conversation) -> bool:
+        if event.type == "conversation.resolved":
+            conversation.resolved_at = event.occurred_at
+        elif event.type == "conversation.reopened":
+            conversation.resolved_at = None
+        elif event.from_customer and conversation.resolved_at is not None:
+            if event.occurred_at - conversation.resolved_at <= self._policy.follow_up_window:
+                conversation.resolved_at = None
+                return True
+        return False
+
+    def _change_channel(self, event: Facts, conversation: Conversation) -> str | None:
+        if event.type == "conversation.escalated":
+            conversation.escalation_posted_to = event.to_channel
+            return None
+        if not (event.is_message or self._is_answered_call(event)) or event.channel is None:
+            return None
+        before, conversation.last_channel = conversation.last_channel, event.channel
+        if before is None or before == event.channel:
+            return None
+        posted, conversation.escalation_posted_to = conversation.escalation_posted_to, None
+        return None if posted == event.channel else before
+
+    def _bind(self, event: Facts, conversation_id: ConversationId | None) -> None:
+        """Bind every key of the event; store only bindings that change something (mail threads name all before)."""
+        keys = event.keys
+        if event.conversation_id:
+            keys = (*keys, f"conversation:{event.conversation_id}")
+        for key in keys:
+            if conversation_id is None or self._bound_to(key) != conversation_id:
+                self.bindings.append(Binding(key, event.order, event.entry_id, conversation_id))
+            if conversation_id is not None:
+                self.bound[key] = conversation_id
+        if conversation_id is not None:
+            self.placed[event.entry_id] = conversation_id
+            tickets = (key for key in event.tokens if key.startswith("ticket:"))
+            self.conversations[conversation_id].tickets.update(tickets)
+
+    def _merge_mails(self, event: Facts) -> tuple[tuple[ConversationId, ConversationId], ...]:
+        """Make one of all live conversations whose mails this event names."""
+        named = {found for key in event.mails if (found := self._bound_to(key)) is not None}
+        live = {found for found in named if self._live_for_reply(found, event.occurred_at)}
+        return self._unite(live) if len(live) > 1 else ()
+
+    def _unite(self, ids: set[ConversationId]) -> tuple[tuple[ConversationId, ConversationId], ...]:
+        into, *others = sorted((self.conversation(id_) for id_ in ids), key=lambda c: c.opened)
+        for gone in others:
+            self._absorb(into, gone)
+        return tuple((gone.id, into.id) for gone in others)
+
+    def _absorb(self, into: Conversation, gone: Conversation) -> None:
+        for id_, target in list(self.canonical.items()):
+            if target == gone.id:
+                self.canonical[id_] = into.id
+        self.canonical[gone.id] = into.id
+        times = [at for at in (into.last_activity_at, gone.last_activity_at) if at]
+        into.last_activity_at = max(times, default=None)
+        # One matter of which a part is still open is open.
+        into.resolved_at = max(into.resolved_at, gone.resolved_at) if into.resolved_at and gone.resolved_at else None
+        into.tickets |= gone.tickets
