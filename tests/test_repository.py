@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -225,3 +228,38 @@ def test_the_wheel_carries_every_file_of_the_product_and_runs_without_the_source
             cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
         )  # fmt: skip
         assert str(tmp_path) in run.stdout or "conversation" in run.stdout
+
+
+# Deployment
+
+
+def subcommands() -> set[str]:
+    from typer.main import get_group
+
+    from services.cli.main import app
+
+    return set(get_group(app).commands)
+
+
+def test_the_image_copies_what_exists_and_runs_a_real_command() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    copied = [
+        source for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE) for source in line.split()
+    ]
+    assert copied
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert {source.split("/")[0] for source in copied} <= kept
+    assert re.findall(r'^CMD \["(\w+)"\]$', dockerfile, re.MULTILINE)[0] in subcommands()
+
+
+def test_the_composition_runs_real_commands_with_settings_that_exist_and_no_default_secret() -> None:
+    composition = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    ours = {name: service for name, service in composition["services"].items() if service["image"] == "threadline"}
+    assert {"ingest", "conversation", "metrics", "migrate"} == set(ours)
+    for service in ours.values():
+        assert service["command"][0] in subcommands()
+        for variable, value in service["environment"].items():
+            assert variable.removeprefix("THREADLINE_").lower() in Settings.model_fields, variable
+            if variable.endswith("_KEY"):
+                assert re.fullmatch(r"\$\{THREADLINE_\w+_KEY:\?.+\}", value), "a secret must be given"
