@@ -1,0 +1,11 @@
+"""Lifelike omnichannel traffic with known truth: pure generators, and one client that posts what they make.
+
+mix       what share of people does what; every figure an option
+people    who they are and by which handles they are seen
+texts     what they write
+journeys  one matter of one person: contacts, replies, escalations, surveys
+staff     what the company itself posts: agents, statuses, costs
+world     all of it in order of time, as deliveries (duplicates and late ones included)
+truth     who is who and which conversation is which, found from the events by the rules alone
+client    the HTTP client: batches, pacing, patience
+"""
