@@ -525,7 +525,7 @@ def _server_processes(cluster: Path) -> list[int]:
     import psutil  # slow to import, and only a start needs it
 
     found = []
-    processes: Any = psutil.process_iter()  # type: ignore[no-untyped-call]
+    processes: Any = psutil.process_iter()
     for process in processes:
         try:
             if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:

@@ -106,7 +106,6 @@ TABLES = (
     """
     CREATE INDEX entry_call ON conversation.entry (tenant_id, contact_id)
     WHERE type IN ('threadline.call.queued', 'threadline.call.answered')""",
-    "ALTER TABLE conversation.entry ALTER COLUMN data SET COMPRESSION lz4",
     # What a key means from an instant on; conversation_id null: named by an entry that was placed nowhere.
     """
     CREATE TABLE conversation.binding (
