@@ -76,7 +76,8 @@ class InboundEvent:
 
     `type` is the full CloudEvents type (`threadline.message.received`). `data` is the event's data, validated, with
     NUL and lone surrogates replaced, otherwise as given (unknown fields included). `region` is the default region of
-    the channel account for phone numbers, where it has one: it wins over the policy's.
+    the channel account for phone numbers, where it has one: it wins over the policy's. Where `dataref` is set, `data`
+    is empty and stands in the blob of that name (shared/blobs.py): the event was too large for a record.
     """
 
     tenant: str
@@ -89,6 +90,7 @@ class InboundEvent:
     subject: str | None = None
     traceparent: str | None = None
     region: str | None = None
+    dataref: str | None = None
 
     def encode(self) -> bytes:
         """Return the record's value: a structured CloudEvent."""
@@ -103,7 +105,12 @@ class InboundEvent:
             "datacontenttype": "application/json",
             "data": self.data,
         }
-        for name, value in (("subject", self.subject), ("traceparent", self.traceparent), ("region", self.region)):
+        for name, value in (
+            ("subject", self.subject),
+            ("traceparent", self.traceparent),
+            ("region", self.region),
+            ("dataref", self.dataref),
+        ):
             if value is not None:
                 event[name] = value
         return orjson.dumps(event)
@@ -127,6 +134,7 @@ class InboundEvent:
                 subject=event.get("subject"),
                 traceparent=event.get("traceparent"),
                 region=event.get("region"),
+                dataref=event.get("dataref"),
             )
         except Rejected:
             raise

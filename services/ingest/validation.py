@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from services.ingest.reading import NotJson, fault_in_shape, read_json
 from services.ingest.schema import MODELS
 from shared.errors import ThreadlineError
-from shared.events import MADE_HERE, TYPE_PREFIX, InboundEvent
+from shared.events import DERIVED_SOURCE, MADE_HERE, TYPE_PREFIX, InboundEvent
 from shared.timestamps import read_rfc3339
 
 AHEAD = timedelta(hours=24)
@@ -114,6 +114,10 @@ def _attribute_faults(attributes: Attributes) -> list[Fault]:
             faults.append(Fault(f"/{name}", "must not be empty"))
         elif len(value) * 4 > MAX_ATTRIBUTE_BYTES and len(value.encode()) > MAX_ATTRIBUTE_BYTES:
             faults.append(Fault(f"/{name}", f"is longer than {MAX_ATTRIBUTE_BYTES} bytes of UTF-8"))
+    if attributes.source == DERIVED_SOURCE:
+        faults.append(
+            Fault("/source", f"{DERIVED_SOURCE} stands for what Threadline derives itself: take another")
+        )
     if attributes.type not in MODELS:
         faults.append(Fault("/type", _about_type(attributes.type)))
     if attributes.datacontenttype not in (None, "application/json") and not _is_json(attributes.datacontenttype):

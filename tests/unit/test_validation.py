@@ -89,6 +89,7 @@ def test_an_attribute_that_is_no_string_is_named(name: str, value: object) -> No
         ({"specversion": "0.3"}, "/specversion", "1.0"),
         ({"id": ""}, "/id", "must not be empty"),
         ({"source": ""}, "/source", "must not be empty"),
+        ({"source": "/threadline"}, "/source", "derives itself"),
         ({"id": "é" * 501}, "/id", "1000 bytes"),
         ({"source": "/" + "s" * 1000}, "/source", "1000 bytes"),
         ({"type": "message.received"}, "/type", "did you mean threadline.message.received"),

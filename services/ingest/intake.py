@@ -1,0 +1,72 @@
+"""From validated events to the log: large data aside first, then one durable append, and only then `accepted`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from shared import blobs
+from shared.accepted import Accepted
+from shared.errors import RecordTooLarge
+from shared.events import InboundEvent
+from shared.handles import matching
+from shared.log.protocol import INBOUND, Log, Outgoing
+
+if TYPE_CHECKING:
+    import asyncpg
+
+INLINE_BYTES = 256 * 1024
+"""Records above this many bytes carry a reference to their data: brokers refuse large records."""
+
+
+class Intake:
+    """Takes events in: `accept` returns when the log has all of them durably."""
+
+    def __init__(self, log: Log, pool: asyncpg.Pool, accepted: Accepted) -> None:
+        self._log = log
+        self._pool = pool
+        self._accepted = accepted
+
+    async def accept(self, events: Sequence[InboundEvent]) -> None:
+        """Append `events` durably, in order. Taking the same again is harmless: readers know events by their identity.
+
+        Raises LogUnavailable or DatabaseUnavailable; then some may be in the log, and none counts as accepted.
+        """
+        if not events:
+            return
+        records = [await self._record(event, INLINE_BYTES) for event in events]
+        try:
+            positions = await self._log.append(INBOUND, records)
+        except RecordTooLarge:
+            # The log was set up to take less than we thought: everything that can be is sent by reference.
+            positions = await self._log.append(INBOUND, [await self._record(event, 0) for event in events])
+        now_s = monotonic()
+        for event, position in zip(events, positions, strict=True):
+            self._accepted.add(event.tenant, event.source, event.id, position.partition, position.offset, now_s)
+
+    async def _record(self, event: InboundEvent, inline_bytes: int) -> Outgoing:
+        value = event.encode()
+        if len(value) > inline_bytes:
+            event_by_reference, payload = blobs.with_reference(event)
+            await blobs.put(self._pool, event_by_reference, payload)
+            value = event_by_reference.encode()
+        return Outgoing(routing_key(event), value)
+
+
+def routing_key(event: InboundEvent) -> bytes:
+    """Return the key of the event's record: tenant and sender handle, so that one sender's events keep their order.
+
+    Where there is no usable handle the contact takes its place, and where there is none the event itself.
+    """
+    return f"{event.tenant}\0{_sender(event)}".encode()
+
+
+def _sender(event: InboundEvent) -> str:
+    customer = event.data.get("customer")
+    for handle in (customer or {}).get("handles") or ():
+        form = matching(handle["kind"], handle["value"], event.region)
+        if form is not None:
+            return form
+    contact = event.data.get("contact_id")
+    return f"contact:{contact}" if contact else f"event:{event.source}\0{event.id}"

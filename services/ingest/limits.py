@@ -1,0 +1,50 @@
+"""How much one process takes: a rate that somebody set, and the bytes it may hold while the log is slow. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at_s: float
+
+
+class RateLimit:
+    """At most `events_per_s` a second for each tenant, in bursts of at most `burst`; None is no limit.
+
+    A batch larger than the burst passes when the bucket is full, and is paid for afterwards.
+    """
+
+    def __init__(self, events_per_s: float | None, burst: float = 1_000) -> None:
+        self._rate = events_per_s
+        self._burst = burst
+        self._buckets: dict[str, _Bucket] = {}
+
+    def wait_s(self, tenant: str, count: int, now_s: float) -> int:
+        """Take `count` events of `tenant` at `now_s` (a monotonic clock): 0 where they may pass, else whole seconds
+        to wait, and nothing is taken."""
+        if not self._rate:
+            return 0
+        bucket = self._buckets.setdefault(tenant, _Bucket(self._burst, now_s))
+        bucket.tokens = min(self._burst, bucket.tokens + (now_s - bucket.at_s) * self._rate)
+        bucket.at_s = now_s
+        missing = min(count, self._burst) - bucket.tokens
+        if missing > 0:
+            return max(1, math.ceil(missing / self._rate))
+        bucket.tokens -= count
+        return 0
+
+
+class Pressure:
+    """Bytes of bodies that are being taken. Above `max_bytes` the next one is told to come back."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def admits(self, size_bytes: int) -> bool:
+        """Tell whether a body of this size may be held now. One alone always may."""
+        return self.held_bytes == 0 or self.held_bytes + size_bytes <= self._max_bytes
