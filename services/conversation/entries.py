@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from hashlib import blake2b, sha256
-from hmac import digest as hmac_digest
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ import orjson
 from services.conversation.facts import Facts, facts_of
 from services.conversation.policy import Policy
 from services.conversation.stitching import Placement
+from shared.entry_ids import entry_id_of
 from shared.events import DERIVED_SOURCE, TYPE_PREFIX, InboundEvent, TimelineRecord, family_of, rfc3339
 from shared.quoting import split_reply
 
@@ -95,17 +95,6 @@ COLUMNS = tuple(Entry.__dataclass_fields__)
 """Attribute names in the order of the table's columns; `tenant` is its tenant_id."""
 
 
-def entry_id_of(secret: bytes, tenant: str, source: str, event_id: str) -> UUID:
-    """Return the id of an entry: a keyed hash of its event's identity, so that it survives every replay."""
-    message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in (tenant, source, event_id))
-    return UUID(bytes=hmac_digest(secret, message, "sha256")[:16])
-
-
-def entry_secret(secret_key: bytes) -> bytes:
-    """Derive the key of entry ids from the installation's secret key."""
-    return hmac_digest(secret_key, b"threadline entry ids", sha256)
-
-
 def digest_of(event: InboundEvent) -> bytes:
     """Return a digest of what the sender said, to tell a repetition from other content under the same id."""
     said = (event.type, rfc3339(event.occurred_at), event.data)
@@ -150,7 +139,7 @@ def _texts(event: InboundEvent, facts: Facts) -> tuple[str | None, str | None]:
     text = event.data.get("text")
     if facts.channel != "email" or not facts.is_message or not isinstance(text, str):
         return None, None
-    new, quoted = split_reply(text)
+    new, quoted = split_reply(text, event.data.get("subject"))
     return (new, quoted) if quoted else (None, None)
 
 

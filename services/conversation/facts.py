@@ -146,7 +146,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         owners=tuple(sorted(candidates, key=lambda node: (strength(node), node))),
         actor=actor,
         automatic=is_automatic(data, kind, actor, policy, claims),
-        conversation_id=data.get("conversation_id") or None,
+        conversation_id=str(data.get("conversation_id") or "").strip().lower()[:_LONGEST_KEY] or None,
         tokens=tuple(_tokens(data, thread)),
         mails=tuple(_mails(thread, own_mail)),
         own_mail=own_mail,
@@ -167,9 +167,7 @@ def _claims(data: dict[str, Any], region: str, policy: Policy) -> list[Claim]:
     return list(claims.values())
 
 
-def is_automatic(
-    data: dict[str, Any], kind: str, actor: str | None, policy: Policy, claims: tuple[Claim, ...]
-) -> bool:
+def is_automatic(data: dict[str, Any], kind: str, actor: str | None, policy: Policy, claims: tuple[Claim, ...]) -> bool:
     """Tell a machine's message (auto-reply, bounce, list, bulk, our own address as sender) from a person's.
 
     Source: RFC 3834 (Auto-Submitted), RFC 3464 (reports); docs/decisions/0005-stitching-as-a-fold.md

@@ -134,10 +134,12 @@ class Stitcher:
         self.placed[event.entry_id] = conversation_id
         conversation.tickets.update(key for key in event.tokens if key.startswith("ticket:"))
 
-    def replay_merge(self, gone: ConversationId, into: ConversationId) -> None:
-        """Take a merge that is known."""
-        if gone in self.conversations and into in self.conversations:
-            self._unite({gone, into})
+    def replay_merge(
+        self, gone: ConversationId, into: ConversationId
+    ) -> tuple[tuple[ConversationId, ConversationId], ...]:
+        """Take a merge that is known; return (from, into) as `Placement.merged` has it."""
+        known = gone in self.conversations and into in self.conversations
+        return self._unite({self.conversation(gone).id, self.conversation(into).id}) if known else ()
 
     def conversation(self, conversation_id: ConversationId) -> Conversation:
         """Return the conversation that `conversation_id` means now."""
@@ -253,10 +255,13 @@ class Stitcher:
             conversation.resolved_at = event.occurred_at
         elif event.type == "conversation.reopened":
             conversation.resolved_at = None
-        elif event.from_customer and conversation.resolved_at is not None:
-            if event.occurred_at - conversation.resolved_at <= self._policy.follow_up_window:
-                conversation.resolved_at = None
-                return True
+        elif (
+            event.from_customer
+            and conversation.resolved_at is not None
+            and event.occurred_at - conversation.resolved_at <= self._policy.follow_up_window
+        ):
+            conversation.resolved_at = None
+            return True
         return False
 
     def _change_channel(self, event: Facts, conversation: Conversation) -> str | None:

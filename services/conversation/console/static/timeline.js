@@ -1,0 +1,171 @@
+/** One customer on one line: newest first, by day, with the conversation each entry belongs to. */
+
+import { $, h, icon } from "./dom.js";
+import * as say from "./format.js";
+import { get } from "./api.js";
+
+const PAGE = 60;
+
+export class Timeline {
+  constructor(customerId, onEntries) {
+    this.customerId = customerId;
+    this.onEntries = onEntries;
+    this.entries = new Map();
+    this.before = undefined;
+    this.family = "";
+    this.story = localStorage.getItem("story") !== "all";
+    this.fresh = new Set();
+    this.list = h("ol", { class: "line" });
+    this.more = h("button", { class: "plain wide", type: "button", onclick: () => this.older() }, "Earlier");
+    this.bar = h("div", { class: "filters", role: "group", "aria-label": "What to show" });
+    this.element = h("section", { "aria-label": "Timeline" }, this.bar, this.list, this.more);
+  }
+
+  /** Read the newest page again and add what is new; true where something was. */
+  async refresh(signal) {
+    const page = await get(this.path(`limit=${PAGE}`), signal);
+    if (this.before === undefined) this.before = page.before;
+    return this.take(page.entries, this.entries.size > 0);
+  }
+
+  /** Read the page before the oldest entry shown. */
+  async older() {
+    if (!this.before) return;
+    this.more.disabled = true;
+    const page = await get(this.path(`limit=${PAGE}&before=${encodeURIComponent(this.before)}`));
+    this.before = page.before;
+    this.take(page.entries, false);
+    this.draw();
+    this.more.disabled = false;
+  }
+
+  path(query) {
+    return `/v1/customers/${encodeURIComponent(this.customerId)}/timeline?${query}`;
+  }
+
+  /** Take entries; a newer version of a known one takes its place. */
+  take(entries, mark) {
+    let changed = false;
+    for (const entry of entries) {
+      const known = this.entries.get(entry.id);
+      if (known && (known.version ?? 0) >= (entry.version ?? 0)) continue;
+      if (!known && mark) this.fresh.add(entry.id);
+      this.entries.set(entry.id, entry);
+      changed = true;
+    }
+    if (changed) this.onEntries(this.sorted());
+    return changed;
+  }
+
+  sorted() {
+    const order = (a, b) => (a.occurred_at === b.occurred_at
+      ? (`${b.source} ${b.event_id}` < `${a.source} ${a.event_id}` ? -1 : 1)
+      : a.occurred_at < b.occurred_at ? 1 : -1);
+    return [...this.entries.values()].sort(order);
+  }
+
+  draw() {
+    const all = this.sorted();
+    this.drawBar(all);
+    const shown = all.filter((entry) => (!this.story || say.isStory(entry)) && (!this.family || say.family(entry.channel) === this.family));
+    const numbers = conversationNumbers(all);
+    const rows = [];
+    let today = "", talk;
+    for (const entry of shown) {
+      const date = say.day(entry.occurred_at);
+      if (date !== today) rows.push(h("li", { class: "day" }, h("h3", {}, (today = date))));
+      if (entry.conversation_id !== talk && entry.conversation_id) {
+        rows.push(h("li", { class: `talk c${numbers.get(entry.conversation_id) % 6}` }, conversationTitle(entry, all, numbers)));
+      }
+      talk = entry.conversation_id;
+      rows.push(this.row(entry, numbers));
+    }
+    if (!rows.length) rows.push(h("li", { class: "quiet" }, "Nothing to show with these filters."));
+    this.list.replaceChildren(...rows);
+    this.more.hidden = !this.before;
+    this.fresh.clear();
+  }
+
+  drawBar(all) {
+    const families = [...new Set(all.map((entry) => say.family(entry.channel)))].filter((one) => one !== "other");
+    const choose = (value, label, glyph) => h("button", {
+      type: "button", class: "chip", "aria-pressed": String(this.family === value),
+      onclick: () => { this.family = value; this.draw(); },
+    }, glyph && icon(glyph), label);
+    const labels = { chat: "Chat", email: "E-mail", phone: "Phone", social: "Social", self_service: "Help pages" };
+    this.bar.replaceChildren(
+      choose("", "All channels"),
+      ...families.map((one) => choose(one, labels[one] || one, one)),
+      h("label", { class: "switch" },
+        h("input", { type: "checkbox", checked: !this.story, onchange: (event) => {
+          this.story = !event.target.checked;
+          localStorage.setItem("story", this.story ? "story" : "all");
+          this.draw();
+        } }), "Every event"),
+    );
+  }
+
+  row(entry, numbers) {
+    const event = say.happened(entry);
+    const colour = entry.conversation_id ? `c${numbers.get(entry.conversation_id) % 6}` : "none";
+    const mine = entry.direction === "out" ? "out" : entry.direction === "internal" || event ? "note" : "in";
+    return h("li", { class: `entry ${event ? "note" : mine} ${colour}${this.fresh.has(entry.id) ? " fresh" : ""}`, "data-id": entry.id },
+      badge(entry), event ? noteBody(entry, event) : messageBody(entry));
+  }
+}
+
+/** Number conversations by age, so that each keeps its colour. */
+function conversationNumbers(all) {
+  const numbers = new Map();
+  for (let place = all.length - 1; place >= 0; place -= 1) {
+    const id = all[place].conversation_id;
+    if (id && !numbers.has(id)) numbers.set(id, numbers.size);
+  }
+  return numbers;
+}
+
+function conversationTitle(entry, all, numbers) {
+  const mine = all.filter((one) => one.conversation_id === entry.conversation_id);
+  const channels = [...new Set(mine.map((one) => one.channel).filter(Boolean))].reverse();
+  const topic = mine.map((one) => one.extra && one.extra.topic).find(Boolean);
+  return h("h4", {},
+    h("span", {}, `Conversation ${numbers.get(entry.conversation_id) + 1}`),
+    topic && h("span", { class: "topic" }, topic),
+    h("span", { class: "route" }, channels.map(say.channelName).join(" → ")));
+}
+
+/** The round mark of an entry's channel on the line. */
+export function badge(entry) {
+  const family = say.family(entry.channel);
+  return h("span", { class: `mark ${family}`, title: say.channelName(entry.channel) }, icon(family), h("span", { class: "hidden" }, say.channelName(entry.channel)));
+}
+
+function stamp(entry) {
+  return h("time", { datetime: entry.occurred_at, title: say.full(entry.occurred_at) }, say.time(entry.occurred_at));
+}
+
+function placed(entry) {
+  if (!entry.stitched || !entry.stitched.rule) return null;
+  const rule = entry.stitched.rule.replaceAll("_", " ");
+  return h("span", { class: "rule", title: entry.stitched.key ? `placed by ${rule}: ${entry.stitched.key}` : `placed by ${rule}` }, rule);
+}
+
+function messageBody(entry) {
+  const actor = entry.actor || {};
+  const who = entry.direction === "in" ? "Customer" : actor.type === "bot" ? "Bot" : actor.name || actor.id || "Agent";
+  return h("article", { class: "bubble" },
+    h("header", {},
+      h("strong", {}, entry.direction === "in" ? actor.name || who : who),
+      actor.team && h("span", { class: "team" }, actor.team),
+      h("span", { class: "where" }, say.channelName(entry.channel)), placed(entry), stamp(entry)),
+    entry.subject && h("h5", {}, entry.subject),
+    h("p", { class: "text" }, entry.text || (entry.html ? "(only formatted text)" : "(no text)")),
+    entry.quoted_text && h("details", {}, h("summary", {}, "Quoted text"), h("pre", {}, entry.quoted_text)),
+    (entry.attachments || []).length > 0 && h("ul", { class: "files" }, entry.attachments.map((file) => h("li", {}, file.name || "attachment"))),
+    entry.via === "conversation" && h("p", { class: "quiet" }, "written by somebody else in this conversation"));
+}
+
+function noteBody(entry, words) {
+  const score = entry.type.endsWith("survey.answered");
+  return h("div", { class: score ? "noted score" : "noted" }, h("span", {}, words), entry.text && h("q", {}, entry.text), placed(entry), stamp(entry));
+}

@@ -1,0 +1,232 @@
+"""The people of a batch: the leaves and links that its events touch, and the customers that follow from them.
+
+Pure over what was loaded: `store.py` brings leaves and links in and takes the changes out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from services.conversation.facts import Facts
+from services.conversation.identity import Evidence, Node, Resolution, overshared, pairs, resolve
+from services.conversation.policy import Policy
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A handle or a session, with the component (all that evidence connects) and the customer it belongs to."""
+
+    leaf_id: UUID
+    node: Node
+    component_id: UUID
+    customer_id: UUID
+    seq: int | None = None
+    """Age: the order in which leaves were stored; None for a new one."""
+    was_customer: bool = False
+    shared: bool = False
+    linked_at: datetime | None = None
+    last_entry_at: datetime | None = None
+
+    @property
+    def age(self) -> tuple[bool, int, Node]:
+        return (self.seq is None, self.seq or 0, self.node)
+
+
+@dataclass(slots=True)
+class People:
+    """Leaves and links of the components at hand."""
+
+    policy: Policy
+    new_id: Callable[[], UUID]
+    leaves: dict[Node, Leaf] = field(default_factory=dict)
+    by_id: dict[UUID, Leaf] = field(default_factory=dict)
+    members: dict[UUID, set[Node]] = field(default_factory=lambda: defaultdict(set))
+    """Component → its nodes; a component is loaded whole or not at all."""
+    links: dict[Node, dict[tuple[Node, Node], Evidence]] = field(default_factory=lambda: defaultdict(dict))
+    """Node → the links it is part of."""
+    linked: set[UUID] = field(default_factory=set)
+    """Components whose links are loaded."""
+    changed: set[Node] = field(default_factory=set)
+    """Leaves to store again."""
+    moved: set[Node] = field(default_factory=set)
+    """Leaves whose customer is new or another one."""
+    newly_shared: set[Node] = field(default_factory=set)
+    _past: dict[tuple[UUID, int], dict[Node, list[Node]]] = field(default_factory=dict)
+
+    def take(self, leaves: Iterable[Leaf]) -> None:
+        """Take leaves as stored."""
+        for leaf in leaves:
+            if leaf.leaf_id not in self.by_id:
+                self._add(leaf)
+
+    def _add(self, leaf: Leaf) -> None:
+        self.leaves[leaf.node] = leaf
+        self.by_id[leaf.leaf_id] = leaf
+        self.members[leaf.component_id].add(leaf.node)
+
+    def leaf(self, node: Node) -> Leaf:
+        """Return the leaf of `node`, made where it is new."""
+        known = self.leaves.get(node)
+        if known is None:
+            id_ = self.new_id()
+            known = Leaf(id_, node, id_, id_, was_customer=True)
+            self._add(known)
+            self.linked.add(id_)
+            self.changed.add(node)
+            self.moved.add(node)
+        return known
+
+    def shared_nodes(self) -> frozenset[Node]:
+        return frozenset(node for node, leaf in self.leaves.items() if leaf.shared)
+
+    def owner(self, event: Facts) -> Leaf | None:
+        """Return the leaf that owns an event's entry; None where only its conversation can tell."""
+        for node in event.owners:
+            leaf = self.leaf(node)
+            if not leaf.shared:
+                return leaf
+        return None
+
+    @staticmethod
+    def evidence_of(events: Iterable[Facts]) -> dict[tuple[Node, Node], Evidence]:
+        """Return the earliest evidence for each pair that these events name together."""
+        found: dict[tuple[Node, Node], Evidence] = {}
+        for event in events:
+            for a, b in pairs(event.nodes):
+                evidence = Evidence(*event.order, a, b)
+                if (a, b) not in found or evidence < found[a, b]:
+                    found[a, b] = evidence
+        return found
+
+    def take_link(self, link: Evidence) -> None:
+        """Take a link as stored, or a new one in its place."""
+        self.links[link.a][link.pair] = link
+        self.links[link.b][link.pair] = link
+
+    def _links_of(self, nodes: Iterable[Node]) -> list[Evidence]:
+        found: dict[tuple[Node, Node], Evidence] = {}
+        for node in nodes:
+            if node in self.links:
+                found.update(self.links[node])
+        return list(found.values())
+
+    def learn(self, evidence: Iterable[Evidence]) -> None:
+        """Take new evidence and group anew every component that it touches, whose links must be loaded."""
+        touched: set[UUID] = set()
+        for link in evidence:
+            self.take_link(link)
+            for node in link.pair:
+                leaf = self.leaf(node)
+                if leaf.linked_at is None or leaf.linked_at < link.occurred_at:
+                    leaf.linked_at = link.occurred_at
+                self.changed.add(node)
+                touched.add(leaf.component_id)
+        self.regroup(touched)
+
+    def regroup(self, components: Iterable[UUID]) -> None:
+        """Group the nodes of these components anew."""
+        nodes = {node for component in components for node in self.members[component]}
+        if not nodes:
+            return
+        links = self._links_of(nodes)
+        self._share(nodes, links)
+        shared = self.shared_nodes()
+        inner = [
+            link for link in links if link.a in nodes and link.b in nodes and not shared & {link.a, link.b}
+        ]  # links to a shared handle hold nothing together
+        taken: set[UUID] = set()
+        for piece in _pieces(nodes, inner):
+            self._recompose(piece, taken)
+        resolution = resolve(nodes, inner, self.policy, shared=frozenset())
+        for group in resolution.groups().values():
+            self._settle(group)
+
+    def _share(self, nodes: set[Node], links: list[Evidence]) -> None:
+        for node in overshared(links, self.policy) & nodes:
+            if not self.leaves[node].shared:
+                self.leaves[node].shared = True
+                self.changed.add(node)
+                self.newly_shared.add(node)
+
+    def _recompose(self, piece: list[Node], taken: set[UUID]) -> None:
+        """Give a connected piece one component id: the one that most of it has, unless a larger piece took it."""
+        common = Counter(self.leaves[node].component_id for node in piece).most_common()
+        component = next((id_ for id_, _ in common if id_ not in taken), None) or self.new_id()
+        taken.add(component)
+        for node in piece:
+            leaf = self.leaves[node]
+            if leaf.component_id != component:
+                self.members[leaf.component_id].discard(node)
+                self.members[component].add(node)
+                leaf.component_id = component
+                self.changed.add(node)
+        self.linked.add(component)
+
+    def _settle(self, group: list[Node]) -> None:
+        """Give a group one customer: the one that most of it was, so that a merge re-points the smaller side."""
+        leaves = [self.leaves[node] for node in group]
+        ids = {leaf.leaf_id: leaf for leaf in leaves}
+        current = Counter(leaf.customer_id for leaf in leaves if leaf.customer_id in ids)
+        best = max(current.values(), default=0)
+        candidates = [ids[id_] for id_, count in current.items() if count == best]
+        candidates = candidates or [leaf for leaf in leaves if leaf.was_customer] or leaves
+        # A stored customer stays before one that this batch made; of those the oldest.
+        chosen = min(candidates, key=lambda leaf: leaf.age)
+        if not chosen.was_customer:
+            chosen.was_customer = True
+            self.changed.add(chosen.node)
+        for leaf in leaves:
+            if leaf.seq is None and leaf is not chosen and leaf.was_customer:
+                leaf.was_customer = False  # nobody outside has ever seen this id
+            if leaf.customer_id != chosen.leaf_id:
+                leaf.customer_id = chosen.leaf_id
+                self.changed.add(leaf.node)
+                self.moved.add(leaf.node)
+
+    def needs_links(self, leaf: Leaf, at: datetime) -> bool:
+        """Tell whether who was one customer at `at` cannot be told from the leaves alone."""
+        return leaf.component_id not in self.linked and any(
+            (linked := self.leaves[node].linked_at) is not None and linked > at
+            for node in self.members[leaf.component_id]
+        )
+
+    def customers_at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
+        """Return all leaves that are one customer with `leaf_id` by the evidence up to `at`."""
+        leaf = self.by_id[leaf_id]
+        nodes = self.members[leaf.component_id]
+        if len(nodes) == 1:
+            return [leaf_id]
+        if not any((linked := self.leaves[node].linked_at) is not None and linked > at for node in nodes):
+            return [o.leaf_id for node in nodes if (o := self.leaves[node]).customer_id == leaf.customer_id]
+        links = [
+            link for link in self._links_of(nodes) if link.a in nodes and link.b in nodes and link.occurred_at <= at
+        ]
+        key = (leaf.component_id, len(links))
+        if key not in self._past:
+            past: Resolution = resolve(nodes, links, self.policy, shared=self.shared_nodes())
+            self._past[key] = {node: group for group in past.groups().values() for node in group}
+        return [self.leaves[node].leaf_id for node in self._past[key][leaf.node]]
+
+
+def _pieces(nodes: set[Node], links: list[Evidence]) -> list[list[Node]]:
+    """Return the connected pieces, largest first."""
+    neighbours: dict[Node, list[Node]] = defaultdict(list)
+    for link in links:
+        neighbours[link.a].append(link.b)
+        neighbours[link.b].append(link.a)
+    left, pieces = set(nodes), []
+    while left:
+        start = left.pop()
+        piece, queue = [start], [start]
+        while queue:
+            for other in neighbours[queue.pop()]:
+                if other in left:
+                    left.discard(other)
+                    piece.append(other)
+                    queue.append(other)
+        pieces.append(piece)
+    return sorted(pieces, key=lambda piece: (-len(piece), min(piece)))
