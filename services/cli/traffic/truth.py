@@ -97,9 +97,10 @@ def _placed(ordered: Sequence[Event], tenant: str) -> Iterator[tuple[Event, str 
     talks: dict[str, _Talk] = {}
     for event in ordered:
         found, rule = _by_keys(event, bound, talks)
-        if found is None:
+        opens = _opens(event, answered)
+        if found is None and (opens or event.type.startswith("threadline.conversation.")):
             found, rule = _by_window(event, ordered, talks)
-        if found is None and _opens(event, answered):
+        if found is None and opens:
             found, rule = _name(tenant, event), "new"
             talks[found] = _Talk()
         if found is None:
@@ -118,7 +119,8 @@ class _Talk:
         self.resolved, self.last, self.owners = False, 0.0, set[str]()
 
     def take(self, event: Event) -> None:
-        self.last = event.at
+        if (event.data.get("actor") or {}).get("type") != "automated":
+            self.last = event.at
         if event.type == "threadline.conversation.resolved":
             self.resolved = True
         elif event.type == "threadline.message.received":

@@ -20,7 +20,7 @@ export function heading(customer) {
 /** Fill the right-hand column. */
 export function show(customer, entries) {
   const shown = (customer.handles || []).filter((one) => one.kind !== "contact");
-  $("about").replaceChildren(
+  $("about").replaceChildren(...[
     h("h2", {}, "Known as"),
     h("ul", { class: "handles" }, shown.map((one) => h("li", {},
       h("span", { class: "quiet" }, say.kindName(one.kind)),
@@ -32,7 +32,7 @@ export function show(customer, entries) {
     now(customer, entries),
     scores(entries) && h("h2", {}, "Said about us"),
     scores(entries),
-  );
+  ].filter(Boolean));
 }
 
 function attributes(customer) {

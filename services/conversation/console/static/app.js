@@ -72,7 +72,7 @@ async function open() {
   if (!id) { current = null; welcome(); return; }
   await guarded(async () => {
     const customer = await about.read(id);
-    const timeline = new Timeline(customer.id, (entries) => about.show(current.customer, entries));
+    const timeline = new Timeline(customer.id, nameOf(customer), (entries) => about.show(current.customer, entries));
     current = { id: customer.id, customer, timeline };
     await timeline.refresh();
     timeline.draw();

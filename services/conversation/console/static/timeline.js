@@ -1,14 +1,15 @@
 /** One customer on one line: newest first, by day, with the conversation each entry belongs to. */
 
-import { $, h, icon } from "./dom.js";
+import { h, icon } from "./dom.js";
 import * as say from "./format.js";
 import { get } from "./api.js";
 
 const PAGE = 60;
 
 export class Timeline {
-  constructor(customerId, onEntries) {
+  constructor(customerId, name, onEntries) {
     this.customerId = customerId;
+    this.name = name;
     this.onEntries = onEntries;
     this.entries = new Map();
     this.before = undefined;
@@ -110,7 +111,7 @@ export class Timeline {
     const colour = entry.conversation_id ? `c${numbers.get(entry.conversation_id) % 6}` : "none";
     const mine = entry.direction === "out" ? "out" : entry.direction === "internal" || event ? "note" : "in";
     return h("li", { class: `entry ${event ? "note" : mine} ${colour}${this.fresh.has(entry.id) ? " fresh" : ""}`, "data-id": entry.id },
-      badge(entry), event ? noteBody(entry, event) : messageBody(entry));
+      badge(entry), event ? noteBody(entry, event) : messageBody(entry, this.name));
   }
 }
 
@@ -145,14 +146,14 @@ function stamp(entry) {
 }
 
 function placed(entry) {
-  if (!entry.stitched || !entry.stitched.rule) return null;
+  if (!entry.stitched || !entry.stitched.rule || entry.stitched.rule === "none") return null;
   const rule = entry.stitched.rule.replaceAll("_", " ");
   return h("span", { class: "rule", title: entry.stitched.key ? `placed by ${rule}: ${entry.stitched.key}` : `placed by ${rule}` }, rule);
 }
 
-function messageBody(entry) {
+function messageBody(entry, name) {
   const actor = entry.actor || {};
-  const who = entry.direction === "in" ? "Customer" : actor.type === "bot" ? "Bot" : actor.name || actor.id || "Agent";
+  const who = entry.direction === "in" ? (entry.via === "conversation" ? "Somebody else" : name) : actor.type === "bot" ? "Bot" : actor.name || actor.id || "Agent";
   return h("article", { class: "bubble" },
     h("header", {},
       h("strong", {}, entry.direction === "in" ? actor.name || who : who),
