@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shared.accepted import Accepted
+
 if TYPE_CHECKING:
     import asyncpg
     from fastapi import APIRouter
@@ -31,6 +33,10 @@ class Platform:
     log: Log
     auth: Authenticator
     registry: CollectorRegistry
+    secret_key: bytes = field(repr=False)
+    """The installation's 32 bytes: entry ids are keyed with it, channel secrets sealed."""
+    accepted: Accepted = field(default_factory=Accepted)
+    """What this process accepted and the consumer has not taken yet."""
 
 
 Ready = Callable[[], Awaitable[Mapping[str, str]]]
@@ -46,3 +52,7 @@ class Service:
     background: Sequence[Callable[[], Awaitable[Any]]] = ()
     """Loops that run for the life of the process; one that raises stops the process."""
     ready: Sequence[Ready] = field(default_factory=tuple)
+    body_limits: Mapping[str, int] = field(default_factory=dict)
+    """Path prefix → most bytes of a request's body below it; the longest prefix wins, without one it is 5 MiB."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """Pages for people: title → path, printed by `threadline up`."""

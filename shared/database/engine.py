@@ -61,6 +61,17 @@ def _is_misuse(error: BaseException) -> bool:
     )
 
 
+def as_unavailable(error: BaseException) -> DatabaseUnavailable | None:
+    """Return what `error` means where it says that the database is not able to now, None where it says otherwise."""
+    try:
+        with translated():
+            raise error
+    except DatabaseUnavailable as found:
+        return found
+    except BaseException:
+        return None
+
+
 def describe(error: BaseException) -> str:
     """Say in a few words what went wrong, without addresses or credentials."""
     if isinstance(error, asyncpg.PostgresError):

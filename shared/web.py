@@ -1,0 +1,235 @@
+"""The HTTP application of a process: the services' routes, health, and what holds for every request.
+
+What holds for every request stands in one ASGI middleware, `Guard`: the body is no larger than its route takes, no
+exception gets out as anything but a problem, security headers are on the answer, its time is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import auth, problems
+from shared.database import engine
+from shared.database.migrate import current, head
+from shared.errors import ThreadlineError
+from shared.service import Platform, Service
+from shared.telemetry import HttpMetrics, logger
+
+BODY_LIMIT_BYTES = 5 * 1024 * 1024
+READY_LIMIT_S = 3.0
+
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    # For answers that are no pages; a page sets its own.
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    # Answers are about persons.
+    "cache-control": "no-store",
+}
+
+
+def create_app(platform: Platform, services: Sequence[Service], title: str = "Threadline") -> FastAPI:
+    """Return the application of `services`: their routes, `/v1/session`, `/healthz`, `/readyz`, `/openapi.json`."""
+    app = FastAPI(
+        title=title,
+        version=_version(),
+        description="One customer on one timeline, over every channel, with KPIs that are exact while they stream.",
+        docs_url=None,  # the interactive page would load scripts from elsewhere, which the pages' policy forbids
+        redoc_url=None,
+        responses={
+            "4XX": {"description": "What was wrong, where, and what to do", "content": {problems.MEDIA_TYPE: {}}},
+            "503": {"description": "Not available now; see Retry-After", "content": {problems.MEDIA_TYPE: {}}},
+        },
+    )
+    app.state.platform = platform
+    app.state.auth = platform.auth
+    problems.install(app)
+    app.include_router(auth.router)
+    for service in services:
+        app.include_router(service.router)
+    _add_health(app, platform, services)
+    limits = {prefix: limit for service in services for prefix, limit in service.body_limits.items()}
+    app.add_middleware(Guard, limits=limits, metrics=HttpMetrics(platform.registry))
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("threadline")
+    except PackageNotFoundError:
+        return "0"
+
+
+# Health --------------------------------------------------------------------------------------------------------------
+
+
+def _add_health(app: FastAPI, platform: Platform, services: Sequence[Service]) -> None:
+    @app.get("/healthz", tags=["health"], summary="The process is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["health"], summary="The process can do its work")
+    async def readyz() -> Response:
+        found = await faults(platform, services)
+        if not found:
+            return Response(b'{"status":"ready"}', media_type="application/json")
+        said = "; ".join(f"{name}: {fault}" for name, fault in sorted(found.items()))
+        retry = {"Retry-After": str(problems.RETRY_AFTER_S)}
+        return problems.Problem(503, "Not ready", said, headers=retry, faults=found).response()
+
+
+async def faults(platform: Platform, services: Sequence[Service]) -> dict[str, str]:
+    """Return what keeps the process from its work, by name: empty when it is ready."""
+
+    async def database() -> Mapping[str, str]:
+        await engine.check(platform.pool, READY_LIMIT_S)
+        return {}
+
+    async def migrations() -> Mapping[str, str]:
+        with engine.translated():
+            async with platform.pool.acquire(timeout=READY_LIMIT_S) as connection:
+                found = await current(connection)
+        return {} if found == head() else {"migrations": f"the database is at {found}, this Threadline needs {head()}"}
+
+    async def log() -> Mapping[str, str]:
+        await platform.log.check()
+        return {}
+
+    checks: list[tuple[str, Callable[[], Awaitable[Mapping[str, str]]]]] = [
+        ("database", database),
+        ("migrations", migrations),
+        ("log", log),
+        *((service.name, ready) for service in services for ready in service.ready),
+    ]
+    merged: dict[str, str] = {}
+    for found in await asyncio.gather(*(_fault(name, check) for name, check in checks)):
+        merged.update(found)
+    return merged
+
+
+async def _fault(name: str, check: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
+    try:
+        async with asyncio.timeout(READY_LIMIT_S):
+            return await check()
+    except TimeoutError:
+        return {name: f"did not answer within {READY_LIMIT_S:.0f} s"}
+    except ThreadlineError as error:
+        return {name: str(error)}
+    except Exception as error:
+        _log_bug(error, f"readiness of {name}")
+        return {name: "the check failed; see the log"}
+
+
+# Every request -------------------------------------------------------------------------------------------------------
+
+
+class TooLarge(HTTPException):
+    """The body grew above its limit while it was read.
+
+    An HTTPException, because FastAPI takes any other error while it reads a body for a malformed one.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(413, f"the request body is larger than {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class Guard:
+    """ASGI middleware with what holds for every request. `limits`: path prefix → most bytes of a body."""
+
+    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int], metrics: HttpMetrics) -> None:
+        self._app = app
+        self._limits = sorted(limits.items(), key=lambda item: -len(item[0]))
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        status = 500
+        started = False
+
+        async def secured(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                for name, value in SECURITY_HEADERS.items():
+                    if name not in headers:
+                        headers[name] = value
+            await send(message)
+
+        try:
+            limit = self._limit_of(scope["path"])
+            if _declared_length(scope) > limit:
+                await problems.too_large(limit).response()(scope, receive, secured)
+            else:
+                await self._app(scope, _limited(receive, limit), secured)
+        except Exception as error:
+            answer = _answer_to(error, scope)
+            if started:
+                raise  # half an answer is out: only breaking the connection tells the caller
+            await answer.response()(scope, receive, secured)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.seconds.labels(scope["method"], route, f"{status // 100}xx").observe(
+                time.perf_counter() - begin
+            )
+
+    def _limit_of(self, path: str) -> int:
+        for prefix, limit in self._limits:
+            if path.startswith(prefix):
+                return limit
+        return BODY_LIMIT_BYTES
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _limited(receive: Receive, limit_bytes: int) -> Receive:
+    read_bytes = 0
+
+    async def counted() -> Message:
+        nonlocal read_bytes
+        message = await receive()
+        if message["type"] == "http.request":
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > limit_bytes:
+                raise TooLarge(limit_bytes)
+        return message
+
+    return counted
+
+
+def _answer_to(error: Exception, scope: Scope) -> problems.Problem:
+    if isinstance(error, problems.Problem):
+        return error
+    if isinstance(error, TooLarge):
+        return problems.too_large(error.limit_bytes)
+    meant = engine.as_unavailable(error)
+    if meant is not None:
+        logger().warning("not available", path=scope["path"], error=str(meant))
+        return problems.unavailable()
+    _log_bug(error, f"{scope['method']} {scope['path']}")
+    return problems.Problem(500, "Internal error", "something is wrong here; the log of the server says what")
+
+
+def _log_bug(error: Exception, where: str) -> None:
+    # The frames say where; the message may quote what a customer wrote, so only its kind is kept.
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    logger().error("a bug", where=where, kind=type(error).__name__, frames=frames[-12:])
