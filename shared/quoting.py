@@ -101,6 +101,9 @@ _HEADER_WORDS = {
 _HEADERS = {word: role for role, words in _HEADER_WORDS.items() for word in words.split()}
 
 
+_ROLES = frozenset(_HEADER_WORDS)
+_FIRST_ROLES = frozenset({"from", "date"})
+
 _PADDING = " \t\u200b\u200e\u200f\ufeff*"
 
 
@@ -195,7 +198,7 @@ def _marks(lines: _Text, forwarded: bool) -> list[bool]:
         if kind == "forward":
             marks[at:] = [False] * (len(lines) - at)
             break
-        if kind == "original" or (kind == "from" and _is_header_block(lines, at)):
+        if kind == "original" or (kind in _FIRST_ROLES and _is_header_block(lines, at)):
             # A mail that begins with another mail's headers, or says so in its subject, is a forward.
             if written and not forwarded:
                 _mark(marks, _with_divider(lines, at), len(lines))
@@ -225,7 +228,9 @@ def _attribution(lines: _Text, at: int) -> tuple[int, bool] | None:
                 return None
             joined = f"{joined} {following}"
         if joined[-1] in ":：>" and (says := lines.says(joined)):
-            return _extent(lines, end, joined, wrapped, says)
+            span = _extent(lines, end, joined, wrapped, says)
+            if span is not None or says == "wrote":
+                return span
     return None
 
 
@@ -256,16 +261,18 @@ def _extent(lines: _Text, end: int, joined: str, wrapped: bool, says: str) -> tu
 
 
 def _is_header_block(lines: _Text, at: int) -> bool:
+    first = lines.kind(at)
     roles = set()
     place = at
     while place < min(len(lines), at + 2 * _HEADER_SPAN):
         kind = lines.kind(place)
-        if kind == "from" and place > at:
+        if kind == first and place > at:
             # The next block answers for itself; so a text of nothing but "From:" costs no more than another.
             break
         roles.add(kind)
         place = lines.following[place]
-    return len(roles & {"from", "date", "to", "subject"}) >= 3
+    # A block that does not begin with the sender is one only if it is complete.
+    return len(roles & _ROLES) >= (3 if first == "from" else 4)
 
 
 def _with_divider(lines: _Text, at: int) -> int:

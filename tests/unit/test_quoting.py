@@ -17,6 +17,7 @@ NEW = "It arrived broken.\n\nCan you send another?\n\n-- \nAnn\n+31 20 555 0100"
 ATTRIBUTIONS = {
     "gmail_en": "On Tue, Jan 7, 2025 at 10:03 AM Acme Support <support@acme.example> wrote:",
     "gmail_wrapped": "On Tue, Jan 7, 2025 at 10:03 AM Acme Support With A Long Name\n<support@acme.example> wrote:",
+    "gmail_broken_twice": "On Tue, Jan 7, 2025 at 10:03 AM, Acme Support\n<support@acme.example>\nwrote:",
     "apple_en": "On 7 Jan 2025, at 10:03, Acme Support <support@acme.example> wrote:",
     "thunderbird_en": "On 1/7/25 10:03, Acme Support wrote:",
     "name_first": "Acme Support <support@acme.example> wrote:",
@@ -63,6 +64,7 @@ BLOCKS = {
     "outlook_sv": "Från: Acme Support\nSkickat: den 7 januari 2025\nTill: Ann\nÄmne: SV: x",
     "outlook_ja": "差出人: Acme\n送信日時: 2025年1月7日 10:03\n宛先: Ann\n件名: RE: x",
     "outlook_zh": "发件人: Acme\n发送时间: 2025年1月7日 10:03\n收件人: Ann\n主题: RE: x",
+    "hotmail": "____________\nDate: Tue, 7 Jan 2025\nSubject: RE: x\nFrom: acme@acme.example\nTo: ann@x.example",
     "our_marker": "##- Please type your reply above this line -##",
     "apple_without_marks": "On 7 Jan 2025, at 10:03, Acme Support <support@acme.example> wrote:",
 }

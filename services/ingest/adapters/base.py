@@ -180,13 +180,21 @@ class Adapter(Protocol):
         """Read a verified request. Raises Malformed (4xx), or Unreadable to quarantine the delivery as a whole."""
         ...
 
+    def taken(self, account: Account, key: str) -> Answer:
+        """Return the answer to a delivery that was taken as a whole under `key`, also into quarantine."""
+        ...
+
 
 class Plain:
-    """What most adapters share: no handshake."""
+    """What most adapters share: no handshake, and an empty 200."""
 
     def handshake(self, request: RawRequest, account: Account) -> Answer | None:
         """There is none."""
         return None
+
+    def taken(self, account: Account, key: str) -> Answer:
+        """An empty 200."""
+        return Answer(200)
 
 
 def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:
@@ -220,13 +228,8 @@ def _parsed(adapter: Adapter, request: RawRequest, account: Account) -> Delivery
         # A genuine delivery outlives a bug of ours: it is kept with the reason and retried after the repair, whereas
         # a 5xx would be repeated to no avail until the provider gives up.
         reason = f"the adapter failed: {type(error).__name__}: {error}"[:500]
-    return Delivery(taken(adapter, account), quarantined=(Quarantined(reason, body_key(request.body)),))
-
-
-def taken(adapter: Adapter, account: Account) -> Answer:
-    """Return the adapter's own answer to a delivery that was taken (attribute `TAKEN`), or a plain 200."""
-    answer = getattr(adapter, "TAKEN", None)
-    return answer if isinstance(answer, Answer) else Answer(200)
+    key = body_key(request.body)
+    return Delivery(adapter.taken(account, key), quarantined=(Quarantined(reason, key),))
 
 
 def _settled(delivery: Delivery, request: RawRequest) -> Delivery:

@@ -1,0 +1,140 @@
+"""Mail → event, for every way in which mail reaches us (raw, SendGrid, Mailgun, Postmark, imported)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from services.ingest.adapters.base import Account, Draft, body_key
+from services.ingest.adapters.payloads import without_nothing
+from services.ingest.adapters.times import from_rfc2822
+from services.ingest.mail import addresses, threading
+from services.ingest.mail.automatic import is_automatic, telling_headers
+from services.ingest.mail.message import Attachment, Mail
+from shared.plaintext import html_to_text
+
+_OLDEST = datetime(1970, 1, 2, tzinfo=UTC)
+"""An older Date is a clock that was never set."""
+
+_MOST_ADDRESSES = 50
+
+
+def mail_id(mail: Mail, body: bytes) -> str:
+    """Return the event id of a mail: its one msg-id without brackets, else the hash of the bytes that it came in."""
+    return threading.own_id(mail.headers) or body_key(body)
+
+
+def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any] | None = None) -> Draft:
+    """Return the event of one mail.
+
+    A mail from one of the account's own addresses to somebody else is an echo (`message.sent`) on the timeline of its
+    first outside recipient; it is automatic, unless `options.own_mail` is "agent": then a person of ours wrote it.
+    `facts` are further fields of the data (envelope, verdicts).
+    """
+    own = {_plain(address) for address in account.own_addresses}
+    sender = next(iter(addresses.read(mail.headers.get("from"))), None)
+    to = addresses.read(", ".join(mail.headers.get_all("to")))
+    cc = addresses.read(", ".join(mail.headers.get_all("cc")))
+    is_own = sender is not None and _plain(sender.address) in own
+    outside = next((address for address in (*to, *cc) if _plain(address.address) not in own), None)
+    # One handle only: two in one event would say that two recipients are one person.
+    counterpart = outside if is_own else sender
+    sent = is_own and outside is not None
+    data = {
+        "channel": "email",
+        "customer": _customer(counterpart),
+        "actor": _actor(mail, account, sender, is_own),
+        "message_id": _bracketed(threading.own_id(mail.headers)),
+        "thread": _thread(mail),
+        "headers": _headers(mail, account),
+        "subject": mail.headers.text("subject"),
+        "text": mail.text if mail.text is not None else html_to_text(mail.html or ""),
+        "html": mail.html,
+        "attachments": [_attachment(attachment) for attachment in mail.attachments],
+        "to": [address.address for address in to[:_MOST_ADDRESSES]],
+        "cc": [address.address for address in cc[:_MOST_ADDRESSES]],
+        "reply_to": next((address.address for address in addresses.read(mail.headers.get("reply-to"))), None),
+        "report": _report(mail),
+        **(facts or {}),
+    }
+    kind = "threadline.message.sent" if sent else "threadline.message.received"
+    return Draft(event_id, kind, sent_at(mail), without_nothing(data))
+
+
+def sent_at(mail: Mail) -> datetime | None:
+    """Return the Date of a mail, or None where there is no usable one."""
+    at = from_rfc2822(mail.headers.get("date"))
+    return at if at is not None and at >= _OLDEST else None
+
+
+def _plain(address: str) -> str:
+    local, _, domain = address.strip().lower().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+def _customer(counterpart: addresses.Address | None) -> dict[str, Any]:
+    if counterpart is None:
+        return {}
+    handle = {"kind": "email", "value": counterpart.address, "verified": False}
+    return without_nothing({"handles": [handle], "name": counterpart.name})
+
+
+def _actor(mail: Mail, account: Account, sender: addresses.Address | None, is_own: bool) -> dict[str, Any]:
+    if is_automatic(mail, account.options.get("own_lists") or ()):
+        return {"type": "automated"}
+    if not is_own:
+        return {"type": "customer"}
+    if account.options.get("own_mail") != "agent" or sender is None:
+        return {"type": "automated"}
+    return without_nothing({"type": "agent", "id": sender.address, "name": sender.name})
+
+
+def _headers(mail: Mail, account: Account) -> dict[str, str]:
+    headers = telling_headers(mail)
+    if not is_automatic(mail, account.options.get("own_lists") or ()):
+        # The marks of the account's own list would make people's mail look automatic further on.
+        return {name: value for name, value in headers.items() if name == "Return-Path"}
+    return headers
+
+
+def _thread(mail: Mail) -> dict[str, Any]:
+    return without_nothing(
+        {
+            "in_reply_to": threading.in_reply_to(mail.headers),
+            "references": threading.references(mail.headers),
+            "original_message_id": threading.original_message_id(mail),
+        }
+    )
+
+
+def _bracketed(own: str | None) -> str | None:
+    return f"<{own}>" if own else None
+
+
+def _attachment(attachment: Attachment) -> dict[str, Any]:
+    return without_nothing(
+        {
+            "name": attachment.name,
+            "media_type": attachment.media_type,
+            "size_bytes": attachment.size_bytes,
+            "sha256": attachment.sha256,
+            "content_id": attachment.content_id,
+            "part": attachment.part,
+        }
+    )
+
+
+def _report(mail: Mail) -> list[dict[str, Any]]:
+    """Return what a delivery report says of each recipient (RFC 3464)."""
+    return [
+        without_nothing(
+            {
+                "recipient": (block.get("final-recipient") or "").rpartition(";")[2].strip(),
+                "action": (block.get("action") or "").strip().lower(),
+                "status": (block.get("status") or "").strip(),
+                "diagnostic": (block.get("diagnostic-code") or "")[:1_000],
+            }
+        )
+        for block in mail.report
+        if block.get("final-recipient") or block.get("action")
+    ]

@@ -1,0 +1,209 @@
+"""Bodies as providers send them: JSON, forms, multipart. Linear time; no input raises anything but Unreadable.
+
+What comes out is clean: no NUL and no lone surrogate, which JSON and forms can smuggle in and PostgreSQL refuses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from services.ingest.adapters.base import Unreadable
+from services.ingest.mail.words import clean, decode, parameters
+
+Json = Any
+
+_DEEPEST = 200
+"""Levels of nesting that are read; no provider nests more than about ten."""
+
+_MOST_FIELDS = 10_000
+_MOST_PARTS = 2_000
+
+
+def read_json(body: bytes) -> Json:
+    """Read JSON. Raises Unreadable."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = _read_json_leniently(body)
+    # Only an escape can bring in what the encoding itself refuses.
+    suspicious = b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body
+    return _cleaned(value) if suspicious else value
+
+
+def _read_json_leniently(body: bytes) -> Json:
+    """Half a surrogate pair, cut off by a provider's length limit, is genuine mail all the same."""
+    if body.count(b"[") + body.count(b"{") > 100_000:
+        raise Unreadable("the body is not JSON: too many brackets")
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"the body is not JSON: {str(error)[:200]}") from error
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _cleaned(value: Json, depth: int = 0) -> Json:
+    if depth > _DEEPEST:
+        raise Unreadable("the body is nested too deeply")
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(item, depth + 1) for key, item in value.items()}
+    return value
+
+
+def read_object(body: bytes) -> dict[str, Json]:
+    """Read a JSON object. Raises Unreadable."""
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise Unreadable("the body is not a JSON object")
+    return value
+
+
+def mapping(value: Json) -> Mapping[str, Json]:
+    """Return `value` where it is an object, else an empty one: optional parts may be absent, null or of a new shape."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Json) -> list[Json]:
+    """Return `value` where it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def text(value: Json) -> str | None:
+    """Return a non-empty string or None; whole numbers (ids that a provider sends as numbers) become strings."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def required(value: Json, name: str) -> str:
+    """Return an id or other text that must be there. Raises Unreadable naming it."""
+    found = text(value)
+    if found is None:
+        raise Unreadable(f"{name} is missing")
+    return found
+
+
+def whole(value: Json) -> int | None:
+    """Return a whole number given as number or digits, or None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if abs(value) < 2**53 else None
+    if isinstance(value, str) and len(value) < 18 and value.strip().lstrip("-").isascii():
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return None
+
+
+def without_nothing(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """Return `fields` without those that say nothing (None, empty text, list or object)."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and value != "" and value != [] and value != {}
+    }
+
+
+def read_form_bytes(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Read application/x-www-form-urlencoded, blank values included, as bytes. Raises Unreadable."""
+    if body.count(b"&") >= _MOST_FIELDS:
+        raise Unreadable(f"the form has more than {_MOST_FIELDS} fields")
+    pairs = []
+    for piece in body.strip(b"\r\n").split(b"&"):
+        if piece:
+            name, _, value = piece.partition(b"=")
+            pairs.append((unquote_to_bytes(name.replace(b"+", b" ")), unquote_to_bytes(value.replace(b"+", b" "))))
+    return pairs
+
+
+def read_form(body: bytes) -> dict[str, str]:
+    """Read a form in UTF-8; of repeated names the first value counts. Raises Unreadable."""
+    form: dict[str, str] = {}
+    for name, value in read_form_bytes(body):
+        form.setdefault(clean(name.decode("utf-8", "replace")), clean(value.decode("utf-8", "replace")))
+    return form
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a multipart form. `filename` is None for a plain field."""
+
+    name: str
+    filename: str | None
+    media_type: str
+    charset: str | None
+    content: bytes
+
+    def text(self, charset: str | None = None) -> str:
+        """Return the content decoded by `charset`, else by its own, else UTF-8; what does not fit is replaced."""
+        return clean(decode(self.content, charset or self.charset or "utf-8"))
+
+
+def media_type(content_type: str | None) -> str:
+    """Return the media type of a Content-Type header in lower case, without its parameters."""
+    return (content_type or "").split(";", 1)[0].strip().lower()
+
+
+def read_multipart(content_type: str, body: bytes) -> list[Part]:
+    """Read multipart/form-data. Raises Unreadable."""
+    boundary = parameters(content_type)[1].get("boundary", "")
+    if not boundary or len(boundary) > 200:
+        raise Unreadable("the multipart form has no boundary")
+    return [part for chunk in _chunks(body, boundary.encode("utf-8", "replace")) if (part := _part(chunk)) is not None]
+
+
+def _chunks(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    delimiter = b"--" + boundary
+    start = 0 if body.startswith(delimiter) else body.find(b"\n" + delimiter) + 1
+    if start == 0 and not body.startswith(delimiter):
+        raise Unreadable("the boundary of the multipart form does not occur in it")
+    start += len(delimiter)
+    for _ in range(_MOST_PARTS):
+        if body.startswith(b"--", start):
+            return
+        end = body.find(b"\n" + delimiter, start)
+        if end < 0:
+            raise Unreadable("the multipart form is cut off")
+        chunk = body[start:end]
+        yield chunk[:-1] if chunk.endswith(b"\r") else chunk
+        start = end + 1 + len(delimiter)
+    raise Unreadable(f"the multipart form has more than {_MOST_PARTS} parts")
+
+
+def _part(chunk: bytes) -> Part | None:
+    head, found, content = chunk.partition(b"\r\n\r\n")
+    if not found:
+        head, found, content = chunk.partition(b"\n\n")
+    headers = {}
+    for line in head.decode("utf-8", "replace").splitlines()[:50]:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    _, disposition = parameters(headers.get("content-disposition", ""))
+    kind, options = parameters(headers.get("content-type", "text/plain"))
+    if "name" not in disposition:
+        return None
+    return Part(
+        name=clean(disposition["name"]),
+        filename=clean(disposition["filename"]) if "filename" in disposition else None,
+        media_type=kind,
+        charset=options.get("charset"),
+        content=content,
+    )

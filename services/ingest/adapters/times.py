@@ -1,0 +1,65 @@
+"""Providers' times, each with its unit, as aware UTC datetimes; None where there is none or it cannot be one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from services.ingest.adapters.payloads import Json, whole
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_MS = 253_402_300_799_000
+"""The end of the year 9999 in Unix milliseconds."""
+
+
+def from_unix_s(value: Json) -> datetime | None:
+    """Read whole Unix seconds, given as number or digits."""
+    seconds = whole(value)
+    return from_unix_ms(seconds * 1000) if seconds is not None else None
+
+
+def from_unix_ms(value: Json) -> datetime | None:
+    """Read Unix milliseconds, given as number or digits."""
+    milliseconds = whole(value)
+    if milliseconds is None or not 0 < milliseconds <= _LATEST_MS:
+        return None
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def from_slack(value: Json) -> datetime | None:
+    """Read `seconds.microseconds`, as Slack writes it."""
+    if not isinstance(value, str):
+        return None
+    seconds, _, fraction = value.partition(".")
+    at = from_unix_s(seconds)
+    micros = whole(fraction[:6].ljust(6, "0"))
+    return at + timedelta(microseconds=micros) if at is not None and micros is not None and micros >= 0 else at
+
+
+def from_iso(value: Json) -> datetime | None:
+    """Read ISO 8601; without a zone it is UTC."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    try:
+        at = datetime.fromisoformat(_microseconds(value.strip()))
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _microseconds(value: str) -> str:
+    """Cut fractions finer than microseconds, which some providers send."""
+    whole_part, dot, rest = value.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return f"{whole_part}.{digits[:6]}{rest[len(digits) :]}" if dot and len(digits) > 6 else value
+
+
+def from_rfc2822(value: Json) -> datetime | None:
+    """Read a mail date; without a zone it is UTC."""
+    if not isinstance(value, str) or len(value) > 128:
+        return None
+    try:
+        at = parsedate_to_datetime(value)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

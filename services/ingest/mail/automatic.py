@@ -1,0 +1,51 @@
+"""Which mail was written by a machine, and the headers that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from services.ingest.mail.message import Mail
+
+TELLING = (
+    "Auto-Submitted", "Return-Path", "Precedence", "X-Auto-Response-Suppress", "List-Id", "List-Unsubscribe",
+    "List-Post", "List-Help", "List-Subscribe", "List-Owner", "List-Archive", "X-Autoreply", "X-Autorespond",
+    "X-Failed-Recipients",
+)  # fmt: skip
+"""Headers that tell automatic mail; they travel with the event."""
+
+
+def telling_headers(mail: Mail) -> dict[str, str]:
+    """Return the headers that tell automatic mail, as written; Content-Type only for a delivery report."""
+    found = {}
+    for name in TELLING:
+        value = mail.headers.get(name.lower())
+        if value is not None:
+            found[name] = value[:1_000]
+    if mail.media_type == "multipart/report":
+        found["Content-Type"] = "multipart/report"
+    return found
+
+
+def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
+    """Tell whether a machine wrote it. Mail of the account's own lists (`own_lists`, List-Id parts) is people's."""
+    headers = mail.headers
+    if mail.media_type == "multipart/report":
+        return True
+    submitted = (headers.get("auto-submitted") or "no").split(";", 1)[0].strip().lower()
+    if submitted != "no" and submitted:
+        return True
+    if (headers.get("return-path") or "").replace(" ", "") == "<>":
+        return True
+    if any(headers.get(name) is not None for name in ("x-autoreply", "x-autorespond", "x-failed-recipients")):
+        return True
+    if (headers.get("x-auto-response-suppress") or "none").strip().lower() != "none":
+        return True
+    precedence = (headers.get("precedence") or "").strip().lower()
+    if precedence in ("bulk", "junk", "auto_reply"):
+        return True
+    listed = precedence == "list" or any(name.startswith("list-") for name, _ in headers.items)
+    return listed and not _is_own_list(headers.get("list-id") or headers.get("list-post") or "", own_lists)
+
+
+def _is_own_list(list_id: str, own_lists: Collection[str]) -> bool:
+    return any(own.strip().lower() in list_id.lower() for own in own_lists if own.strip())

@@ -1,0 +1,252 @@
+"""Bytes → Mail: headers, text, html, attachments. Takes anything, in linear time, and never raises.
+
+The standard `email` parser is not used: its header classes take exponential time or raise on crafted values. What is
+read here is bounded everywhere: headers by number and length, parts by number and depth.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from services.ingest.mail.words import base64_bytes, clean, decode, decode_words, header_text, parameters
+
+MOST_HEADERS = 2_000
+LONGEST_HEADER = 1_048_576
+"""Bytes of one header value that are read; 10,000 References take about 700 kB."""
+
+DEEPEST = 20
+MOST_PARTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Header fields in order, values unfolded but not decoded; names in lower case."""
+
+    items: tuple[tuple[str, str], ...]
+
+    def get(self, name: str) -> str | None:
+        """Return the first value of `name`."""
+        return next((value for key, value in self.items if key == name), None)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of `name`."""
+        return [value for key, value in self.items if key == name]
+
+    def text(self, name: str) -> str | None:
+        """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
+        value = self.get(name)
+        return decode_words(value).strip() or None if value is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One attached or inlined file, by reference: its bytes stay in the raw mail, `part` is its number there."""
+
+    part: int
+    name: str | None
+    media_type: str
+    size_bytes: int
+    sha256: str
+    content_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One mail as read. `report` holds the fields of a delivery status, `original` the headers of the returned mail."""
+
+    headers: Headers
+    media_type: str
+    text: str | None
+    html: str | None
+    attachments: tuple[Attachment, ...]
+    report: tuple[Headers, ...] = ()
+    original: Headers | None = None
+
+
+@dataclass(slots=True)
+class _Found:
+    texts: list[str] = field(default_factory=list)
+    htmls: list[str] = field(default_factory=list)
+    attachments: list[Attachment] = field(default_factory=list)
+    report: list[Headers] = field(default_factory=list)
+    original: Headers | None = None
+    enclosed: bytes | None = None
+    parts: int = 0
+
+
+def read(raw: bytes) -> Mail:
+    """Read one mail. Never raises; the cost is linear in its length."""
+    if b"\n" not in raw and b"\r" in raw:
+        raw = raw.replace(b"\r", b"\n")
+    headers, body = split(raw)
+    found = _Found()
+    _walk(headers, body, found, 0, in_report=False)
+    text, html = _joined(found.texts), _joined(found.htmls)
+    if text is None and html is None and found.enclosed is not None:
+        # A mail that only encloses another says what that one says.
+        inner = _Found()
+        _walk(*split(found.enclosed), inner, 1, in_report=False)
+        text, html = _joined(inner.texts), _joined(inner.htmls)
+    media_type, _ = parameters(headers.get("content-type") or "text/plain")
+    return Mail(
+        headers=headers,
+        media_type=media_type or "text/plain",
+        text=text,
+        html=html,
+        attachments=tuple(found.attachments),
+        report=tuple(found.report),
+        original=found.original,
+    )
+
+
+def _joined(texts: list[str]) -> str | None:
+    filled = [text for text in texts if text.strip()]
+    return "\n".join(filled) if filled else None
+
+
+def split(raw: bytes) -> tuple[Headers, bytes]:
+    """Split a mail into its headers and its body. A leading mbox line and blank lines are skipped."""
+    start = 0
+    while raw[start : start + 1] in (b"\r", b"\n"):
+        start += 1
+    if raw.startswith((b"From ", b">From "), start):
+        start = raw.find(b"\n", start) + 1 or len(raw)
+    items: list[tuple[str, str]] = []
+    current: list[bytes] = []
+    length = 0
+    end = len(raw)
+    at = start
+    while at < end:
+        stop = raw.find(b"\n", at)
+        stop = end if stop < 0 else stop + 1
+        line = raw[at:stop]
+        if line[:1] in (b" ", b"\t") and current:
+            if line.strip() and length < LONGEST_HEADER:
+                current.append(line)
+                length += len(line)
+            at = stop
+            continue
+        bare = line.rstrip(b"\r\n")
+        if not bare:
+            at = stop
+            break
+        if not _is_field(bare):
+            if current or items:
+                # The blank line is missing; the body begins here. (A stray line among headers is body too: nothing
+                # of the mail is lost, it is only read as text.)
+                break
+            at = stop
+            continue
+        _finish(items, current)
+        current, length = [line], len(line)
+        at = stop
+    _finish(items, current)
+    return Headers(tuple(items)), raw[at:]
+
+
+def _is_field(line: bytes) -> bool:
+    colon = line.find(b":", 0, 200)
+    return colon > 0 and not line[:colon].rstrip().count(b" ")
+
+
+def _finish(items: list[tuple[str, str]], lines: list[bytes]) -> None:
+    if not lines or len(items) >= MOST_HEADERS:
+        return
+    name, _, value = b"".join(line.rstrip(b"\r\n") for line in lines)[:LONGEST_HEADER].partition(b":")
+    items.append((name.decode("ascii", "replace").strip().lower(), header_text(value)))
+
+
+def _walk(headers: Headers, body: bytes, found: _Found, depth: int, *, in_report: bool) -> None:
+    found.parts += 1
+    if found.parts > MOST_PARTS:
+        return
+    kind, options = parameters(headers.get("content-type") or "text/plain")
+    disposition, named = parameters(headers.get("content-disposition") or "")
+    if kind.startswith("multipart/"):
+        boundary = options.get("boundary", "").encode("utf-8", "replace")
+        chunks = list(_chunks(body, boundary)) if boundary and depth < DEEPEST else []
+        for chunk in chunks:
+            inner, content = split(chunk) if not chunk.startswith((b"\n", b"\r\n")) else (Headers(()), chunk)
+            _walk(inner, content, found, depth + 1, in_report=kind == "multipart/report")
+        if chunks:
+            return
+        # The boundary is missing or never occurs: what is there is read as text, not lost.
+        kind = "text/plain"
+    name = named.get("filename") or options.get("name")
+    if kind in ("message/rfc822", "text/rfc822-headers") and in_report:
+        found.original, _ = split(_content(headers, body))
+    elif kind == "message/delivery-status":
+        found.report.extend(_blocks(_content(headers, body)))
+    elif disposition != "attachment" and "filename" not in named and kind in ("text/plain", "text/html", "", "text"):
+        content = _content(headers, body)
+        text = decode(content, options.get("charset")).replace("\r\n", "\n")
+        (found.htmls if kind == "text/html" else found.texts).append(text)
+    else:
+        content = _content(headers, body)
+        found.attachments.append(_attachment(headers, content, kind, name, found.parts))
+        if kind == "message/rfc822" and found.enclosed is None:
+            found.enclosed = content
+
+
+def _attachment(headers: Headers, content: bytes, kind: str, name: str | None, part: int) -> Attachment:
+    content_id = (headers.get("content-id") or "").strip().strip("<>")
+    return Attachment(
+        part=part,
+        name=clean(name)[:500] if name else None,
+        media_type=kind or "application/octet-stream",
+        size_bytes=len(content),
+        sha256=sha256(content).hexdigest(),
+        content_id=content_id[:500] or None,
+    )
+
+
+def _chunks(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    """Return the parts between the delimiters; a missing closing delimiter ends the last part with the body."""
+    delimiter = b"--" + boundary
+    at = body.find(delimiter)
+    start = -1
+    while at >= 0:
+        after = at + len(delimiter)
+        if (at == 0 or body[at - 1 : at] == b"\n") and _is_delimiter(body, after):
+            if start >= 0:
+                yield _without_last_break(body[start:at])
+            if body.startswith(b"--", after):
+                return
+            end = body.find(b"\n", after)
+            start = len(body) if end < 0 else end + 1
+            after = start
+        at = body.find(delimiter, after)
+    if 0 <= start < len(body):
+        yield body[start:]
+
+
+def _is_delimiter(body: bytes, after: int) -> bool:
+    """Whether nothing but `--` and blanks follows: a boundary may be the beginning of another."""
+    end = body.find(b"\n", after, after + 200)
+    tail = body[after : end if end >= 0 else after + 200]
+    return tail.strip() in (b"", b"--")
+
+
+def _without_last_break(chunk: bytes) -> bytes:
+    if chunk.endswith(b"\r\n"):
+        return chunk[:-2]
+    return chunk[:-1] if chunk.endswith(b"\n") else chunk
+
+
+def _content(headers: Headers, body: bytes) -> bytes:
+    encoding = (headers.get("content-transfer-encoding") or "").split(";", 1)[0].strip().lower()
+    if encoding == "base64":
+        return base64_bytes(body)
+    return binascii.a2b_qp(body) if encoding == "quoted-printable" else body
+
+
+def _blocks(content: bytes) -> Iterator[Headers]:
+    """Return the blocks of fields of a delivery status (RFC 3464): one of the message, one of each recipient."""
+    for number, block in enumerate(content.replace(b"\r\n", b"\n").split(b"\n\n")):
+        if number >= 200:
+            return
+        if block.strip():
+            yield split(block.lstrip(b"\n"))[0]
