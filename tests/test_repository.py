@@ -263,3 +263,10 @@ def test_the_composition_runs_real_commands_with_settings_that_exist_and_no_defa
             assert variable.removeprefix("THREADLINE_").lower() in Settings.model_fields, variable
             if variable.endswith("_KEY"):
                 assert re.fullmatch(r"\$\{THREADLINE_\w+_KEY:\?.+\}", value), "a secret must be given"
+
+
+def test_the_chart_runs_real_commands_and_has_the_version_of_the_project() -> None:
+    chart = ROOT / "deploy" / "helm" / "threadline"
+    assert set(yaml.safe_load((chart / "values.yaml").read_text())["services"]) <= subcommands()
+    description = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert description["version"] == description["appVersion"] == PYPROJECT["project"]["version"]
