@@ -18,6 +18,9 @@ from shared.database.engine import transaction
 if TYPE_CHECKING:
     import asyncpg
 
+TAKER = "conversation"
+"""The consumer group that takes accepted events from the inbound topic."""
+
 CAPACITY = 500_000
 """Most events remembered while the database is away and nothing can be written; the oldest go first."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from services.ingest.metrics import IngestMetrics
 from shared import blobs
 from shared.accepted import Accepted
 from shared.errors import RecordTooLarge
@@ -23,10 +24,11 @@ INLINE_BYTES = 256 * 1024
 class Intake:
     """Takes events in: `accept` returns when the log has all of them durably."""
 
-    def __init__(self, log: Log, pool: asyncpg.Pool, accepted: Accepted) -> None:
+    def __init__(self, log: Log, pool: asyncpg.Pool, accepted: Accepted, metrics: IngestMetrics) -> None:
         self._log = log
         self._pool = pool
         self._accepted = accepted
+        self._metrics = metrics
 
     async def accept(self, events: Sequence[InboundEvent]) -> None:
         """Append `events` durably, in order. Taking the same again is harmless: readers know events by their identity.
@@ -50,6 +52,7 @@ class Intake:
         if len(value) > inline_bytes:
             event_by_reference, payload = blobs.with_reference(event)
             await blobs.put(self._pool, event_by_reference, payload)
+            self._metrics.blobs.inc()
             value = event_by_reference.encode()
         return Outgoing(routing_key(event), value)
 

@@ -1,0 +1,54 @@
+"""Composition root of the ingest service."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+
+from services.ingest.intake import Intake
+from services.ingest.limits import Pressure
+from services.ingest.metrics import IngestMetrics
+from services.ingest.routes import EventsEndpoint, events_router
+from shared.accepted import TAKER, settle
+from shared.errors import DatabaseUnavailable
+from shared.log.protocol import INBOUND
+from shared.service import Platform, Service
+from shared.telemetry import logger
+
+SETTLE_EVERY_S = 0.5
+
+
+async def build(platform: Platform, stack: AsyncExitStack) -> Service:
+    """Return the ingest service: its routes, and the loop that keeps the memory of accepted events short."""
+    metrics = IngestMetrics(platform.registry)
+    pressure = Pressure(platform.settings.ingest_pressure_bytes)
+    metrics.held_bytes.set_function(lambda: pressure.held_bytes)
+    intake = Intake(platform.log, platform.pool, platform.accepted, metrics)
+    endpoint = EventsEndpoint(platform, intake, metrics, pressure)
+    return Service(
+        name="ingest",
+        router=events_router(endpoint, platform.settings.topic_prefix, _version()),
+        background=[lambda: settle_for_ever(platform)],
+    )
+
+
+async def settle_for_ever(platform: Platform) -> None:
+    """Write down what waits too long and forget what is done, twice a second; a database away is waited for."""
+    name = platform.log.name(INBOUND)
+    while True:
+        await asyncio.sleep(SETTLE_EVERY_S)
+        if not len(platform.accepted):
+            continue
+        try:
+            await settle(platform.pool, platform.accepted, TAKER, name, monotonic())
+        except DatabaseUnavailable as error:
+            logger().warning("accepted events cannot be written down", error=str(error))
+
+
+def _version() -> str:
+    try:
+        return version("threadline")
+    except PackageNotFoundError:
+        return "0"
