@@ -16,7 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shared.log.database import Connection
 
 INBOUND = "inbound.v1"
 TIMELINE = "timeline.v1"
@@ -84,6 +87,20 @@ class Log(Protocol):
     async def append(self, topic: str, records: Sequence[Outgoing]) -> Sequence[Position]:
         """Append `records` durably, in order per key. Raises LogUnavailable, RecordTooLarge (then none is appended)."""
 
+    async def emit(self, connection: Connection, topic: str, records: Sequence[Outgoing]) -> None:
+        """Append `records` as part of the caller's database transaction: readers get them if and only if it commits.
+
+        In order per key. They are read at least once: on Kafka a relay publishes them after the commit and may repeat
+        some after a crash (shared/log/outbox.py). Call it last and once a topic in a transaction, because partitions
+        stay locked until its end; after the commit call `wake`. Raises RecordTooLarge.
+        """
+
+    def wake(self, topic: str) -> None:
+        """Let readers of `topic` look at once for what was emitted, after the commit; they look by themselves soon."""
+
+    def name(self, topic: str) -> str:
+        """Return the name under which offsets of `topic` are stored; it differs between logs and prefixes."""
+
     async def partitions(self, topic: str) -> int:
         """Return the number of partitions of `topic`."""
 
@@ -93,9 +110,7 @@ class Log(Protocol):
     async def begin_offsets(self, topic: str) -> Mapping[int, int]:
         """Return, per partition, the first offset still held."""
 
-    def consume(
-        self, group: str, topic: str, starting_offset: StartingOffset
-    ) -> AbstractAsyncContextManager[Consumer]:
+    def consume(self, group: str, topic: str, starting_offset: StartingOffset) -> AbstractAsyncContextManager[Consumer]:
         """Join `group` as one member for `topic`; leaving the context leaves the group."""
 
     async def check(self) -> None:

@@ -1,0 +1,550 @@
+"""The log in PostgreSQL, for one machine: no broker, no set-up, the same promises (shared/log/protocol.py).
+
+What is in here: appends in groups (appender.py), offsets dense and in commit order because the partition's row is
+locked while its offset advances, wake-ups by an event inside the process and by one coalesced NOTIFY to others (never
+inside an append's transaction: there it would serialise the commits), consumer groups over processes by heartbeats
+whose truth is the member's own server session, and retention.
+
+What can go wrong: a server away is LogUnavailable for whoever appends or reads, and everything goes on by itself
+when it is back; a process killed loses its partitions to the others at their next beat, a frozen one after
+`SESSION_TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from time import monotonic
+from uuid import UUID, uuid4
+
+import asyncpg
+import structlog
+
+from shared.errors import LogTruncated, LogUnavailable, RecordTooLarge
+from shared.log.appender import Appender, Group
+from shared.log.database import Connection, in_log, passes
+from shared.log.headers import decode_headers
+from shared.log.membership import assignment, shares
+from shared.log.protocol import Outgoing, Position, Record, StartingOffset
+from shared.log.waiting import wait_at_most
+
+CHANNEL = "threadline_log"
+BEAT_S = 0.5
+"""A member says that it lives, and looks who else does, this often."""
+SESSION_TIMEOUT_S = 6.0
+"""A member silent for so long is taken for frozen and loses its partitions."""
+POLL_S = 0.5
+"""A reader looks by itself this often, should a wake-up be lost."""
+NOTIFY_GAP_S = 0.003
+"""At least so long between two notifications, whatever the load."""
+FETCH_MAX_BYTES = 16_000_000
+RETENTION_PERIOD_S = 60.0
+RETENTION_CHUNK = 10_000
+
+# Partitions of a topic, in order.
+LAYOUT = "SELECT id FROM log.partition WHERE topic = $1 ORDER BY partition"
+
+# Makes the partitions of a new topic; of two processes doing it at once the first wins.
+CREATE_TOPIC = """
+INSERT INTO log.partition (topic, partition) SELECT $1, generate_series(0, $2 - 1) ON CONFLICT DO NOTHING
+"""
+
+BOUNDS = "SELECT partition, first_offset, next_offset FROM log.partition WHERE topic = $1 ORDER BY partition"
+
+BOUNDS_BY_ID = "SELECT id, first_offset, next_offset FROM log.partition WHERE id = ANY ($1)"
+
+# Ranges of several partitions in one statement; of each at least one record, then as many as fit into $4 bytes.
+READ = """
+SELECT r.partition_id, r."offset", r.appended_at, r.key, r.value, r.headers
+FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS want(partition_id, low, high)
+CROSS JOIN LATERAL (
+    SELECT x.*, sum(octet_length(x.value)) OVER (ORDER BY x."offset") - octet_length(x.value) AS bytes_before
+    FROM log.record AS x
+    WHERE x.partition_id = want.partition_id AND x."offset" >= want.low AND x."offset" < want.high
+) AS r
+WHERE r.bytes_before < $4
+ORDER BY r.partition_id, r."offset"
+"""
+
+# The server session that stands for this process: when it ends, the process is gone.
+OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+BEAT = "SELECT group_name, topic, member_id FROM log.beat($1, $2, $3, $4, $5, $6)"
+
+LEAVE = "DELETE FROM log.member WHERE member_id = $1"
+
+NOTIFY = "SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic"
+
+# Only one process retains at a time; the lock goes with the transaction.
+RETENTION_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('threadline:log-retention', 0))"
+
+# Per partition: where it begins and ends, and the first offset that a group with stored offsets has not done.
+RETENTION_BOUNDS = """
+SELECT p.id, p.partition, p.first_offset, p.next_offset,
+       (SELECT min(o.next_offset) FROM log."offset" AS o
+        WHERE o.topic = p.topic AND o.partition = p.partition) AS needed
+FROM log.partition AS p WHERE p.topic = $1 ORDER BY p.id
+"""
+
+# The offset after the last old record in a range; time follows the order of offsets, so all before it are old too.
+OLD_UNTIL = """
+SELECT max("offset") + 1 FROM log.record
+WHERE partition_id = $1 AND "offset" >= $2 AND "offset" < $3 AND appended_at < clock_timestamp() - $4::interval
+"""
+
+DELETE_UNTIL = 'DELETE FROM log.record WHERE partition_id = $1 AND "offset" < $2'
+
+BEGIN_AT = "UPDATE log.partition SET first_offset = $2 WHERE id = $1 AND first_offset < $2"
+
+log = structlog.get_logger(__name__)
+
+
+class PostgresLog:
+    """Log over the tables of schema `log`. Open it with `postgres_log`."""
+
+    def __init__(
+        self, pool: asyncpg.Pool, *, prefix: str, partitions: int, max_record_bytes: int, timeout_s: float
+    ) -> None:
+        self._pool = pool
+        self._prefix = prefix
+        self._new_partitions = partitions
+        self._max_record_bytes = max_record_bytes
+        self._timeout_s = timeout_s
+        self._layouts: dict[str, Sequence[int]] = {}
+        self._consumers: dict[UUID, PostgresConsumer] = {}
+        self._dirty: set[str] = set()
+        self._attention = asyncio.Event()
+        self._beat_at = 0.0
+        self._fault: str | None = None
+        self.appender = Appender(pool, timeout_s, self._appended)
+
+    def name(self, topic: str) -> str:
+        """Return the stored name of `topic`."""
+        return f"{self._prefix}.{topic}"
+
+    # Appending
+
+    async def append(self, topic: str, records: Sequence[Outgoing]) -> Sequence[Position]:
+        """See Log.append."""
+        if not records:
+            return []
+        size_bytes = self._measure(records)
+        return await self.appender.append(topic, await self._layout(topic), records, size_bytes)
+
+    async def emit(self, connection: Connection, topic: str, records: Sequence[Outgoing]) -> None:
+        """See Log.emit: here the records are simply rows of the caller's transaction."""
+        if not records:
+            return
+        self._measure(records)
+        group = Group(await self._layout(topic))
+        group.add(records)
+        await group.store(connection)
+
+    def wake(self, topic: str) -> None:
+        """See Log.wake."""
+        self._appended(topic)
+
+    def _measure(self, records: Sequence[Outgoing]) -> int:
+        """Return the size of `records`. Raises RecordTooLarge for the first that is above the limit."""
+        total = 0
+        for record in records:
+            size = len(record.key) + len(record.value)
+            size += sum(len(name) + len(value) for name, value in record.headers)
+            if size > self._max_record_bytes:
+                raise RecordTooLarge(
+                    f"a record of {size} bytes is above the log's limit of {self._max_record_bytes} bytes"
+                )
+            total += size
+        return total
+
+    async def _layout(self, topic: str) -> Sequence[int]:
+        """Return the ids of the partitions of `topic`, made if there are none. Raises LogUnavailable."""
+        known = self._layouts.get(topic)
+        if known is not None:
+            return known
+        try:
+            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
+                if not rows:
+                    await connection.execute(CREATE_TOPIC, self.name(topic), self._new_partitions)
+                    rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
+        except Exception as error:
+            raise in_log(error) from error
+        self._layouts[topic] = [row["id"] for row in rows]
+        return self._layouts[topic]
+
+    # Waking readers
+
+    def _appended(self, topic: str) -> None:
+        self._wake_readers(self.name(topic))
+        self._dirty.add(self.name(topic))
+        self._attention.set()
+
+    def _wake_readers(self, name: str) -> None:
+        for consumer in self._consumers.values():
+            if consumer.name == name:
+                consumer.wake()
+
+    def _notified(self, connection: Connection, pid: int, channel: str, payload: object) -> None:
+        if pid == connection.get_server_pid():
+            return
+        kind, _, name = str(payload).partition(":")
+        if kind == "group":
+            self._beat_at = 0.0
+            self._attention.set()
+        else:
+            self._wake_readers(name)
+
+    # Groups
+
+    @asynccontextmanager
+    async def consume(self, group: str, topic: str, starting_offset: StartingOffset) -> AsyncIterator[PostgresConsumer]:
+        """See Log.consume."""
+        layout = await self._layout(topic)
+        consumer = PostgresConsumer(
+            self._pool, group, topic, self.name(topic), layout, starting_offset, self._timeout_s
+        )
+        self._consumers[consumer.member] = consumer
+        self._regroup(group)
+        try:
+            yield consumer
+        finally:
+            del self._consumers[consumer.member]
+            await consumer.close()
+            await self._leave(consumer)
+
+    def _regroup(self, group: str) -> None:
+        """Look at the members now, and let the other processes of the group do so."""
+        self._beat_at = 0.0
+        self._dirty.add(f"group:{group}")
+        self._attention.set()
+
+    async def _leave(self, consumer: PostgresConsumer) -> None:
+        try:
+            async with self._pool.acquire(timeout=2) as connection:
+                await connection.execute(LEAVE, consumer.member, timeout=2)
+        except Exception as error:
+            if not passes(error):
+                raise
+            # The others see it at the end of our session, or after the session time-out.
+            log.info("left a consumer group unannounced", group=consumer.group, error=type(error).__name__)
+        self._regroup(consumer.group)
+
+    async def run(self) -> None:
+        """Beat and notify for ever on a connection of our own; takes a new one when it breaks."""
+        pause_s = 0.1
+        while True:
+            try:
+                async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                    await connection.execute("SET synchronous_commit = off")  # nothing here has to survive a crash
+                    session = await connection.fetchrow(OWN_SESSION)
+                    await connection.add_listener(CHANNEL, self._notified)
+                    try:
+                        pause_s = 0.1
+                        await self._attend(connection, session)
+                    finally:
+                        if not connection.is_closed():
+                            await connection.remove_listener(CHANNEL, self._notified)
+            except Exception as error:
+                if not passes(error):
+                    self._fault = type(error).__name__
+                    raise
+                log.warning("the log's own connection broke", error=type(error).__name__, retry_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 2.0)
+
+    async def _attend(self, connection: Connection, session: asyncpg.Record) -> None:
+        self._beat_at = 0.0
+        while True:
+            if self._dirty:
+                names, self._dirty = self._dirty, set()
+                payloads = [name if name.startswith("group:") else f"topic:{name}" for name in sorted(names)]
+                await connection.execute(NOTIFY, CHANNEL, payloads, timeout=self._timeout_s)
+            if monotonic() >= self._beat_at:
+                self._beat_at = monotonic() + BEAT_S
+                await self._beat(connection, session)
+            await asyncio.sleep(NOTIFY_GAP_S)
+            await wait_at_most(self._attention, self._beat_at - monotonic())
+            self._attention.clear()
+
+    async def _beat(self, connection: Connection, session: asyncpg.Record) -> None:
+        """Say that our members live and give each its partitions."""
+        consumers = list(self._consumers.values())
+        if not consumers:
+            return
+        rows = await connection.fetch(
+            BEAT,
+            [consumer.member for consumer in consumers],
+            [consumer.group for consumer in consumers],
+            [consumer.name for consumer in consumers],
+            session["pid"],
+            session["backend_start"],
+            timedelta(seconds=SESSION_TIMEOUT_S),
+            timeout=self._timeout_s,
+        )
+        for consumer in consumers:
+            members = [row["member_id"] for row in rows if (row["group_name"], row["topic"]) == consumer.place]
+            consumer.assign(assignment(consumer.member, members, consumer.partitions))
+
+    # Offsets
+
+    async def partitions(self, topic: str) -> int:
+        """See Log.partitions."""
+        return len(await self._layout(topic))
+
+    async def begin_offsets(self, topic: str) -> Mapping[int, int]:
+        """See Log.begin_offsets."""
+        return {row["partition"]: row["first_offset"] for row in await self._bounds(topic)}
+
+    async def end_offsets(self, topic: str) -> Mapping[int, int]:
+        """See Log.end_offsets."""
+        return {row["partition"]: row["next_offset"] for row in await self._bounds(topic)}
+
+    async def _bounds(self, topic: str) -> Sequence[asyncpg.Record]:
+        await self._layout(topic)
+        try:
+            rows: Sequence[asyncpg.Record] = await self._pool.fetch(BOUNDS, self.name(topic), timeout=self._timeout_s)
+            return rows
+        except Exception as error:
+            raise in_log(error) from error
+
+    async def check(self) -> None:
+        """See Log.check."""
+        if self._fault is not None:
+            raise LogUnavailable(f"the log stopped on an error of its own ({self._fault})")
+        try:
+            await self._pool.fetchval("SELECT 1 FROM log.partition LIMIT 1", timeout=min(2.0, self._timeout_s))
+        except Exception as error:
+            raise in_log(error) from error
+
+    # Retention
+
+    async def retain(self, topic: str, older_than: timedelta, *, force: bool = False) -> int:
+        """Delete records older than `older_than`; returns how many.
+
+        What a group with stored offsets has not read stays, unless `force`. One process does it at a time; another
+        returns 0 at once. Raises LogUnavailable.
+        """
+        try:
+            rows = await self._pool.fetch(RETENTION_BOUNDS, self.name(topic))
+            deleted = 0
+            for row in rows:
+                end = row["next_offset"] if force or row["needed"] is None else min(row["needed"], row["next_offset"])
+                deleted += await self._retain(row["id"], row["first_offset"], end, older_than)
+            return deleted
+        except Exception as error:
+            raise in_log(error) from error
+
+    async def _retain(self, partition_id: int, begin: int, end: int, older_than: timedelta) -> int:
+        """Delete the old of [begin, end) in chunks, each a short transaction, so that appends hardly wait."""
+        deleted = 0
+        while begin < end:
+            async with self._pool.acquire() as connection, connection.transaction():
+                if not await connection.fetchval(RETENTION_LOCK):
+                    break
+                stop = min(begin + RETENTION_CHUNK, end)
+                until = await connection.fetchval(OLD_UNTIL, partition_id, begin, stop, older_than)
+                if until is None:
+                    break
+                await connection.execute(DELETE_UNTIL, partition_id, until)
+                await connection.execute(BEGIN_AT, partition_id, until)
+            deleted += until - begin
+            begin = until
+            if until < stop:
+                break
+        return deleted
+
+    async def retain_for_ever(self, older_than: timedelta) -> None:
+        """Retain every topic that this process has used, now and then, for ever."""
+        while True:
+            await asyncio.sleep(RETENTION_PERIOD_S)
+            for topic in list(self._layouts):
+                try:
+                    deleted = await self.retain(topic, older_than)
+                except LogUnavailable as error:
+                    log.warning("retention waits", topic=topic, error=str(error))
+                    break
+                if deleted:
+                    log.info("old records deleted", topic=topic, records=deleted)
+
+
+class PostgresConsumer:
+    """One member of a group: knows its partitions and how far it has fetched each."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        group: str,
+        topic: str,
+        name: str,
+        layout: Sequence[int],
+        starting_offset: StartingOffset,
+        timeout_s: float,
+    ) -> None:
+        self.member = uuid4()
+        self.group = group
+        self.topic = topic
+        self.name = name
+        self._pool = pool
+        self._layout = layout
+        self._partition_of_id = {partition_id: partition for partition, partition_id in enumerate(layout)}
+        self._starting_offset = starting_offset
+        self._timeout_s = timeout_s
+        self._mine: frozenset[int] = frozenset()
+        self._mine_until = 0.0
+        self._positions: dict[int, int] = {}
+        self._signal = asyncio.Event()
+        self._connection: Connection | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The group and the topic's stored name, as log.member has them."""
+        return self.group, self.name
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the topic has."""
+        return len(self._layout)
+
+    def wake(self) -> None:
+        """Let a waiting fetch look at once."""
+        self._signal.set()
+
+    def assign(self, partitions: frozenset[int]) -> None:
+        """Take what the last beat said; it holds until the others may take us for frozen."""
+        self._mine_until = monotonic() + SESSION_TIMEOUT_S
+        if partitions == self._mine:
+            return
+        log.info("partitions assigned", group=self.group, topic=self.topic, partitions=sorted(partitions))
+        self._mine = partitions
+        for partition in self._positions.keys() - partitions:
+            del self._positions[partition]
+        self._signal.set()
+
+    def assigned(self) -> frozenset[int]:
+        """See Consumer.assigned. After a freeze nothing is ours until the next beat."""
+        return self._mine if monotonic() < self._mine_until else frozenset()
+
+    async def rewind(self, partition: int) -> None:
+        """See Consumer.rewind."""
+        self._positions.pop(partition, None)
+
+    async def report(self, next_offsets: Mapping[int, int]) -> None:
+        """See Consumer.report: here the stored offsets are what tools read."""
+
+    async def fetch(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
+        """See Consumer.fetch."""
+        deadline = monotonic() + max_wait_s
+        while True:
+            self._signal.clear()
+            records = await self._read(max_records)
+            left_s = deadline - monotonic()
+            if records or left_s <= 0:
+                return records
+            await wait_at_most(self._signal, min(left_s, POLL_S))
+
+    async def _read(self, max_records: int) -> Mapping[int, Sequence[Record]]:
+        mine = self.assigned()
+        for partition in sorted(mine - self._positions.keys()):
+            self._positions[partition] = await self._starting_offset(self.topic, partition)
+        positions = {partition: self._positions[partition] for partition in mine if partition in self._positions}
+        if not positions:
+            return {}
+        try:
+            connection = await self._connected()
+            wanted = await self._wanted(connection, positions, max_records)
+            rows = await self._rows(connection, positions, wanted)
+        except Exception as error:
+            await self.close()
+            raise in_log(error) from error
+        return self._advance(positions, rows)
+
+    async def _wanted(self, connection: Connection, positions: Mapping[int, int], max_records: int) -> dict[int, int]:
+        """Decide how many records to read of each partition. Raises LogTruncated."""
+        ids = [self._layout[partition] for partition in positions]
+        bounds = await connection.fetch(BOUNDS_BY_ID, ids, timeout=self._timeout_s)
+        available = {}
+        for row in bounds:
+            partition = self._partition_of_id[row["id"]]
+            position = positions[partition]
+            if not row["first_offset"] <= position <= row["next_offset"]:
+                raise LogTruncated(
+                    f"{self.name} partition {partition} holds offsets {row['first_offset']} to {row['next_offset']}, "
+                    f"and group {self.group} is at {position}: records are gone that it never read"
+                )
+            available[partition] = row["next_offset"] - position
+        return shares(available, max_records)
+
+    async def _rows(
+        self, connection: Connection, positions: Mapping[int, int], wanted: Mapping[int, int]
+    ) -> Sequence[asyncpg.Record]:
+        if not wanted:
+            return []
+        rows: Sequence[asyncpg.Record] = await connection.fetch(
+            READ,
+            [self._layout[partition] for partition in wanted],
+            [positions[partition] for partition in wanted],
+            [positions[partition] + count for partition, count in wanted.items()],
+            FETCH_MAX_BYTES // len(wanted),
+            timeout=self._timeout_s,
+        )
+        return rows
+
+    def _advance(self, positions: Mapping[int, int], rows: Sequence[asyncpg.Record]) -> Mapping[int, Sequence[Record]]:
+        """Turn rows into records and move the positions on; what was taken from us or rewound meanwhile is dropped."""
+        batch: dict[int, list[Record]] = {}
+        for partition_id, offset, appended_at, key, value, headers in rows:
+            partition = self._partition_of_id[partition_id]
+            records = batch.setdefault(partition, [])
+            expected = positions[partition] + len(records)
+            if offset != expected:
+                raise LogTruncated(f"{self.name} partition {partition} lacks offset {expected}: it was deleted unread")
+            records.append(Record(self.topic, partition, offset, key, value, decode_headers(headers), appended_at))
+        for partition, records in list(batch.items()):
+            if self._positions.get(partition) == positions[partition]:
+                self._positions[partition] = records[-1].offset + 1
+            else:
+                del batch[partition]
+        return batch
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            await self.close()
+            self._connection = await self._pool.acquire(timeout=self._timeout_s)
+        return self._connection
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.release(connection)
+
+
+@asynccontextmanager
+async def postgres_log(
+    pool: asyncpg.Pool,
+    *,
+    prefix: str = "threadline",
+    partitions: int = 8,
+    max_record_bytes: int = 1_000_000,
+    timeout_s: float = 10.0,
+    retention: timedelta | None = timedelta(days=30),
+) -> AsyncIterator[PostgresLog]:
+    """Open the log over `pool`, of which it keeps one connection, one for each consumer, and one while appending.
+
+    `partitions` is for topics not made yet. Without `retention` nothing is deleted. Needs migration 0002_log.
+    """
+    postgres = PostgresLog(
+        pool, prefix=prefix, partitions=partitions, max_record_bytes=max_record_bytes, timeout_s=timeout_s
+    )
+    tasks = [asyncio.create_task(postgres.run()), asyncio.create_task(postgres.appender.run())]
+    if retention is not None:
+        tasks.append(asyncio.create_task(postgres.retain_for_ever(retention)))
+    try:
+        yield postgres
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
