@@ -15,7 +15,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,6 +159,27 @@ def offered(directory: Path) -> str | None:
     except (OSError, ValueError) as error:
         raise SetupError(f"{directory / OFFER} cannot be read: {_reason(error)}") from error
     return str(found["url"]) if found.get("pid") == holder.pid else None
+
+
+def await_offer(directory: Path, limit_s: float) -> str | None:
+    """Return what `offered` does, waiting for a holder that is still starting its database; None where none comes."""
+    deadline = time.monotonic() + limit_s
+    while (url := offered(directory)) is None:
+        if time.monotonic() > deadline or holder_of(directory) is None:
+            return None
+        time.sleep(0.05)
+    return url
+
+
+def admin_key(directory: Path, make: Callable[[], str]) -> str:
+    """Return the key in `DIR/admin.key`, written with a new one from `make` on first use. Raises SetupError."""
+    path = directory / ADMIN_KEY_FILE
+    if not path.exists():
+        write_private(path, make() + "\n", replace=False)
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path} cannot be read: {_reason(error)}") from error
 
 
 def secret_key(directory: Path) -> bytes:

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     def secret(self) -> bytes:
         """Return the 32 bytes of `secret_key`. The command has set it before any service is built."""
         if self.secret_key is None:
-            raise SetupError(MISSING_SECRET)
+            raise SetupError(NO_SEALING_KEY)
         return base64.b64decode(self.secret_key.get_secret_value())
 
     def dsn(self) -> str:
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value()
 
 
-MISSING_SECRET = (  # noqa: S105 a sentence
+NO_SEALING_KEY = (
     "THREADLINE_SECRET_KEY is needed with THREADLINE_DATABASE_URL: 32 bytes in base64, the same for every process "
     "(make one with `openssl rand -base64 32`)"
 )

@@ -1,0 +1,113 @@
+"""What a command works on: the data directory, a database that answers, and the platform that services share."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from shared import directory
+from shared.auth import Authenticator
+from shared.clock import SystemClock
+from shared.database import embedded
+from shared.database.engine import open_pool
+from shared.errors import SetupError
+from shared.service import Platform
+from shared.settings import NO_SEALING_KEY, Settings
+
+PATIENCE_S = 30.0
+"""How long a command waits for another that is soon done with the same directory."""
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data directory (THREADLINE_DATA, else ./.threadline).", show_default=False),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A database that a command can use: settings with its URL, and the embedded server where this process runs it."""
+
+    settings: Settings
+    server: embedded.Server | None = None
+
+
+@contextmanager
+def reach_database(
+    settings: Settings, command: str, *, lasting: bool = False, alone: bool = False
+) -> Iterator[Reached]:
+    """Make the database answer inside the context: the configured one, the running embedded one, or one started here.
+
+    With `alone`, the data directory must be held by nobody else, whatever the database. Raises SetupError.
+    """
+    if settings.database_url is not None and not alone:
+        yield Reached(settings)
+        return
+    folder = directory.prepare(settings.data)
+    with ExitStack() as stack:
+        url = _offered_by_holder(folder, command, lasting, alone, stack)
+        if url is not None:
+            yield Reached(_at(settings, url))
+        elif settings.database_url is not None:
+            yield Reached(settings)
+        else:
+            server = stack.enter_context(embedded.running(folder, binaries=settings.postgres_bin))
+            yield Reached(_at(settings, server.url), server)
+
+
+def _offered_by_holder(folder: Path, command: str, lasting: bool, alone: bool, stack: ExitStack) -> str | None:
+    """Return the database that the holder of `folder` offers; None where `folder` is now held by us, with `stack`."""
+    if not alone and (url := directory.offered(folder)) is not None:
+        return url
+    try:
+        stack.enter_context(directory.hold(folder, command, lasting=lasting, patience_s=PATIENCE_S))
+    except directory.DirectoryHeld:
+        url = None if alone else directory.await_offer(folder, PATIENCE_S)
+        if url is None:
+            raise
+        return url
+    return None
+
+
+def _at(settings: Settings, url: str) -> Settings:
+    return settings.model_copy(update={"database_url": SecretStr(url)})
+
+
+def with_secret(settings: Settings, *, database_is_ours: bool) -> Settings:
+    """Return `settings` with a secret key: the given one, or DIR/secret.key beside an embedded database.
+
+    Raises SetupError where the database was given without it: another process would seal with another key.
+    """
+    if settings.secret_key is not None:
+        return settings
+    if not database_is_ours:
+        raise SetupError(NO_SEALING_KEY)
+    key = directory.secret_key(directory.prepare(settings.data))
+    return settings.model_copy(update={"secret_key": SecretStr(base64.b64encode(key).decode())})
+
+
+async def open_platform(settings: Settings, stack: AsyncExitStack, *, name: str) -> Platform:
+    """Open what services share, closed with `stack`, on a database that is migrated.
+
+    `settings` has the database's URL and the secret key. Raises SetupError, Retryable.
+    """
+    from shared.log import open_log
+
+    pool = await stack.enter_async_context(open_pool(settings, settings.dsn(), name=name))
+    registry = CollectorRegistry()
+    log = await open_log(settings, pool, stack)
+    authenticator = Authenticator(
+        pool, grace_s=settings.auth_grace_s, session_s=settings.session_s, public_origin=_origin(settings.public_url)
+    )
+    return Platform(settings, SystemClock(), pool, log, authenticator, registry, settings.secret())
+
+
+def _origin(url: str | None) -> str | None:
+    return "/".join(url.split("/")[:3]) if url else None
