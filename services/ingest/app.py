@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from time import monotonic
 
 from services.ingest.intake import Intake
@@ -18,6 +19,7 @@ from shared.service import Platform, Service
 from shared.telemetry import logger
 
 SETTLE_EVERY_S = 0.5
+IDLE_TURNS = 60
 
 
 async def build(platform: Platform, stack: AsyncExitStack) -> Service:
@@ -37,9 +39,10 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
 async def settle_for_ever(platform: Platform) -> None:
     """Write down what waits too long and forget what is done, twice a second; a database away is waited for."""
     name = platform.log.name(INBOUND)
-    while True:
+    for turn in count():
         await asyncio.sleep(SETTLE_EVERY_S)
-        if not len(platform.accepted):
+        # An idle process looks now and then too: one that was killed may have left rows that are done.
+        if not len(platform.accepted) and turn % IDLE_TURNS:
             continue
         try:
             await settle(platform.pool, platform.accepted, TAKER, name, monotonic())
