@@ -114,10 +114,20 @@ class People:
                 found.update(self.links[node])
         return list(found.values())
 
-    def learn(self, evidence: Iterable[Evidence]) -> None:
-        """Take new evidence and group anew every component that it touches, whose links must be loaded."""
+    def learn(self, evidence: Iterable[Evidence]) -> dict[UUID, datetime]:
+        """Take new evidence and group anew every component that it touches, whose links must be loaded.
+
+        Returns component → the instant of the earliest evidence, for those where it changes who was one customer
+        among people who already have entries: what was decided from then on may be decided otherwise.
+        """
+        evidence = list(evidence)
+        before = self._known_together(evidence)
         touched: set[UUID] = set()
+        overtaken: set[Node] = set()
         for link in evidence:
+            ends = [self.leaf(node).linked_at for node in link.pair]
+            if any(end is not None and end > link.occurred_at for end in ends):
+                overtaken.add(link.a)
             self.take_link(link)
             for node in link.pair:
                 leaf = self.leaf(node)
@@ -126,6 +136,35 @@ class People:
                 self.changed.add(node)
                 touched.add(leaf.component_id)
         self.regroup(touched)
+        return self._decided_otherwise(evidence, before, overtaken)
+
+    def _known_together(self, evidence: Iterable[Evidence]) -> dict[UUID, UUID]:
+        """Return leaf → customer of everybody with entries in the components that this evidence touches."""
+        components = {self.leaf(node).component_id for link in evidence for node in link.pair}
+        leaves = (self.leaves[node] for component in components for node in self.members[component])
+        return {leaf.leaf_id: leaf.customer_id for leaf in leaves if leaf.last_entry_at is not None}
+
+    def _decided_otherwise(
+        self, evidence: Iterable[Evidence], before: dict[UUID, UUID], overtaken: set[Node]
+    ) -> dict[UUID, datetime]:
+        earliest: dict[UUID, datetime] = {}
+        out_of_order: set[UUID] = set()
+        for link in evidence:
+            component = self.leaves[link.a].component_id
+            earliest[component] = min(earliest.get(component, link.occurred_at), link.occurred_at)
+            if link.a in overtaken:
+                out_of_order.add(component)
+        return {
+            component: at
+            for component, at in earliest.items()
+            if component in out_of_order or self._regrouped(component, before)
+        }
+
+    def _regrouped(self, component: UUID, before: dict[UUID, UUID]) -> bool:
+        """Tell whether leaves of `component` that had entries are grouped otherwise than before."""
+        leaves = [self.leaves[node] for node in self.members[component]]
+        pairs_ = {(before[leaf.leaf_id], leaf.customer_id) for leaf in leaves if leaf.leaf_id in before}
+        return len(pairs_) != len({old for old, _ in pairs_}) or len(pairs_) != len({new for _, new in pairs_})
 
     def regroup(self, components: Iterable[UUID]) -> None:
         """Group the nodes of these components anew."""

@@ -283,12 +283,16 @@ SELECT {_CONVERSATION} FROM conversation.conversation WHERE tenant_id = $1 AND c
 """  # noqa: S608
 
 # The conversations in which a leaf has an entry and which rule 4 may still find from an instant on.
+# OFFSET 0 keeps the look-ups nested: on tables without statistics a join is planned as a scan of all conversations.
 OPEN_CONVERSATIONS = """
-SELECT p.leaf_id, c.canonical_id
-FROM unnest($2::uuid[], $3::timestamptz[]) AS l (leaf_id, active_since)
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+SELECT l.leaf_id, c.canonical_id
+FROM unnest($2::uuid[], $3::timestamptz[]) AS l (leaf_id, active_since),
+LATERAL (SELECT conversation_id FROM conversation.participation
+         WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
+LATERAL (SELECT canonical_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+LATERAL (SELECT last_entry_at FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
 WHERE k.last_entry_at >= l.active_since
 """
 

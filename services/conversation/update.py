@@ -111,6 +111,7 @@ class Update:
         """Derived entries that are there and may no longer hold."""
         self._facts: dict[UUID, Facts] = {}
         self._evidence: list[Evidence] = []
+        self._regrouped: dict[UUID, datetime] = {}
         self._bound: dict[Key, UUID] = {}
         self._owned: set[tuple[UUID, UUID]] = set()
         self._named: dict[UUID, tuple[UUID, datetime]] = {}
@@ -139,10 +140,9 @@ class Update:
         await self._ask_calls(facts)
         for fact in facts:
             self._scope.touch(self._names(fact), fact.occurred_at)
-        for link in self._evidence:
+        for component, at in self._regrouped.items():
             # Rule 4 at an instant knows the evidence up to the open window after it.
-            since = _before(link.occurred_at, self._policy)
-            self._scope.touch((component_name(self._people.leaf(link.a).component_id),), since)
+            self._scope.touch((component_name(component),), _before(at, self._policy))
         await self._load_connected()
 
     async def take_all(self) -> None:
@@ -200,7 +200,7 @@ class Update:
             return
         components = {self._people.leaf(node).component_id for link in self._evidence for node in link.pair}
         await self._load_links(components)
-        self._people.learn(self._evidence)
+        self._regrouped = self._people.learn(self._evidence)
         await self._disown_newly_shared()
 
     async def _load_links(self, components: Iterable[UUID]) -> None:
