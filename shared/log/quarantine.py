@@ -42,8 +42,8 @@ def _clean(text: str | None) -> str | None:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-async def quarantine(connection: Connection, group: str, rejections: Sequence[Rejection]) -> None:
-    """Store `rejections` inside the caller's transaction, in one statement."""
+async def quarantine(connection: Connection, group: str, name: str, rejections: Sequence[Rejection]) -> None:
+    """Store `rejections` of one topic (`name` is `Log.name(topic)`) inside the caller's transaction, in one statement."""
     if not rejections:
         return
     records = [rejection.record for rejection in rejections]
@@ -53,7 +53,7 @@ async def quarantine(connection: Connection, group: str, rejections: Sequence[Re
         [_clean(rejection.source) for rejection in rejections],
         [_clean(rejection.event_id) for rejection in rejections],
         group,
-        [record.topic for record in records],
+        [name] * len(records),
         [record.partition for record in records],
         [record.offset for record in records],
         [_clean(rejection.reason) for rejection in rejections],

@@ -252,7 +252,7 @@ class Runner:
             await compare_and_set(connection, self.group, name, steps(records))
             rejections = [rejected] if rejected else await self._handler(connection, records)
             run = self._judge(records, rejections)
-            await quarantine(connection, self.group, rejections)
+            await quarantine(connection, self.group, name, rejections)
         self._run_of_rejections = run
         return rejections
 
