@@ -1,7 +1,7 @@
 """The CloudEvents 1.0 HTTP binding: which mode a request is in, and the structured events that it carries. Pure.
 
 Own code and not the `cloudevents` SDK, which reads headers that are not UTF-8 without a word and takes its time
-(docs/decisions/ingest-reads-cloudevents-itself.md); a contract test posts what the SDK writes, in all modes.
+(docs/decisions/0008-ingest-reads-cloudevents-itself.md); a contract test posts what the SDK writes, in all modes.
 """
 
 from __future__ import annotations
