@@ -1,0 +1,176 @@
+"""The dialogues of the shared data: deliveries to post, and the truth to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any
+
+import httpx
+
+from tests.processes import System
+
+STRUCTURED = "application/cloudevents+json"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One line of deliveries.jsonl."""
+
+    tenant: str
+    source: str | None
+    id: str | None
+    expect: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Deliveries in arrival order, the policies to put first, and the truth by `tenant|source|id`."""
+
+    deliveries: Sequence[Delivery]
+    policy: Mapping[str, Mapping[str, Any]]
+    clusters: Mapping[str, str]
+    events: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def tenants(self) -> list[str]:
+        return sorted({delivery.tenant for delivery in self.deliveries})
+
+    def shuffled(self, seed: int) -> Dialogues:
+        """Return the same in another order; only of an id that comes with several bodies the first stays first."""
+        order = list(self.deliveries)
+        Random(seed).shuffle(order)
+        first: dict[tuple[str, str | None, str | None], Delivery] = {}
+        for delivery in self.deliveries:
+            first.setdefault((delivery.tenant, delivery.source, delivery.id), delivery)
+        seen: set[tuple[str, str | None, str | None]] = set()
+        result = []
+        for delivery in order:
+            name = (delivery.tenant, delivery.source, delivery.id)
+            result.append(delivery if delivery.id is None or name in seen else first[name])
+            seen.add(name)
+        return Dialogues(result, self.policy, self.clusters, self.events)
+
+
+def load(folder: Path) -> Dialogues:
+    """Read the folder `dialogues` of the shared data."""
+    lines = [json.loads(line) for line in (folder / "deliveries.jsonl").read_text("utf8").splitlines()]
+    truth = json.loads((folder / "truth.json").read_text("utf8"))
+    deliveries = [Delivery(x["tenant"], x["source"], x["id"], x["expect"], x["body"]) for x in lines]
+    return Dialogues(deliveries, truth["policy"], truth["clusters"], truth["events"])
+
+
+async def put_policies(system: System, dialogues: Dialogues) -> None:
+    """Put the identity policy of every tenant."""
+    for tenant in dialogues.tenants:
+        async with system.client(tenant, system.conversation) as client:
+            before = (await client.get("/v1/identity/policy")).raise_for_status().json()
+            answer = await client.put("/v1/identity/policy", json={**before, **dialogues.policy[tenant]})
+            assert answer.status_code == 200, answer.text
+
+
+async def post(system: System, dialogues: Dialogues) -> list[tuple[Delivery, httpx.Response]]:
+    """Post every delivery in order, one request each; return the answers."""
+    clients = {tenant: system.client(tenant, system.ingest) for tenant in dialogues.tenants}
+    try:
+        return [
+            (
+                one,
+                await clients[one.tenant].post(
+                    "/v1/events", content=one.body.encode(), headers={"Content-Type": STRUCTURED}
+                ),
+            )
+            for one in dialogues.deliveries
+        ]
+    finally:
+        for client in clients.values():
+            await client.aclose()
+
+
+async def statuses(system: System, dialogues: Dialogues, patience_s: float = 90) -> dict[str, dict[str, Any]]:
+    """Return the status of every event of the truth, once all are on a timeline (or patience is at its end)."""
+    deadline = monotonic() + patience_s
+    while True:
+        found = await _ask_all(system, dialogues.events)
+        if all(one.get("status") == "on_timeline" for one in found.values()) or monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.3)
+
+
+async def _ask_all(system: System, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    by_tenant: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_tenant[name.partition("|")[0]].append(name)
+    found: dict[str, dict[str, Any]] = {}
+    for tenant, theirs in by_tenant.items():
+        async with system.client(tenant, system.ingest) as client:
+            limit = asyncio.Semaphore(16)
+
+            async def ask(name: str, client: httpx.AsyncClient = client, limit: asyncio.Semaphore = limit) -> None:
+                _, source, event_id = name.split("|", 2)
+                async with limit:
+                    answer = await client.get("/v1/events/status", params={"source": source, "id": event_id})
+                found[name] = answer.json() if answer.status_code == 200 else {"status": f"http {answer.status_code}"}
+
+            await asyncio.gather(*(ask(name) for name in theirs))
+    return found
+
+
+def apart_or_fused(pairs: Iterable[tuple[str, Hashable, Hashable]]) -> list[str]:
+    """Compare two groupings of names; return a sentence for each name whose group differs."""
+    wanted: dict[Hashable, set[str]] = defaultdict(set)
+    got: dict[Hashable, set[str]] = defaultdict(set)
+    items = list(pairs)
+    for name, want, have in items:
+        wanted[want].add(name)
+        got[have].add(name)
+    return [
+        f"{name}: lacks {sorted(wanted[want] - got[have])[:2]}, has {sorted(got[have] - wanted[want])[:2]}"
+        for name, want, have in items
+        if wanted[want] != got[have]
+    ]
+
+
+def differences(dialogues: Dialogues, found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return what differs from the truth, by kind; all empty where everything is right."""
+    truth = dialogues.events
+
+    def own(name: str, field: str) -> str:
+        # Without a conversation it belongs with nothing else.
+        return found[name].get(field) or f"none of {name}"
+
+    return {
+        "not on a timeline": [name for name in truth if found[name].get("status") != "on_timeline"],
+        "customers": apart_or_fused((n, t["cluster"], own(n, "customer_id")) for n, t in truth.items() if t["cluster"]),
+        "conversations": apart_or_fused(
+            (n, t["conversation"] or f"none of {n}", own(n, "conversation_id"))
+            for n, t in truth.items()
+            if t["decidable"]
+        ),
+        "conversations by the rules": apart_or_fused(
+            (n, t["by_rules"] or f"none of {n}", own(n, "conversation_id")) for n, t in truth.items()
+        ),
+    }
+
+
+async def handles(system: System, dialogues: Dialogues) -> list[str]:
+    """Ask for every handle of the truth; return what differs from its clusters."""
+    pairs = []
+    for tenant in dialogues.tenants:
+        async with system.client(tenant, system.conversation) as client:
+            for name, cluster in dialogues.clusters.items():
+                whose, _, node = name.partition("|")
+                if whose != tenant or node.startswith("contact:"):
+                    continue
+                answer = (await client.get("/v1/customers", params={"handle": node})).raise_for_status().json()
+                ids = [one["id"] for one in answer["customers"]]
+                assert len(ids) == 1, f"{name}: {ids}"
+                pairs.append((name, cluster, ids[0]))
+    return apart_or_fused(pairs)
