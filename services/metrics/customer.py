@@ -1,0 +1,195 @@
+"""What one customer did over all conversations: contacts on one line, sessions, surveys, coming and going.
+
+A pure function of the customer's conversations (those whose first entry is theirs) and of their other entries, so that
+a merge or a split of customers is nothing but evaluating both sides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from services.metrics.buckets import Dims
+from services.metrics.entries import Entry
+from services.metrics.facts import DAY, Contact, Conversation, Episode, contact_key, corrected, human_reply
+from services.metrics.survey import Answer, last_answers
+
+_CONTACTS = frozenset(
+    {
+        "message.received", "message.sent", "call.queued", "call.answered", "call.held", "call.abandoned",
+        "call.overflowed", "call.ended",
+    }
+)  # fmt: skip
+
+RELEVANT = _CONTACTS | {
+    "selfservice.viewed", "selfservice.deflected", "ivr.ended", "bot.answered", "bot.handed_over", "survey.sent",
+    "survey.answered", "customer.started", "customer.churned", "revenue.recorded",
+}  # fmt: skip
+"""Types of entries outside of conversations that a customer's KPIs read; others make no customer."""
+
+
+class Session:
+    """A self-service, bot or IVR session: its entries in order."""
+
+    __slots__ = ("entries", "key")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.entries: list[Entry] = []
+
+    @property
+    def start(self) -> int:
+        return self.entries[0].at
+
+    @property
+    def end(self) -> int:
+        return self.entries[-1].at
+
+
+class Customer:
+    """One customer. `strays` are their entries outside of any conversation that opened."""
+
+    def __init__(self, id: str, conversations: Iterable[Conversation], strays: Iterable[Entry]) -> None:
+        self.id = id
+        self.conversations = sorted(conversations, key=lambda c: c.opening.order)
+        self.strays = corrected(strays)
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All entries: those of the conversations and the strays, by time."""
+        found = [e for c in self.conversations for e in c.entries]
+        found.extend(self.strays)
+        found.sort(key=lambda e: e.order)
+        return found
+
+    @cached_property
+    def segment(self) -> str | None:
+        """The first segment named for them."""
+        return next((c.segment for c in self.conversations if c.segment), None) or next(
+            (e.segment for e in self.strays if e.segment), None
+        )
+
+    @cached_property
+    def contacts(self) -> list[Contact]:
+        """Their contacts by start; one that shows in a conversation and outside of it is one."""
+        found: dict[str, Contact] = {}
+        for c in self.conversations:
+            for key, contact in c.contacts.items():
+                other = found.get(key)
+                if other is None or contact.first.order < other.first.order:
+                    found[key] = contact
+        for entry in self.strays:
+            if entry.type in _CONTACTS and not entry.automatic:
+                key = contact_key(entry)
+                known = found.get(key)
+                if known is None:
+                    found[key] = known = Contact(key, entry, None)
+                if known.conversation is None:
+                    known.end = entry.at
+                    if known.answered is None and human_reply(entry):
+                        known.answered = entry
+        return sorted(found.values(), key=lambda contact: contact.first.order)
+
+    @cached_property
+    def _conversation(self) -> dict[str, Conversation]:
+        return {c.id: c for c in self.conversations}
+
+    def topic_of(self, contact: Contact) -> str | None:
+        """Return the topic of a contact: its own, else its conversation's."""
+        if contact.topic is not None:
+            return contact.topic
+        c = self._conversation.get(contact.conversation or "")
+        return c.topic if c else None
+
+    def contact_again(self, c: Conversation, resolved: Entry, within: int) -> Contact | None:
+        """Return the first contact on the topic of `c` that starts after `resolved`, at most `within` later."""
+        for contact in self.contacts:
+            if contact.first.order <= resolved.order:
+                continue
+            if contact.start - resolved.at > within:
+                return None
+            if self.topic_of(contact) == c.topic:
+                return contact
+        return None
+
+    def resolution_before(self, c: Conversation, within: int) -> Entry | None:
+        """Return the last resolution of another conversation on the topic of `c`, at most `within` before it opened."""
+        best: Entry | None = None
+        for other in self.conversations:
+            if other is c or other.topic != c.topic:
+                continue
+            for episode in other.episodes:
+                e = episode.resolved
+                if e is not None and 0 <= c.opened_at - e.at <= within and (best is None or e.order > best.order):
+                    best = e
+        return best
+
+    def contact_between(self, after: int, until: int) -> Contact | None:
+        """Return the first contact that starts in (after, until]."""
+        return next((k for k in self.contacts if after < k.start <= until), None)
+
+    def switches(self) -> Iterable[tuple[Contact, Contact]]:
+        """Yield (first of the unanswered run, the contact on another channel directly after it), ≤ 24 h apart."""
+        contacts = self.contacts
+        for index, contact in enumerate(contacts):
+            start: Contact | None = None
+            for before in reversed(contacts[:index]):
+                other = before.channel != contact.channel and (start is None or before.channel == start.channel)
+                served = before.answered is not None and before.answered.at <= contact.start
+                if not other or served or contact.start - before.start > DAY:
+                    break
+                start = before
+            if start is not None:
+                yield start, contact
+
+    def episode_starts(self) -> list[Episode]:
+        """Return the episodes of all conversations by start."""
+        return sorted((e for c in self.conversations for e in c.episodes), key=lambda e: e.opened_by.order)
+
+    def first_touch(self, opened_by: Entry) -> Entry:
+        """Return the earliest touch in the day before an episode's first entry, else that entry."""
+        for entry in self._touches:
+            if entry.order >= opened_by.order:
+                break
+            if opened_by.at - entry.at <= DAY:
+                return entry
+        return opened_by
+
+    @cached_property
+    def _touches(self) -> list[Entry]:
+        return [
+            e
+            for e in self.entries
+            if e.type in ("selfservice.viewed", "message.received", "call.queued", "ivr.ended") and not e.automatic
+        ]
+
+    @cached_property
+    def views(self) -> list[Entry]:
+        """Their self-service views."""
+        return [e for e in self.entries if e.type == "selfservice.viewed"]
+
+    def sessions(self, *types: str) -> list[Session]:
+        """Return the sessions made of entries of these types, by start; without a session id each is one."""
+        found: dict[str, Session] = {}
+        for entry in self.entries:
+            if entry.type in types:
+                key = str(entry.data.get("session_id") or entry.id)
+                found.setdefault(key, Session(key)).entries.append(entry)
+        return list(found.values())
+
+    def of(self, *types: str) -> list[Entry]:
+        """Return their entries of these types, by time."""
+        return [e for e in self.entries if e.type in types]
+
+    @cached_property
+    def answers(self) -> Sequence[Answer]:
+        """Their survey answers that count."""
+        by_survey: dict[str, list[Entry]] = {}
+        for entry in self.of("survey.sent", "survey.answered"):
+            by_survey.setdefault(str(entry.data.get("survey_id") or entry.id), []).append(entry)
+        return [answer for entries in by_survey.values() for answer in last_answers(entries)]
+
+    @property
+    def dims(self) -> Dims:
+        """Tenant-level dimensions: the segment."""
+        return Dims(segment=self.segment)

@@ -1,0 +1,138 @@
+"""From entries to contributions, entity by entity: pure, the same for the stream, the recount and the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from services.metrics.buckets import Contributions, Sink
+from services.metrics.business import Rules
+from services.metrics.customer import RELEVANT, Customer
+from services.metrics.entries import Entry
+from services.metrics.facts import Conversation, analyse
+from services.metrics.kpis import FUNCTIONS
+from services.metrics.kpis.calls import Call
+from services.metrics.kpis.definition import Entity
+from services.metrics.kpis.handling import Agent
+from services.metrics.kpis.money import Money
+from services.metrics.kpis.surveys import Survey
+
+
+class Ref(NamedTuple):
+    """Names an entity of one tenant."""
+
+    kind: str
+    key: str
+
+
+CONVERSATION, CALL, SURVEY = Entity.conversation.value, Entity.call.value, Entity.survey.value
+CUSTOMER, AGENT, MONEY, ENTRY = Entity.customer.value, Entity.agent.value, Entity.money.value, Entity.entry.value
+
+_BY_ENTRY = frozenset({"remedy.chosen", "channel.availability"})
+_MESSAGES = frozenset({"message.received", "message.sent"})
+_AGENTS = frozenset({"agent.status", "agent.joined", "agent.left", "agent.blocked"})
+
+
+def group_of(entry: Entry) -> Ref | None:
+    """Return the call, survey, agent or amount that `entry` is part of."""
+    kind = entry.type
+    if kind.startswith(("call.", "callback.")):
+        return Ref(CALL, entry.contact) if entry.contact else None
+    if kind.startswith("survey."):
+        return Ref(SURVEY, str(entry.data.get("survey_id") or entry.id)[:200])
+    if kind in _AGENTS:
+        return Ref(AGENT, entry.agent) if entry.agent else None
+    if kind in ("cost.recorded", "revenue.recorded"):
+        return Ref(MONEY, str(entry.data.get("corrects_event_id") or entry.event_id)[:200])
+    return None
+
+
+def counts_alone(entry: Entry) -> bool:
+    """Whether `entry` counts by itself, outside of any conversation."""
+    return entry.type in _BY_ENTRY or (entry.conversation is None and entry.type in _MESSAGES)
+
+
+def concerns_customer(entry: Entry) -> bool:
+    """Whether an entry outside of a conversation matters to its customer's KPIs."""
+    return entry.type in RELEVANT and not (entry.type in _MESSAGES and entry.automatic)
+
+
+def evaluate(kind: str, facts: Any, rules: Rules, evidence: bool = False) -> Sink:
+    """Return the contributions of one entity from its facts."""
+    sink = Sink(evidence)
+    for function in FUNCTIONS[Entity(kind)]:
+        function(facts, rules, sink)
+    return sink
+
+
+GROUPS: dict[str, Callable[[str, list[Entry]], Any]] = {CALL: Call, AGENT: Agent, MONEY: Money}
+"""Kinds of entities that are made of their own entries only."""
+
+
+class Timeline(NamedTuple):
+    """Everything of one tenant in its newest version: what a recount starts from."""
+
+    entries: Iterable[Entry]
+    customers: Mapping[str, str]
+    """leaf → customer"""
+    canonical: Mapping[str, str]
+    """conversation → canonical conversation, where it is another"""
+
+
+def recount(timeline: Timeline, rules: Rules) -> dict[Ref, Contributions]:
+    """Return the contributions of every entity, computed from scratch and without any state of the stream."""
+    conversations: dict[str, list[Entry]] = {}
+    groups: dict[Ref, list[Entry]] = {}
+    strays: dict[str, list[Entry]] = {}
+    alone: list[Entry] = []
+    for entry in timeline.entries:
+        group = group_of(entry)
+        if group is not None:
+            groups.setdefault(group, []).append(entry)
+        if counts_alone(entry):
+            alone.append(entry)
+        if entry.conversation is not None:
+            key = timeline.canonical.get(entry.conversation, entry.conversation)
+            conversations.setdefault(key, []).append(entry)
+        elif entry.leaf is not None and concerns_customer(entry):
+            strays.setdefault(timeline.customers.get(entry.leaf, entry.leaf), []).append(entry)
+    facts: dict[str, Conversation] = {}
+    owned: dict[str, list[Conversation]] = {}
+    for key, entries in conversations.items():
+        conversation = analyse(key, entries)
+        if conversation is None:
+            for entry in entries:
+                if entry.leaf is not None and concerns_customer(entry):
+                    strays.setdefault(timeline.customers.get(entry.leaf, entry.leaf), []).append(entry)
+            continue
+        facts[key] = conversation
+        if conversation.owner is not None:
+            owner = timeline.customers.get(conversation.owner, conversation.owner)
+            owned.setdefault(owner, []).append(conversation)
+    found = {Ref(CONVERSATION, key): evaluate(CONVERSATION, c, rules).cells for key, c in facts.items()}
+    for ref, entries in groups.items():
+        made = group_facts(ref, entries, facts, timeline.canonical)
+        if made is not None:
+            found[ref] = evaluate(ref.kind, made, rules).cells
+    for customer in owned.keys() | strays.keys():
+        made = Customer(customer, owned.get(customer, ()), strays.get(customer, ()))
+        found[Ref(CUSTOMER, customer)] = evaluate(CUSTOMER, made, rules).cells
+    for entry in alone:
+        found[Ref(ENTRY, entry.id)] = evaluate(ENTRY, entry, rules).cells
+    return {ref: cells for ref, cells in found.items() if any(cell != (0, 0) for cell in cells.values())}
+
+
+def group_facts(
+    ref: Ref, entries: list[Entry], facts: Mapping[str, Conversation | None], canonical: Mapping[str, str]
+) -> Any:
+    """Return the facts of a call, survey, agent or amount; None where the group is not evaluated."""
+    if ref.kind == SURVEY:
+        about: dict[str, Conversation] = {}
+        for entry in entries:
+            if entry.conversation is not None:
+                c = facts.get(canonical.get(entry.conversation, entry.conversation))
+                if c is not None:
+                    about[entry.conversation] = c
+        return Survey(ref.key, entries, about)
+    make = GROUPS.get(ref.kind)
+    return make(ref.key, entries) if make is not None else None

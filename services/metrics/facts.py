@@ -1,0 +1,454 @@
+"""What happened in one conversation, read off its entries in one pass; every KPI function reads this and no entries.
+
+A pure function of the set of posted entries: they are sorted by (occurred_at, source, event_id) first. Entries that
+Threadline derives (source `/threadline`) are left out before: the lifecycle is derived here again from what was posted,
+so that a posted and a derived opening, reopening or escalation count once, whichever of them arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.metrics.buckets import Dims
+from services.metrics.entries import SECOND, Entry, seconds
+
+DAY = 86_400 * SECOND
+REOPEN_WITHIN = 28 * DAY
+"""A customer's message reopens a resolved conversation up to this long after its resolution."""
+
+CUSTOMER_TURN = "customer"
+
+
+class Contact:
+    """One leg on one channel: a chat session, an e-mail thread, a call."""
+
+    __slots__ = (
+        "answered",
+        "asked",
+        "bot_at",
+        "channel",
+        "conversation",
+        "end",
+        "first",
+        "handle",
+        "handles",
+        "is_call",
+        "key",
+        "sentiments",
+        "start",
+        "to_channels",
+        "topic",
+    )  # fmt: skip
+
+    def __init__(self, key: str, first: Entry, conversation: str | None) -> None:
+        self.key = key
+        self.first = first
+        self.start = first.at
+        self.end = first.at
+        self.channel = first.channel
+        self.topic = first.topic
+        self.conversation = conversation
+        self.is_call = first.type.startswith("call.")
+        self.answered: Entry | None = None
+        """The first entry by which a human answered."""
+        self.bot_at: int | None = None
+        self.asked = 0
+        """Messages received in it."""
+        self.handle = 0
+        self.handles: list[Entry] = []
+        self.sentiments: dict[str, Entry] = {}
+        self.to_channels: dict[str, Entry] = {}
+        """Channels this contact was escalated to, and the entry that shows it."""
+
+
+class Episode:
+    """From opened (or reopened) to resolved."""
+
+    __slots__ = (
+        "bot",
+        "fields",
+        "handled",
+        "opened_by",
+        "reopened_by",
+        "repeated_field",
+        "resolved",
+        "start",
+        "systems",
+        "touched",
+        "transfers",
+    )  # fmt: skip
+
+    def __init__(self, opened_by: Entry, start: int) -> None:
+        self.opened_by = opened_by
+        self.start = start
+        self.resolved: Entry | None = None
+        self.reopened_by: Entry | None = None
+        self.handled: Entry | None = None
+        self.bot: Entry | None = None
+        self.transfers: list[Entry] = []
+        self.fields: dict[str, Entry] = {}
+        self.repeated_field: Entry | None = None
+        self.systems: dict[str, Entry] = {}
+        self.touched: list[str] = []
+
+    def reopened_within(self, limit: int) -> bool:
+        """Whether this episode's resolution was undone by a reopening at most `limit` later."""
+        if self.resolved is None or self.reopened_by is None:
+            return False
+        return self.reopened_by.at - self.resolved.at <= limit
+
+
+class Conversation:
+    """The facts of one conversation. Only made where it opened; `entries` are sorted and corrected."""
+
+    __slots__ = (
+        "acknowledged", "agent", "by_customer", "contacts", "dims", "entries", "episodes", "first_reply", "handover",
+        "id", "inbound_before_reply", "language", "opened_at", "opening", "owner", "pickups", "segment", "stretches",
+        "team", "topic", "turns", "waits",
+    )  # fmt: skip
+
+    def __init__(self, id: str, entries: Sequence[Entry], opening: Entry) -> None:
+        self.id = id
+        self.entries = entries
+        self.opening = opening
+        self.opened_at = opening.at
+        self.owner: str | None = entries[0].leaf
+        self.topic: str | None = entries[0].topic
+        self.segment: str | None = next((e.segment for e in entries if e.segment), None)
+        self.language: str | None = next((e.language for e in entries if e.language), None)
+        self.by_customer = True
+        self.first_reply: Entry | None = None
+        self.handover: Entry | None = None
+        """The last hand-over by a bot before the first human reply."""
+        self.inbound_before_reply: list[Entry] = []
+        self.acknowledged: Entry | None = None
+        self.stretches: list[tuple[Entry, Entry]] = []
+        """(oldest unanswered inbound message, human reply)."""
+        self.waits: list[tuple[int, int]] = []
+        """Spans in which a customer's message waited for us."""
+        self.turns: list[tuple[int, int | None]] = []
+        """Spans in which it was our turn, from the opening on; the last one may be open."""
+        self.contacts: dict[str, Contact] = {}
+        self.episodes: list[Episode] = []
+        self.pickups: dict[str, tuple[Entry, set[str]]] = {}
+        """agent → (first thing they did here, sections of the context they saw)."""
+        self.agent: str | None = None
+        self.team: str | None = None
+        self.dims = Dims()
+
+    def at_entry(self, entry: Entry) -> Dims:
+        """Dimensions of a fact that is one entry: its own, the customer's from the conversation."""
+        return Dims(
+            entry.channel, entry.team, entry.agent, entry.segment or self.segment, entry.language or self.language
+        )
+
+    def standing(self) -> Episode | None:
+        """Return the last episode where its resolution holds: not undone by a reopening within 7 days."""
+        for episode in reversed(self.episodes):
+            if episode.resolved is not None:
+                return None if episode.reopened_within(7 * DAY) else episode
+        return None
+
+    def resolution_dims(self, episode: Episode) -> Dims:
+        """Dimensions frozen at the resolution: the last channel before it, the agent who resolved or answered last."""
+        resolved = episode.resolved
+        assert resolved is not None
+        channel, agent, team = resolved.channel, resolved.agent, resolved.team
+        for entry in reversed(self.entries):
+            if entry.order > resolved.order:
+                continue
+            if entry.order[0] < self.opened_at:
+                break
+            if channel is None and entry.channel and not entry.automatic:
+                channel = entry.channel
+            if agent is None and entry.agent and entry.type in _ANSWERS and not entry.automatic:
+                agent, team = entry.agent, team or entry.team
+            elif team is None and agent is not None and entry.agent == agent:
+                team = entry.team
+            if channel is not None and agent is not None and team is not None:
+                break
+        return Dims(channel or self.opening.channel, team, agent, self.segment, self.language)
+
+
+_ANSWERS = frozenset({"message.sent", "call.answered"})
+_CONTACT_TYPES = frozenset(
+    {
+        "message.received", "message.sent", "call.queued", "call.answered", "call.held", "call.abandoned",
+        "call.overflowed", "call.ended",
+    }
+)  # fmt: skip
+
+
+def corrected(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries sorted by time, without those that another one says it corrects."""
+    ordered = sorted(entries, key=_order)
+    gone = {e.data["corrects_event_id"] for e in ordered if "corrects_event_id" in e.data}
+    return [e for e in ordered if e.event_id not in gone] if gone else ordered
+
+
+def _order(entry: Entry) -> tuple[int, str, str]:
+    return entry.order
+
+
+def human_reply(entry: Entry) -> bool:
+    """Whether a human answered by this entry."""
+    return entry.type == "call.answered" or (entry.type == "message.sent" and entry.human and not entry.automatic)
+
+
+def opening_of(entries: Sequence[Entry]) -> Entry | None:
+    """Return the entry that opens the conversation: a message, an answered call (at its queuing), a posted opening."""
+    answered = {e.contact for e in entries if e.type == "call.answered"}
+    for e in entries:
+        kind = e.type
+        if kind in ("message.received", "message.sent"):
+            if not e.automatic:
+                return e
+        elif kind in ("conversation.opened", "call.answered") or (kind == "call.queued" and e.contact in answered):
+            return e
+    return None
+
+
+def contact_key(entry: Entry) -> str:
+    """Return the contact an entry belongs to: as given, else one for the conversation and channel."""
+    return entry.contact or f"{entry.conversation or entry.id}/{entry.channel}"
+
+
+def analyse(id: str, entries: Sequence[Entry]) -> Conversation | None:
+    """Return the facts of the conversation `id`; None where nothing opened it."""
+    ordered = corrected(entries)
+    opening = opening_of(ordered)
+    if opening is None:
+        return None
+    conversation = Conversation(id, ordered, opening)
+    _Reader(conversation).read()
+    return conversation
+
+
+class _Reader:
+    """The state of the one pass over a conversation's entries."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.c = conversation
+        self.episode: Episode | None = None
+        self.previous: Contact | None = None
+        self.waiting: Entry | None = None
+        self.wait_from: int | None = None
+        self.turn_from: int | None = None
+        self.resolved_at: int | None = None
+        self.inbound: list[Entry] = []
+        self.handover: Entry | None = None
+        self.escalated: set[tuple[str | None, str | None]] = set()
+
+    def read(self) -> None:
+        c = self.c
+        first = next((e for e in c.entries if e.type in _CONTACT_TYPES and not e.automatic), None)
+        c.by_customer = not (first is not None and first.type == "message.sent" and first.human)
+        for entry in c.entries:
+            if entry is c.opening:
+                self.open(entry)
+            step = _STEPS.get(entry.type)
+            if step is not None:
+                step(self, entry)
+            if entry.agent and entry.type in _PICKING_UP and not entry.automatic:
+                self.pick_up(entry)
+        if self.turn_from is not None:
+            c.turns.append((self.turn_from, None))
+        self.attribute()
+
+    # Lifecycle
+
+    def open(self, entry: Entry) -> None:
+        self.episode = Episode(entry, entry.at)
+        self.c.episodes.append(self.episode)
+        if self.c.by_customer:
+            self.turn_from = entry.at
+
+    def reopen(self, entry: Entry) -> None:
+        if self.episode is None or self.episode.resolved is None:
+            return
+        self.episode.reopened_by = entry
+        self.episode = Episode(entry, entry.at)
+        self.c.episodes.append(self.episode)
+        self.our_turn(entry.at)
+
+    def resolve(self, entry: Entry) -> None:
+        if self.episode is None or self.episode.resolved is not None:
+            return
+        self.episode.resolved = entry
+        self.resolved_at = entry.at
+        self.waiting = None
+        self.stop_waiting(entry.at)
+
+    def stop_waiting(self, at: int) -> None:
+        if self.wait_from is not None:
+            self.c.waits.append((self.wait_from, at))
+            self.wait_from = None
+        if self.turn_from is not None:
+            self.c.turns.append((self.turn_from, at))
+            self.turn_from = None
+
+    def our_turn(self, at: int) -> None:
+        if self.turn_from is None:
+            self.turn_from = at
+
+    def pending(self, entry: Entry) -> None:
+        if self.episode is None or self.episode.resolved is not None:
+            return
+        if entry.data.get("waiting_on") == CUSTOMER_TURN:
+            self.stop_waiting(entry.at)
+        else:
+            self.our_turn(entry.at)
+
+    # Messages and calls
+
+    def received(self, entry: Entry) -> None:
+        if entry.automatic:
+            return
+        episode = self.episode
+        if episode is not None and episode.resolved is not None and entry.at - episode.resolved.at <= REOPEN_WITHIN:
+            self.reopen(entry)
+        self.touch(entry).asked += 1
+        if self.waiting is None:
+            self.waiting = entry
+        if self.wait_from is None:
+            self.wait_from = entry.at
+        self.our_turn(entry.at)
+        if self.c.first_reply is None:
+            self.inbound.append(entry)
+
+    def sent(self, entry: Entry) -> None:
+        if entry.automatic:
+            return
+        contact = self.touch(entry)
+        if entry.bot:
+            contact.bot_at = entry.at if contact.bot_at is None else contact.bot_at
+            if self.episode is not None and self.episode.bot is None:
+                self.episode.bot = entry
+        if not entry.human:
+            return
+        self.reply(entry, contact)
+        handle = seconds(entry.data, "handle_s")
+        if handle is not None:
+            contact.handle += handle
+            contact.handles.append(entry)
+
+    def call(self, entry: Entry) -> None:
+        contact = self.touch(entry)
+        if entry.type == "call.answered":
+            self.reply(entry, contact)
+
+    def reply(self, entry: Entry, contact: Contact) -> None:
+        c = self.c
+        if contact.answered is None:
+            contact.answered = entry
+        if self.episode is not None and self.episode.handled is None:
+            self.episode.handled = entry
+        if c.first_reply is None and c.by_customer and self.episode is not None:
+            c.first_reply = entry
+            c.handover = self.handover
+            c.inbound_before_reply = self.inbound
+        if self.waiting is not None:
+            c.stretches.append((self.waiting, entry))
+            self.waiting = None
+        if self.episode is None or self.episode.resolved is None:
+            self.stop_waiting(entry.at)
+
+    def touch(self, entry: Entry) -> Contact:
+        """Return the entry's contact, new where it is its first; a change of channel is an escalation."""
+        c = self.c
+        key = contact_key(entry)
+        contact = c.contacts.get(key)
+        if contact is None:
+            contact = Contact(key, entry, c.id)
+            c.contacts[key] = contact
+            before = self.previous
+            if before is not None and contact.channel and before.channel != contact.channel:
+                before.to_channels.setdefault(contact.channel, entry)
+            self.previous = contact
+        contact.end = entry.at
+        if contact.topic is None:
+            contact.topic = entry.topic
+        mood = entry.data.get("sentiment")
+        if isinstance(mood, str):
+            contact.sentiments.setdefault(mood, entry)
+        return contact
+
+    def escalate(self, entry: Entry) -> None:
+        source = entry.data.get("from_contact") or entry.contact
+        target = entry.data.get("to_channel")
+        contact = self.c.contacts.get(source) if isinstance(source, str) else self.previous
+        if contact is not None and isinstance(target, str):
+            contact.to_channels.setdefault(target, entry)
+
+    # What else happens in it
+
+    def acknowledge(self, entry: Entry) -> None:
+        if self.c.acknowledged is None and self.episode is not None:
+            self.c.acknowledged = entry
+
+    def bot(self, entry: Entry) -> None:
+        if entry.type == "bot.handed_over":
+            self.handover = entry
+        if self.episode is not None and self.episode.bot is None:
+            self.episode.bot = entry
+
+    def transfer(self, entry: Entry) -> None:
+        if self.episode is not None:
+            self.episode.transfers.append(entry)
+
+    def ask(self, entry: Entry) -> None:
+        field = entry.data.get("field")
+        if self.episode is None or not isinstance(field, str):
+            return
+        if field in self.episode.fields:
+            self.episode.repeated_field = self.episode.repeated_field or entry
+        self.episode.fields.setdefault(field, entry)
+
+    def view(self, entry: Entry) -> None:
+        system = entry.data.get("system")
+        if self.episode is not None and isinstance(system, str):
+            self.episode.systems.setdefault(system, entry)
+
+    def pick_up(self, entry: Entry) -> None:
+        agent = entry.agent
+        assert agent is not None
+        seen = self.c.pickups.setdefault(agent, (entry, set()))[1]
+        sections = entry.data.get("sections")
+        if entry.type == "agent.context_viewed" and isinstance(sections, list):
+            seen.update(s for s in sections if isinstance(s, str))
+
+    def attribute(self) -> None:
+        """Name the agent and team the conversation counts for: who resolved it, else who answered it last."""
+        c = self.c
+        last = next((e.resolved for e in reversed(c.episodes) if e.resolved is not None and e.resolved.agent), None)
+        if last is None:
+            last = next((e for e in reversed(c.entries) if e.agent and human_reply(e)), None)
+        if last is not None:
+            c.agent = last.agent
+            c.team = last.team or next((e.team for e in reversed(c.entries) if e.agent == c.agent and e.team), None)
+        channel = c.opening.channel or next((e.channel for e in c.entries if e.channel), None)
+        c.dims = Dims(channel, c.team or c.opening.team, c.agent, c.segment, c.language)
+
+
+_PICKING_UP = frozenset({"message.sent", "call.answered", "agent.context_viewed"})
+
+_STEPS = {
+    "message.received": _Reader.received,
+    "message.sent": _Reader.sent,
+    "call.queued": _Reader.call,
+    "call.answered": _Reader.call,
+    "call.held": _Reader.call,
+    "call.abandoned": _Reader.call,
+    "call.overflowed": _Reader.call,
+    "call.ended": _Reader.call,
+    "conversation.resolved": _Reader.resolve,
+    "conversation.reopened": _Reader.reopen,
+    "conversation.pending": _Reader.pending,
+    "conversation.transferred": _Reader.transfer,
+    "conversation.escalated": _Reader.escalate,
+    "acknowledgement.sent": _Reader.acknowledge,
+    "bot.answered": _Reader.bot,
+    "bot.handed_over": _Reader.bot,
+    "info.requested": _Reader.ask,
+    "agent.context_viewed": _Reader.view,
+}
