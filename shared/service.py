@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from shared.auth import Authenticator
     from shared.clock import Clock
+    from shared.log.metrics import LogMetrics
     from shared.log.protocol import Log
     from shared.settings import Settings
 
@@ -35,6 +36,8 @@ class Platform:
     registry: CollectorRegistry
     secret_key: bytes = field(repr=False)
     """The installation's 32 bytes: entry ids are keyed with it, channel secrets sealed."""
+    log_metrics: LogMetrics
+    """What all consumers of this process count."""
     accepted: Accepted = field(default_factory=Accepted)
     """What this process accepted and the consumer has not taken yet."""
 

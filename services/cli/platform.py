@@ -19,6 +19,7 @@ from shared.clock import SystemClock
 from shared.database import embedded
 from shared.database.engine import open_pool
 from shared.errors import SetupError
+from shared.log.metrics import LogMetrics
 from shared.service import Platform
 from shared.settings import NO_SEALING_KEY, Settings
 
@@ -106,7 +107,8 @@ async def open_platform(settings: Settings, stack: AsyncExitStack, *, name: str)
     authenticator = Authenticator(
         pool, grace_s=settings.auth_grace_s, session_s=settings.session_s, public_origin=_origin(settings.public_url)
     )
-    return Platform(settings, SystemClock(), pool, log, authenticator, registry, settings.secret())
+    metrics = LogMetrics(registry)
+    return Platform(settings, SystemClock(), pool, log, authenticator, registry, settings.secret(), metrics)
 
 
 def _origin(url: str | None) -> str | None:

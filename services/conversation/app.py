@@ -1,0 +1,48 @@
+"""The conversation service: events in, timelines out."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter
+
+from services.conversation.console import console_router
+from services.conversation.consumer import GROUP, InboundConsumer
+from services.conversation.metrics import ConversationMetrics
+from services.conversation.routes.conversations import conversations_router
+from services.conversation.routes.customers import customers_router
+from services.conversation.routes.policy import policy_router
+from shared.entry_ids import entry_secret
+from shared.log.protocol import INBOUND, TIMELINE
+from shared.log.runner import Runner, RunnerSettings
+from shared.service import Platform, Service
+
+
+async def build(platform: Platform, stack: AsyncExitStack) -> Service:
+    """Build the service: the consumer of the inbound topic, the agent API and the agent's page."""
+    settings = platform.settings
+    consumer = InboundConsumer(
+        platform.log, platform.clock, entry_secret(platform.secret_key), ConversationMetrics(platform.registry)
+    )
+    runner = Runner(
+        platform.log,
+        platform.pool,
+        GROUP,
+        INBOUND,
+        consumer,
+        emits=(TIMELINE,),
+        settings=RunnerSettings(batch_max_records=settings.batch_max_records, rejection_limit=settings.rejection_limit),
+        metrics=platform.log_metrics,
+        clock=platform.clock,
+    )
+    stack.callback(runner.stop)
+    router = APIRouter()
+    for part in (customers_router, conversations_router, policy_router, console_router):
+        router.include_router(part(platform))
+    return Service(
+        name="conversation",
+        router=router,
+        background=(runner.run,),
+        ready=(runner.ready,),
+        pages={"customers on one line": "/console"},
+    )

@@ -1,0 +1,27 @@
+"""What the conversation service counts of itself."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+from services.conversation.update import Outcome
+
+
+class ConversationMetrics:
+    """Counters of events by what became of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._events = Counter(
+            "threadline_conversation_events",
+            "Events taken from the log, by outcome: new, repeated (known already), conflict (other content under a "
+            "known id), moved (stored entries that were placed elsewhere).",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def count(self, outcome: Outcome) -> None:
+        """Count what a batch did. A batch that is rolled back and tried again counts again."""
+        self._events.labels("new").inc(outcome.new)
+        self._events.labels("repeated").inc(outcome.repeated)
+        self._events.labels("conflict").inc(outcome.conflicts)
+        self._events.labels("moved").inc(outcome.moved)

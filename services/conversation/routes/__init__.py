@@ -1,0 +1,1 @@
+"""The agent API: customers, timelines, conversations, and the identity policy."""

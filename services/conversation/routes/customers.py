@@ -1,0 +1,123 @@
+"""`/v1/customers`: who somebody is, and everything that was ever said, on one line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from services.conversation import reading, store
+from services.conversation.reading import Page
+from services.conversation.routes import parameters
+from services.conversation.routes.parameters import id_of, invalid, read
+from shared import handles
+from shared.auth import Principal, require
+from shared.database.engine import tenant_reader
+from shared.problems import not_found
+from shared.service import Platform
+
+Reader = Annotated[Principal, Depends(require("timeline:read"))]
+Limit = Annotated[int, Query(ge=1, le=200, description="Most entries of a page.")]
+Choice = Annotated[list[str] | None, Query(description="Repeat it or separate with commas to allow several.")]
+
+
+def customers_router(platform: Platform) -> APIRouter:
+    """Return the routes of customers."""
+    router = APIRouter(tags=["customers"])
+    pool = platform.pool
+
+    @router.get("/v1/customers", summary="Find customers by a handle, or by name")
+    async def find(
+        reader: Reader,
+        handle: Annotated[str | None, Query(description="kind:value, e.g. email:ann@example.com; one or none")] = None,
+        q: Annotated[str | None, Query(max_length=200, description="part of a name or handle")] = None,
+        limit: Limit = 50,
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
+        async with tenant_reader(pool, reader.tenant) as connection:
+            if handle is not None:
+                policy = (await store.get_policy(connection, reader.tenant)).policy
+                kind, nodes = _nodes(handle, policy.default_region)
+                ids = await reading.customers_by_handle(connection, reader.tenant, kind, nodes)
+                found = [await reading.customer(connection, reader.tenant, id_) for id_ in ids]
+                return {"customers": found, "next": None}
+            after = read("cursor", cursor, parameters.read_list_cursor)
+            text = q.replace("\0", "").strip() if q else None
+            rows = await reading.find_customers(connection, reader.tenant, text, after, limit + 1)
+            found = [await reading.customer(connection, reader.tenant, id_) for id_, _ in rows[:limit]]
+        more = parameters.list_cursor(rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
+        return {"customers": found, "next": more}
+
+    @router.get("/v1/customers/{customer_id}", summary="One customer; an id merged away answers with the survivor")
+    async def one(reader: Reader, customer_id: str) -> dict[str, Any]:
+        async with tenant_reader(pool, reader.tenant) as connection:
+            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            if survivor is None:
+                raise not_found("customer")
+            return await reading.customer(connection, reader.tenant, survivor)
+
+    @router.get("/v1/customers/{customer_id}/timeline", summary="One chronological line over all channels")
+    async def timeline(
+        reader: Reader,
+        customer_id: str,
+        limit: Limit = 50,
+        before: str | None = None,
+        after: str | None = None,
+        channel: Choice = None,
+        family: Choice = None,
+        kind: Choice = None,
+        conversation_id: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        scope: Annotated[str | None, Query(description="`own`: without what others said in conversations")] = None,
+    ) -> dict[str, Any]:
+        if scope not in (None, "", "all", "own"):
+            raise invalid("scope", "use own, or leave it out")
+        async with tenant_reader(pool, reader.tenant) as connection:
+            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            if survivor is None:
+                raise not_found("customer")
+            wanted = read("conversation_id", conversation_id, parameters.uuid)
+            if wanted is not None:
+                wanted = await reading.canonical(connection, reader.tenant, wanted) or wanted
+            page = Page(
+                limit=limit,
+                before=read("before", before, parameters.cursor),
+                after=read("after", after, parameters.cursor),
+                channels=several(channel),
+                families=several(family),
+                kinds=several(kind),
+                conversation_id=wanted,
+                since=read("since", since, parameters.instant),
+                until=read("until", until, parameters.instant),
+                own_only=scope == "own",
+            )
+            entries, more = await reading.timeline(connection, reader.tenant, survivor, page)
+        return {"customer_id": str(survivor), **paged(entries, more, page)}
+
+    return router
+
+
+def paged(entries: list[dict[str, Any]], more: bool, page: Page) -> dict[str, Any]:
+    """Return entries with the cursors that lead on: `before` to older ones, `after` to newer ones."""
+    forward = page.after is not None and page.before is None
+    older = (entries or page.after) if forward else (entries if more else None)
+    before = reading.cursor_of(entries[-1]) if entries and older else None
+    if entries:
+        after: str | None = reading.cursor_of(entries[0])
+    else:
+        given = page.after or page.before
+        after = given.encode() if given else None
+    return {"entries": entries, "before": before, "after": after}
+
+
+def several(values: list[str] | None) -> tuple[str, ...]:
+    """Return the values of a parameter that may be repeated or separated with commas."""
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def _nodes(handle: str, region: str) -> tuple[str, tuple[str, ...]]:
+    try:
+        return handle.partition(":")[0].strip().lower(), handles.queried(handle, region)
+    except ValueError as error:
+        raise invalid("handle", str(error)) from error

@@ -1,0 +1,40 @@
+"""`/v1/identity/policy`: what may link, how much, and how long things stay open."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from services.conversation import store
+from services.conversation.consumer import publish
+from services.conversation.policy import Policy
+from services.conversation.update import resolve_again
+from shared.auth import Principal, require
+from shared.database.engine import tenant_reader, transaction
+from shared.entry_ids import entry_secret
+from shared.log.protocol import TIMELINE
+from shared.service import Platform
+
+Admin = Annotated[Principal, Depends(require("admin"))]
+
+
+def policy_router(platform: Platform) -> APIRouter:
+    """Return the routes of the identity policy."""
+    router = APIRouter(tags=["identity"])
+
+    @router.get("/v1/identity/policy", summary="The identity policy in force")
+    async def get(admin: Admin) -> dict[str, Any]:
+        async with tenant_reader(platform.pool, admin.tenant) as connection:
+            return (await store.get_policy(connection, admin.tenant)).document()
+
+    @router.put("/v1/identity/policy", summary="Replace the identity policy; all it touches is resolved again")
+    async def put(admin: Admin, policy: Policy) -> dict[str, Any]:
+        async with transaction(platform.pool) as connection:
+            secret = entry_secret(platform.secret_key)
+            outcome = await resolve_again(connection, admin.tenant, secret, platform.clock.now(), policy)
+            await publish(platform.log, connection, outcome.records)
+        platform.log.wake(TIMELINE)
+        return policy.model_dump(mode="json")
+
+    return router
