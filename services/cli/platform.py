@@ -99,7 +99,7 @@ async def open_platform(settings: Settings, stack: AsyncExitStack, *, name: str)
 
     `settings` has the database's URL and the secret key. Raises SetupError, Retryable.
     """
-    from shared.log import open_log
+    from shared.log.open import open_log
 
     pool = await stack.enter_async_context(open_pool(settings, settings.dsn(), name=name))
     registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""The batch handler of the inbound topic: records in, timelines and timeline records out, in the runner's transaction."""
+"""The batch handler of the inbound topic: records in, timelines out, within the runner's transaction."""
 
 from __future__ import annotations
 
