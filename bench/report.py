@@ -1,8 +1,7 @@
 """What every measurement returns, and how it is printed: a figure, what it is compared with, and their ratio.
 
-A module of this folder joins the one table of `python -m bench` where it has `def rows() -> Sequence[Row]`; one that has
-not prints its own. Absolute figures depend on
-the machine; a ratio is taken in one run on one machine, so it travels.
+A module of this folder joins the one table of `python -m bench` where it has `def rows() -> Sequence[Row]`; one that
+has not prints its own. Absolute figures depend on the machine; a ratio of one run travels.
 """
 
 from __future__ import annotations
