@@ -284,6 +284,13 @@ def _can_enter(account: Account, folder: Path) -> bool:
     return _as_account(["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)], account).returncode == 0
 
 
+def _can_run(account: Account, programs: Binaries) -> bool:
+    try:
+        return _as_account([programs.postgres, "--version"], account).returncode == 0
+    except PermissionError:
+        return False
+
+
 def _as_account(command: list[str], account: Account | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 our own commands
         command,
@@ -310,7 +317,7 @@ def _environment() -> dict[str, str]:
 
 def _reachable(programs: Binaries, directory: Path, account: Account | None) -> Binaries:
     """Return programs that `account` can run: a copy under `directory` where the originals lie in a closed folder."""
-    if account is None or _as_account([programs.postgres, "--version"], account).returncode == 0:
+    if account is None or _can_run(account, programs):
         return programs
     installation = programs.folder.parent
     copy = directory / f"postgres-{programs.major}"
@@ -329,8 +336,7 @@ def _reachable(programs: Binaries, directory: Path, account: Account | None) -> 
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         partial.rename(copy)
     copied = Binaries(folder, programs.major)
-    tried = _as_account([copied.postgres, "--version"], account)
-    if tried.returncode != 0:
+    if not _can_run(account, copied):
         raise SetupError(
             f"started by root, PostgreSQL runs as the user {account.name}, who cannot run {programs.postgres}; move "
             "the installation out of root's own folder, or start threadline as an ordinary user"
