@@ -14,6 +14,8 @@ from uuid import uuid4
 import asyncpg
 import uvloop
 
+from shared.log.kafka import KafkaOptions
+from shared.log.open import kafka_with_outbox
 from shared.log.postgres import postgres_log
 from shared.log.protocol import Log, Outgoing
 
@@ -98,7 +100,11 @@ async def main() -> None:
     given = parser.parse_args()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(asyncpg.create_pool(given.database, min_size=4, max_size=16))
-        log: Log = await stack.enter_async_context(postgres_log(pool))
+        log: Log = (
+            await stack.enter_async_context(kafka_with_outbox(KafkaOptions(given.kafka), pool, topics=()))
+            if given.kafka
+            else await stack.enter_async_context(postgres_log(pool))
+        )
         topic = f"bench-{uuid4().hex[:8]}"
         await log.append(topic, records(0, 100))
         print(f"append, 1 caller        {await append_singly(log, topic, 1, 300):>10,.0f} records/s")

@@ -2,31 +2,86 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
 
-from shared.errors import SetupError
+from shared.log.kafka import KafkaLog, KafkaOptions, kafka_log
+from shared.log.metrics import LogMetrics
+from shared.log.outbox import Relay
 from shared.log.postgres import postgres_log
-from shared.log.protocol import Log
+from shared.log.protocol import QUARANTINE, TIMELINE, Log
 from shared.settings import Settings
 
+EMITTED = (TIMELINE, QUARANTINE)
+"""Topics that handlers emit to; on Kafka each has a relay."""
 
-async def open_log(settings: Settings, pool: asyncpg.Pool, stack: AsyncExitStack) -> Log:
+OUTBOX_RETENTION = timedelta(hours=1)
+"""What is published stays in the outbox for so long, for a look back."""
+
+STOP_LIMIT_S = 3.0
+
+
+async def open_log(
+    settings: Settings, pool: asyncpg.Pool, stack: AsyncExitStack, metrics: LogMetrics | None = None
+) -> Log:
     """Open the log for the life of `stack`: Kafka where `settings.kafka` is given, PostgreSQL where not.
 
-    Opening waits for nothing: a log that is away is LogUnavailable for whoever uses it, and `check` says so.
+    Opening waits for no broker: a log that is away is LogUnavailable for whoever uses it, and `check` says so.
+    `metrics` is for the relay of the outbox.
     """
-    if settings.kafka is not None:
-        raise SetupError("the Kafka log is not built yet")
-    return await stack.enter_async_context(
+    if settings.kafka is None:
+        return await stack.enter_async_context(
+            postgres_log(
+                pool,
+                prefix=settings.topic_prefix,
+                partitions=settings.log_partitions,
+                max_record_bytes=settings.max_record_bytes,
+                timeout_s=settings.log_timeout_s,
+                retention=timedelta(seconds=settings.log_retention_s),
+            )
+        )
+    options = KafkaOptions(
+        bootstrap=settings.kafka,
+        prefix=settings.topic_prefix,
+        partitions=settings.log_partitions,
+        replication=settings.log_replication,
+        retention=timedelta(seconds=settings.log_retention_s),
+        max_record_bytes=settings.max_record_bytes,
+        timeout_s=settings.log_timeout_s,
+    )
+    return await stack.enter_async_context(kafka_with_outbox(options, pool, metrics=metrics))
+
+
+@asynccontextmanager
+async def kafka_with_outbox(
+    options: KafkaOptions,
+    pool: asyncpg.Pool,
+    *,
+    topics: Sequence[str] = EMITTED,
+    metrics: LogMetrics | None = None,
+) -> AsyncIterator[KafkaLog]:
+    """Open the Kafka log with its outbox in the database and the relay between them."""
+    async with (
         postgres_log(
             pool,
-            prefix=settings.topic_prefix,
-            partitions=settings.log_partitions,
-            max_record_bytes=settings.max_record_bytes,
-            timeout_s=settings.log_timeout_s,
-            retention=timedelta(seconds=settings.log_retention_s),
-        )
-    )
+            prefix=f"outbox.{options.prefix}",
+            partitions=options.partitions,
+            max_record_bytes=options.max_record_bytes,
+            timeout_s=options.timeout_s,
+            retention=OUTBOX_RETENTION,
+        ) as outbox,
+        kafka_log(options, outbox) as log,
+    ):
+        relay = Relay(outbox, log, pool, topics, metrics=metrics)
+        task = asyncio.create_task(relay.run())
+        try:
+            yield log
+        finally:
+            relay.stop()
+            await asyncio.wait({task}, timeout=STOP_LIMIT_S)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

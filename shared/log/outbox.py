@@ -59,8 +59,13 @@ class Relay:
         return publish
 
     async def run(self) -> None:
-        """Relay until cancelled."""
+        """Relay until `stop`, or until cancelled."""
         await asyncio.gather(*(runner.run() for runner in self.runners.values()))
+
+    def stop(self) -> None:
+        """Let what is being published be committed, then return from `run`."""
+        for runner in self.runners.values():
+            runner.stop()
 
     async def faults(self) -> dict[str, str]:
         """Return what keeps the relay from publishing; for the log's check."""

@@ -22,12 +22,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import structlog
 
-from shared.errors import LogTruncated, LogUnavailable, RecordTooLarge
+from shared.errors import LogTruncated, LogUnavailable
 from shared.log.appender import Appender, Group
 from shared.log.database import Connection, in_log, passes
 from shared.log.headers import decode_headers
 from shared.log.membership import assignment, shares
 from shared.log.protocol import Outgoing, Position, Record, StartingOffset
+from shared.log.sizes import measure
 from shared.log.waiting import wait_at_most
 
 CHANNEL = "threadline_log"
@@ -130,14 +131,14 @@ class PostgresLog:
         """See Log.append."""
         if not records:
             return []
-        size_bytes = self._measure(records)
+        size_bytes = measure(records, self._max_record_bytes)
         return await self.appender.append(topic, await self._layout(topic), records, size_bytes)
 
     async def emit(self, connection: Connection, topic: str, records: Sequence[Outgoing]) -> None:
         """See Log.emit: here the records are simply rows of the caller's transaction."""
         if not records:
             return
-        self._measure(records)
+        measure(records, self._max_record_bytes)
         group = Group(await self._layout(topic))
         group.add(records)
         await group.store(connection)
@@ -145,19 +146,6 @@ class PostgresLog:
     def wake(self, topic: str) -> None:
         """See Log.wake."""
         self._appended(topic)
-
-    def _measure(self, records: Sequence[Outgoing]) -> int:
-        """Return the size of `records`. Raises RecordTooLarge for the first that is above the limit."""
-        total = 0
-        for record in records:
-            size = len(record.key) + len(record.value)
-            size += sum(len(name) + len(value) for name, value in record.headers)
-            if size > self._max_record_bytes:
-                raise RecordTooLarge(
-                    f"a record of {size} bytes is above the log's limit of {self._max_record_bytes} bytes"
-                )
-            total += size
-        return total
 
     async def _layout(self, topic: str) -> Sequence[int]:
         """Return the ids of the partitions of `topic`, made if there are none. Raises LogUnavailable."""

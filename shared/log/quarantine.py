@@ -43,7 +43,7 @@ def _clean(text: str | None) -> str | None:
 
 
 async def quarantine(connection: Connection, group: str, name: str, rejections: Sequence[Rejection]) -> None:
-    """Store `rejections` of one topic (`name` is `Log.name(topic)`) inside the caller's transaction, in one statement."""
+    """Store `rejections` of one topic (`name`: `Log.name(topic)`) inside the caller's transaction, in one statement."""
     if not rejections:
         return
     records = [rejection.record for rejection in rejections]
