@@ -101,13 +101,13 @@ class Authenticator:
 
         Raises DatabaseUnavailable where that cannot be found out.
         """
-        secret_hash = sha256(secret.encode("utf-8", "surrogatepass")).digest()
-        known = self._memory.get(secret_hash)
+        name = _name(secret, session)
+        known = self._memory.get(name)
         if known is not None:
             age_s = self._monotonic() - known.asked_at
             if age_s < (SOFT_S if known.principal is not None else REFUSED_S):
                 return known.principal if self._wall() < known.expires_at else None
-        return await self._ask(secret, secret_hash, known, session)
+        return await self._ask(secret, name, known)
 
     async def authorize(self, connection: HTTPConnection, scope: str) -> Principal:
         """Return who sent this request, if they may do what `scope` stands for.
@@ -158,41 +158,41 @@ class Authenticator:
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, secret: str, secret_hash: bytes, known: _Remembered | None, session: bool) -> Principal | None:
+    async def _ask(self, secret: str, name: bytes, known: _Remembered | None) -> Principal | None:
         if known is None or known.principal is None:
             if not KEY_FORM.fullmatch(secret):
                 return None
             self._count_lookup()
-            return await self._look_up(secret_hash, session)
+            return await self._look_up(name)
         if known.asking is None or known.asking.done():
-            known.asking = asyncio.create_task(self._refresh(secret_hash, session))
+            known.asking = asyncio.create_task(self._refresh(name))
         now = self._monotonic()
         # While the database is away not every request waits to learn it anew.
         if now - known.asked_at >= HARD_S and now - self._failed_at >= SOFT_S:
             await asyncio.shield(known.asking)
-        fresh = self._memory.get(secret_hash)
+        fresh = self._memory.get(name)
         if fresh is None or self._monotonic() - fresh.asked_at > self._grace_s:
             raise DatabaseUnavailable("the database could not be asked for too long")
         return fresh.principal if self._wall() < fresh.expires_at else None
 
-    async def _look_up(self, secret_hash: bytes, session: bool) -> Principal | None:
+    async def _look_up(self, name: bytes) -> Principal | None:
         asked_at = self._monotonic()
         with translated():
-            found = await find(self._pool, secret_hash, session=session)
-        self._remember(secret_hash, found, asked_at)
+            found = await find(self._pool, name[1:], session=name[:1] == b"s")
+        self._remember(name, found, asked_at)
         return Principal(found.tenant, found.scopes, found.key_id) if found else None
 
-    async def _refresh(self, secret_hash: bytes, session: bool) -> None:
+    async def _refresh(self, name: bytes) -> None:
         try:
-            await asyncio.wait_for(self._look_up(secret_hash, session), 2.0)
+            await asyncio.wait_for(self._look_up(name), 2.0)
         except (DatabaseUnavailable, TimeoutError):
             self._failed_at = self._monotonic()
 
-    def _remember(self, secret_hash: bytes, found: Found | None, asked_at: float) -> None:
+    def _remember(self, name: bytes, found: Found | None, asked_at: float) -> None:
         expires_at = found.expires_at.timestamp() if found and found.expires_at else float("inf")
         principal = Principal(found.tenant, found.scopes, found.key_id) if found else None
-        self._memory[secret_hash] = _Remembered(principal, asked_at, expires_at)
-        self._memory.move_to_end(secret_hash)
+        self._memory[name] = _Remembered(principal, asked_at, expires_at)
+        self._memory.move_to_end(name)
         while len(self._memory) > REMEMBERED:
             self._memory.popitem(last=False)
 
@@ -217,7 +217,7 @@ class Authenticator:
         principal = await self.principal_of(key)
         if principal is None:
             return None
-        known = self._memory[hash_of(key)]
+        known = self._memory[_name(key, session=False)]
         length_s = min(self._session_s, known.expires_at - self._wall())
         secret = "tls_" + secrets.token_urlsafe(32)
         with translated():
@@ -228,9 +228,14 @@ class Authenticator:
 
     async def end_session(self, secret: str) -> None:
         """End a page session. Raises DatabaseUnavailable."""
-        self._memory.pop(hash_of(secret), None)
+        self._memory.pop(_name(secret, session=True), None)
         with translated():
             await self._pool.execute(END_SESSION, hash_of(secret))
+
+
+def _name(secret: str, session: bool) -> bytes:
+    # Keys and sessions are remembered apart: one must never pass for the other.
+    return (b"s" if session else b"k") + sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def unauthenticated(detail: str, *, presented: bool = False) -> Problem:
