@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from typer.main import get_command
 
 from services.cli.main import COMMANDS, app
-from shared.settings import Settings
+from shared.settings import OTHER_VARIABLES, Settings
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -36,6 +36,10 @@ def tracked(*prefixes: str, suffix: str = "") -> list[str]:
     )  # fmt: skip
     names = sorted(set(listing.stdout.splitlines()))
     return [n for n in names if n.startswith(prefixes or "") and n.endswith(suffix) and (ROOT / n).is_file()]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
 
 
 def lines_of(*prefixes: str, suffix: str = "") -> Iterator[tuple[str, str]]:
@@ -142,7 +146,7 @@ def test_every_file_that_a_document_or_a_comment_names_exists() -> None:
 def test_every_link_between_documents_leads_to_a_file() -> None:
     missing = []
     for name in documents():
-        for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text()):
+        for target in re.findall(r"\]\(([^)#\s]+)", read(name)):
             if "://" not in target and not (ROOT / name).parent.joinpath(target).exists():
                 missing.append(f"{name}: {target}")
     assert missing == []
@@ -170,17 +174,21 @@ def unknown_in(words: tuple[str, ...]) -> str | None:
 
 
 def test_every_threadline_command_that_a_document_shows_exists_with_its_options() -> None:
-    shown = {(name, words) for name in documents() for words in commands_in((ROOT / name).read_text())}
+    shown = {(name, words) for name in documents() for words in commands_in(read(name))}
     assert shown
     wrong = {f"{name}: threadline {' '.join(words)}": unknown_in(words) for name, words in shown}
     assert {line: fault for line, fault in wrong.items() if fault} == {}
 
 
+def test_every_setting_that_a_document_names_exists() -> None:
+    known = {f"THREADLINE_{name}".upper() for name in Settings.model_fields} | OTHER_VARIABLES
+    named = {(name, found) for name in documents() for found in re.findall(r"THREADLINE_[A-Z_]+[A-Z]", read(name))}
+    assert {(name, found) for name, found in named if found not in known} == set()
+
+
 def test_every_make_target_that_a_document_names_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {
-        (name, target) for name in documents() for target in re.findall(r"`make ([a-z]+)", (ROOT / name).read_text())
-    }
+    named = {(name, target) for name in documents() for target in re.findall(r"`make ([a-z]+)", read(name))}
     assert {(name, target) for name, target in named if target not in targets} == set()
 
 
@@ -191,7 +199,7 @@ def test_the_changelog_has_the_version_of_the_project() -> None:
 
 def test_every_decision_has_its_four_parts() -> None:
     for name in tracked("docs/decisions/", suffix=".md"):
-        parts = re.findall(r"^## (.+)$", (ROOT / name).read_text(), re.MULTILINE)
+        parts = re.findall(r"^## (.+)$", read(name), re.MULTILINE)
         assert parts == ["Context", "Decision", "Consequences", "What enforces it"], name
 
 
