@@ -87,9 +87,10 @@ WHERE p.tenant_id = $1 AND p.leaf_id = ANY($2::uuid[]) AND k.resolved_at IS NULL
 ORDER BY k.last_activity_at DESC NULLS LAST LIMIT 50
 """
 
+# What belongs to nobody (a cost, an agent's shift) is on a line of its own, but is no customer to be found.
 FIND_CUSTOMERS = """
 SELECT customer_id, max(last_seen_at) AS seen_at FROM conversation.leaf
-WHERE tenant_id = $1 AND last_seen_at IS NOT NULL
+WHERE tenant_id = $1 AND last_seen_at IS NOT NULL AND node NOT LIKE 'anonymous:%'
     AND ($2::text IS NULL OR name ILIKE $2 OR shown ILIKE $2 OR node ILIKE $2)
 GROUP BY customer_id HAVING ($3::timestamptz IS NULL OR (max(last_seen_at), customer_id) < ($3, $4::uuid))
 ORDER BY seen_at DESC, customer_id DESC LIMIT $5
