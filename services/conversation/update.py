@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -30,6 +31,8 @@ from services.conversation.summary import Summary
 from shared import handles
 from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent, TimelineRecord
+
+T = TypeVar("T")
 
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 """Before every event."""
@@ -112,6 +115,9 @@ class Update:
         self._facts: dict[UUID, Facts] = {}
         self._evidence: list[Evidence] = []
         self._regrouped: dict[UUID, datetime] = {}
+        self._asked: set[tuple[object, ...]] = set()
+        self._later: set[UUID] = set()
+        """Entries that name a key of the scope at or after its instant."""
         self._bound: dict[Key, UUID] = {}
         self._owned: set[tuple[UUID, UUID]] = set()
         self._named: dict[UUID, tuple[UUID, datetime]] = {}
@@ -156,7 +162,7 @@ class Update:
             leaf.shared, leaf.linked_at = False, None
             self._people.changed.add(leaf.node)
         for fact in self._facts.values():
-            for node in (*fact.nodes, *fact.owners):
+            for node in fact.nodes:
                 self._people.leaf(node)
         self._people.linked = set(self._people.members)
         self._evidence = list(self._people.evidence_of(self._facts.values()).values())
@@ -189,7 +195,7 @@ class Update:
         """Load the people that these events name, and group anew those that they bring together."""
         nodes = {node for fact in facts for node in (*fact.nodes, *fact.owners)}
         self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, nodes))
-        for node in sorted(nodes):
+        for node in sorted({node for fact in facts for node in fact.nodes}):
             self._people.leaf(node)
         found = self._people.evidence_of(facts)
         if not found:
@@ -254,16 +260,24 @@ class Update:
         """
         while True:
             known = (self._scope.version, len(self._stored))
-            keys = [(key, self._scope.since(key_name(key))) for key in self._scope.keys_known()]
-            bound = await store.bindings(self._connection, self._tenant, keys)
+            keys = self._unasked("key", ((key, self._scope.since(key_name(key))) for key in self._scope.keys_known()))
+            bound = await store.bindings(self._connection, self._tenant, keys) if keys else []
+            for key, _ in keys:
+                self._bound.pop(key, None)
+            self._bound.update({b.key: b.conversation_id for b in bound if not b.later and b.conversation_id})
+            self._later.update(b.entry_id for b in bound if b.later)
             await self._load_named()
-            later = [b.entry_id for b in bound if b.later and b.entry_id not in self._stored]
-            self._bound = {b.key: b.conversation_id for b in bound if not b.later and b.conversation_id}
             await self._load_conversations(bound)
-            await self._load_later(later)
+            await self._load_later()
             if known == (self._scope.version, len(self._stored)):
                 break
         await self._load_history()
+
+    def _unasked(self, what: str, wanted: Iterable[tuple[T, datetime]]) -> list[tuple[T, datetime]]:
+        """Return those of (name, instant) that no round has asked for yet, and remember them."""
+        fresh = [pair for pair in wanted if (what, *pair) not in self._asked]
+        self._asked.update((what, *pair) for pair in fresh)
+        return fresh
 
     async def _load_named(self) -> None:
         """Look up the entries that events name by `conversation_id`."""
@@ -279,13 +293,14 @@ class Update:
 
     async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
         window = self._policy.open_window
-        leaves = []
+        wanted = []
         for component in self._scope.components():
             since = self._scope.since(component_name(component))
             active_since = max(since - window, BEGINNING) if since - BEGINNING > window else BEGINNING
-            leaves += [(self._people.leaf(n).leaf_id, active_since) for n in self._people.members[component]]
+            wanted += [(self._people.leaf(n).leaf_id, active_since) for n in self._people.members[component]]
+        leaves = self._unasked("leaf's conversations", wanted)
         owned = await store.open_conversations(self._connection, self._tenant, leaves) if leaves else []
-        self._owned = set(owned)
+        self._owned.update(owned)
         named = {self._named[id_][0] for id_ in self._named}
         ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
         ids |= {e.conversation_id for e in self._stored.values() if e.conversation_id}
@@ -317,7 +332,7 @@ class Update:
     def _conversation_name(self, conversation_id: UUID) -> str:
         return conversation_name(self._conversations[conversation_id].canonical_id)
 
-    async def _load_later(self, later: Sequence[UUID]) -> None:
+    async def _load_later(self) -> None:
         """Load the entries that lie at or after the instant from which their part of the scope is decided again."""
         leaves = []
         for component in self._scope.components():
@@ -332,6 +347,8 @@ class Update:
             last = self._conversations[conversation.canonical_id].summary.last_entry_at
             if last is not None and last >= since:
                 conversations.append((id_, since))
+        leaves, conversations = self._unasked("leaf", leaves), self._unasked("conversation", conversations)
+        later = [id_ for id_ in self._later if id_ not in self._stored]
         if leaves or conversations or later:
             found = await store.entries_since(self._connection, self._tenant, leaves, conversations, later)
             await self._take_stored(found)
