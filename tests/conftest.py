@@ -52,6 +52,7 @@ PREREQUISITES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "prometheus": (lambda: shutil.which("promtool") is not None, "needs Prometheus and promtool"),
     "toxiproxy": (_toxiproxy, "cutting connections needs toxiproxy-server"),
+    "curl": (lambda: shutil.which("curl") is not None, "the README's first steps are typed with curl"),
     "shared_data": (SHARED_DATA.is_dir, "the shared test data is not beside this checkout"),
 }
 
