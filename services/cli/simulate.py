@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import orjson
 import typer
 from rich.console import Console
@@ -158,9 +159,16 @@ def _until(events: Iterator[Event], end: float) -> Iterator[Event]:
 
 async def check(client: Client) -> None:
     """Find out with one request whether the key may post. Raises SendingFailed."""
-    answer = await client.http.post(
-        client.url + "/v1/events", content=b"[]", headers={"Content-Type": "application/cloudevents-batch+json"}
-    )
+    try:
+        answer = await client.http.post(
+            client.url + "/v1/events",
+            content=b"[]",
+            headers={"Content-Type": "application/cloudevents-batch+json"},
+        )
+    except httpx.InvalidURL as error:
+        raise SendingFailed(f"{client.url} is no address: {error}") from error
+    except httpx.TransportError as error:
+        raise SendingFailed(f"nothing answers at {client.url}: {error or type(error).__name__}") from error
     if answer.status_code not in (202, 429, 503):
         raise SendingFailed(f"{client.url} does not take events with this key: {problem(answer)}")
 

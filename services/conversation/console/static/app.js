@@ -75,6 +75,7 @@ async function open() {
     const timeline = new Timeline(customer.id, nameOf(customer), (entries) => about.show(current.customer, entries));
     current = { id: customer.id, customer, timeline };
     await timeline.refresh();
+    await timeline.readConversations();
     timeline.draw();
     $("stage").replaceChildren(about.heading(customer), timeline.element);
     document.title = `${nameOf(customer)} · Threadline`;
@@ -107,6 +108,7 @@ async function news(seen) {
   if (seen !== current) return;
   if (customer.id !== seen.id) { choose(customer.id); return; }
   seen.customer = customer;
+  await seen.timeline.readConversations(round.signal);
   const count = seen.timeline.fresh.size;
   seen.timeline.draw();
   $("stage").firstElementChild.replaceWith(about.heading(customer));

@@ -6,6 +6,9 @@ import { get } from "./api.js";
 
 const PAGE = 60;
 
+/** Ways of placing an entry that need no word: it began the conversation, or goes on where it was. */
+const OBVIOUS = new Set(["", "none", "new", "session", "derived", undefined, null]);
+
 export class Timeline {
   constructor(customerId, name, onEntries) {
     this.customerId = customerId;
@@ -16,6 +19,7 @@ export class Timeline {
     this.family = "";
     this.story = localStorage.getItem("story") !== "all";
     this.fresh = new Set();
+    this.conversations = new Map();
     this.list = h("ol", { class: "line" });
     this.more = h("button", { class: "plain wide", type: "button", onclick: () => this.older() }, "Earlier");
     this.bar = h("div", { class: "filters", role: "group", "aria-label": "What to show" });
@@ -27,6 +31,13 @@ export class Timeline {
     const page = await get(this.path(`limit=${PAGE}`), signal);
     if (this.before === undefined) this.before = page.before;
     return this.take(page.entries, this.entries.size > 0);
+  }
+
+  /** Read what the newest conversations shown are about and how they stand. */
+  async readConversations(signal) {
+    const ids = [...new Set(this.sorted().map((entry) => entry.conversation_id).filter(Boolean))].slice(0, 12);
+    const found = await Promise.all(ids.map((id) => get(`/v1/conversations/${encodeURIComponent(id)}`, signal).catch(() => null)));
+    found.forEach((one, place) => { if (one) this.conversations.set(ids[place], one); });
   }
 
   /** Read the page before the oldest entry shown. */
@@ -76,7 +87,7 @@ export class Timeline {
       const date = say.day(entry.occurred_at);
       if (date !== today) rows.push(h("li", { class: "day" }, h("h3", {}, (today = date))));
       if (entry.conversation_id !== talk && entry.conversation_id) {
-        rows.push(h("li", { class: `talk c${numbers.get(entry.conversation_id) % 6}` }, conversationTitle(entry, all, numbers)));
+        rows.push(h("li", { class: `talk c${numbers.get(entry.conversation_id) % 6}` }, this.title(entry, all, numbers)));
       }
       talk = entry.conversation_id;
       rows.push(this.row(entry, numbers));
@@ -106,6 +117,17 @@ export class Timeline {
     );
   }
 
+  title(entry, all, numbers) {
+    const told = this.conversations.get(entry.conversation_id) || {};
+    const mine = all.filter((one) => one.conversation_id === entry.conversation_id);
+    const channels = told.channels || [...new Set(mine.map((one) => one.channel).filter(Boolean))].reverse();
+    return h("h4", {},
+      h("span", {}, `Conversation ${numbers.get(entry.conversation_id) + 1}`),
+      told.topic && h("span", { class: "topic" }, told.topic),
+      h("span", { class: "route" }, channels.map(say.channelName).join(" → ")),
+      told.state && h("span", { class: `state ${told.state}` }, told.state));
+  }
+
   row(entry, numbers) {
     const event = say.happened(entry);
     const colour = entry.conversation_id ? `c${numbers.get(entry.conversation_id) % 6}` : "none";
@@ -125,16 +147,6 @@ function conversationNumbers(all) {
   return numbers;
 }
 
-function conversationTitle(entry, all, numbers) {
-  const mine = all.filter((one) => one.conversation_id === entry.conversation_id);
-  const channels = [...new Set(mine.map((one) => one.channel).filter(Boolean))].reverse();
-  const topic = mine.map((one) => one.extra && one.extra.topic).find(Boolean);
-  return h("h4", {},
-    h("span", {}, `Conversation ${numbers.get(entry.conversation_id) + 1}`),
-    topic && h("span", { class: "topic" }, topic),
-    h("span", { class: "route" }, channels.map(say.channelName).join(" → ")));
-}
-
 /** The round mark of an entry's channel on the line. */
 export function badge(entry) {
   const family = say.family(entry.channel);
@@ -146,14 +158,14 @@ function stamp(entry) {
 }
 
 function placed(entry) {
-  if (!entry.stitched || !entry.stitched.rule || entry.stitched.rule === "none") return null;
+  if (!entry.stitched || OBVIOUS.has(entry.stitched.rule)) return null;
   const rule = entry.stitched.rule.replaceAll("_", " ");
   return h("span", { class: "rule", title: entry.stitched.key ? `placed by ${rule}: ${entry.stitched.key}` : `placed by ${rule}` }, rule);
 }
 
 function messageBody(entry, name) {
   const actor = entry.actor || {};
-  const who = entry.direction === "in" ? (entry.via === "conversation" ? "Somebody else" : name) : actor.type === "bot" ? "Bot" : actor.name || actor.id || "Agent";
+  const who = entry.direction === "in" ? (entry.via === "conversation" ? entry.handle || "Somebody else" : name) : actor.type === "bot" ? "Bot" : actor.name || actor.id || "Agent";
   return h("article", { class: "bubble" },
     h("header", {},
       h("strong", {}, entry.direction === "in" ? actor.name || who : who),
