@@ -102,7 +102,7 @@ class Rules:
         return sum(closes - opens for opens, closes in self.open_spans(start, end))
 
     def after(self, start: int, duration: int) -> int | None:
-        """Return the instant at which `duration` of business time after `start` has passed; None if never (10 years)."""
+        """Return when `duration` of business time after `start` has passed; None if not within ten years."""
         if not self.schedules:
             return start + duration
         horizon = start + _LONGEST_SEARCH_DAYS * 86_400_000_000

@@ -268,10 +268,8 @@ def _s(value: float | None) -> float | None:
 
 
 def _resolutions(query: Query, cells: Cells, window: Window) -> Figures:
-    if query.parameters.get("variant") == "distinct":
-        n = len(cells.distinct("resolutions"))
-    else:
-        n = cells.n("resolutions")
+    distinct = query.parameters.get("variant") == "distinct"
+    n = len(cells.distinct("resolutions")) if distinct else cells.n("resolutions")
     return Figures(n, n, n, n)
 
 
@@ -691,6 +689,11 @@ def answer(query: Query, rows: Iterable[Row]) -> Answer:
     whole = Window(query.start, query.end, max(query.start, min(query.end, query.now)))
     total = reader.figures(query, sheet.total(), whole)
     return Answer(points, Point(query.start, query.end, {}, total))
+
+
+def labels(query: Query, group: tuple[str | None, ...]) -> dict[str, str | None]:
+    """Return a group's values by dimension."""
+    return dict(zip(query.group_by, group, strict=False))
 
 
 def _windows(query: Query) -> list[Window]:

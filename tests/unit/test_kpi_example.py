@@ -71,7 +71,11 @@ def events_until(stage: str) -> list[dict[str, Any]]:
 
 
 def check(model: Model, stage: str) -> None:
-    contributions = model.contributions()
+    check_values(model.contributions(), stage)
+
+
+def check_values(contributions: Any, stage: str) -> None:
+    """Compare every value of a stage with what these contributions come to."""
     for line in expected(stage):
         assert figures(contributions, line) == (line["numerator"], line["denominator"]), (stage, line)
 

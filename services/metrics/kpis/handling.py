@@ -169,9 +169,9 @@ DEFINITIONS = (
         ((Entity.conversation, repeated_questions),), benchmark="27%", benchmark_source="3",
     ),
     Definition(
-        "multi_system_ratio", "Share of episodes that took two systems or more", "episodes using ≥ 2 systems / episodes",
-        "1", "down", "resolved", ALL, Shape.ratio, ((Entity.conversation, systems),), benchmark="80%",
-        benchmark_source="0 1",
+        "multi_system_ratio", "Share of episodes that took two systems or more",
+        "episodes using ≥ 2 systems / episodes", "1", "down", "resolved", ALL, Shape.ratio,
+        ((Entity.conversation, systems),), benchmark="80%", benchmark_source="0 1",
     ),
     Definition(
         "system_blocked_ratio", "Share of agents blocked by a system", "distinct agents blocked / agents", "1", "down",
@@ -179,9 +179,9 @@ DEFINITIONS = (
         benchmark_source="0 1",
     ),
     Definition(
-        "agent_turnover_ratio", "Agents who left, a year, of the mean head count", "left × 365 / days / mean head count",
-        "1", "down", "left", TEAM, Shape.special, ((Entity.agent, headcount),), reads=("headcount",),
-        benchmark="29% a year", benchmark_source="0 1",
+        "agent_turnover_ratio", "Agents who left, a year, of the mean head count",
+        "left × 365 / days / mean head count", "1", "down", "left", TEAM, Shape.special,
+        ((Entity.agent, headcount),), reads=("headcount",), benchmark="29% a year", benchmark_source="0 1",
     ),
     Definition(
         "agent_efficiency", "Resolutions an agent-hour", "resolutions / hours signed in", "n/h", "up", "resolved", ALL,

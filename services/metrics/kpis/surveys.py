@@ -160,9 +160,10 @@ DEFINITIONS = (
         benchmark="named without a figure", benchmark_source="3",
     ),
     Definition(
-        "mention_ratio", "Share of social contacts with praise or complaint", "social praise or complaint / social contacts",
-        "1", "none", "itself", NO_AGENT, Shape.special, ((Entity.conversation, moods),),
-        parameters={"sentiment": MOODS}, benchmark="37% praise, 31% complain", benchmark_source="3",
+        "mention_ratio", "Share of social contacts with praise or complaint",
+        "social praise or complaint / social contacts", "1", "none", "itself", NO_AGENT, Shape.special,
+        ((Entity.conversation, moods),), parameters={"sentiment": MOODS}, benchmark="37% praise, 31% complain",
+        benchmark_source="3",
     ),
 )  # fmt: skip
 

@@ -1,0 +1,340 @@
+"""The SQL of the metrics service: one statement per concern and batch, whatever the batch's size and tenants.
+
+Pairs of arrays ($1 tenants, $2 keys) name what a statement is about. All run inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from services.metrics.buckets import Contributions, Dims, Key
+from services.metrics.business import Rules, Schedule, Sla
+from services.metrics.entries import SECOND, Entry, instant, micros, unpack
+from services.metrics.evaluation import Ref
+from shared.events import family_of
+from shared.log.database import Connection
+
+# One writer per tenant at a time; the order of locking is the same for everybody, so there is no deadlock.
+LOCK = """
+SELECT pg_advisory_xact_lock(hashtextextended('metrics:' || t.tenant_id, 0))
+FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS tenant_id ORDER BY 1) AS t
+"""
+
+# The token of the batch before: whoever wrote it may trust what it remembers.
+CLAIM = """
+WITH before AS (SELECT tenant_id, token FROM metrics.tenant WHERE tenant_id = ANY ($1)),
+claimed AS (
+    INSERT INTO metrics.tenant AS t (tenant_id, token) SELECT unnest($1::text[]), $2
+    ON CONFLICT (tenant_id) DO UPDATE SET token = $2
+)
+SELECT tenant_id, token FROM before
+"""
+
+RULES = """
+SELECT tenant_id, valid_from, body, 'schedule' AS kind FROM metrics.schedule WHERE tenant_id = ANY ($1)
+UNION ALL
+SELECT tenant_id, valid_from, body, 'sla' FROM metrics.sla WHERE tenant_id = ANY ($1)
+ORDER BY valid_from
+"""
+
+STORED = """
+SELECT e.tenant_id, e.entry_id::text, e.version, e.body
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, entry_id) JOIN metrics.entry AS e USING (tenant_id, entry_id)
+"""
+
+LEAVES = """
+SELECT l.tenant_id, l.leaf_id::text, l.customer_id::text, l.version
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.leaf AS l USING (tenant_id, leaf_id)
+"""
+
+CONVERSATIONS = """
+SELECT c.tenant_id, c.conversation_id::text, c.canonical_id::text, c.version
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, conversation_id)
+JOIN metrics.conversation AS c USING (tenant_id, conversation_id)
+"""
+
+LEAVES_OF_CUSTOMERS = """
+SELECT l.tenant_id, l.customer_id::text, l.leaf_id::text
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, customer_id) JOIN metrics.leaf AS l USING (tenant_id, customer_id)
+"""
+
+MEMBERS_OF_CONVERSATIONS = """
+SELECT c.tenant_id, c.canonical_id::text, c.conversation_id::text
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, canonical_id)
+JOIN metrics.conversation AS c USING (tenant_id, canonical_id)
+"""
+
+ENTRIES_OF_CONVERSATIONS = """
+SELECT e.tenant_id, e.body
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, conversation_id)
+JOIN metrics.entry AS e USING (tenant_id, conversation_id)
+WHERE e.body IS NOT NULL
+"""
+
+CONVERSATIONS_OF_LEAVES = """
+SELECT e.tenant_id, e.leaf_id::text, e.conversation_id::text, count(*) AS entries
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
+WHERE e.conversation_id IS NOT NULL AND e.body IS NOT NULL
+GROUP BY 1, 2, 3
+"""
+
+STRAYS_OF_LEAVES = """
+SELECT e.tenant_id, e.body
+FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
+WHERE e.conversation_id IS NULL AND e.body IS NOT NULL
+"""
+
+ENTRIES_OF_PARTS = """
+SELECT e.tenant_id, e.body
+FROM unnest($1::text[], $2::text[]) AS k(tenant_id, part_of) JOIN metrics.entry AS e USING (tenant_id, part_of)
+WHERE e.body IS NOT NULL
+"""
+
+# What an entity contributes now: the sum of all its changes.
+CONTRIBUTIONS = """
+SELECT x.tenant_id, x.kind, x.key, x.entity_id, s.name, c.at, d.channel, d.team, d.agent, d.segment, d.language,
+       c.bucket, c.member, c.due, c.n, c.total
+FROM unnest($1::text[], $2::text[], $3::text[]) AS k(tenant_id, kind, key)
+JOIN metrics.entity AS x USING (tenant_id, kind, key)
+LEFT JOIN LATERAL (
+    SELECT series_id, at, dims_id, bucket, member, due, sum(n)::bigint AS n, sum(total)::bigint AS total
+    FROM metrics.contribution AS c
+    WHERE c.tenant_id = x.tenant_id AND c.entity_id = x.entity_id
+    GROUP BY 1, 2, 3, 4, 5, 6
+    HAVING sum(n) <> 0 OR sum(total) <> 0
+) AS c ON true
+LEFT JOIN metrics.series AS s ON s.series_id = c.series_id
+LEFT JOIN metrics.dims AS d ON d.dims_id = c.dims_id
+"""
+
+PUT_ENTRIES = """
+INSERT INTO metrics.entry AS e (tenant_id, entry_id, version, leaf_id, conversation_id, part_of, body)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::bytea[])
+ON CONFLICT (tenant_id, entry_id) DO UPDATE
+SET version = excluded.version, leaf_id = excluded.leaf_id, conversation_id = excluded.conversation_id,
+    part_of = excluded.part_of, body = excluded.body
+WHERE e.version < excluded.version
+"""
+
+PUT_LEAVES = """
+INSERT INTO metrics.leaf AS l (tenant_id, leaf_id, version, customer_id)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[])
+ON CONFLICT (tenant_id, leaf_id) DO UPDATE SET version = excluded.version, customer_id = excluded.customer_id
+WHERE l.version < excluded.version
+"""
+
+PUT_CONVERSATIONS = """
+INSERT INTO metrics.conversation AS c (tenant_id, conversation_id, version, canonical_id)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[])
+ON CONFLICT (tenant_id, conversation_id) DO UPDATE
+SET version = excluded.version, canonical_id = excluded.canonical_id
+WHERE c.version < excluded.version
+"""
+
+# A name that is there already keeps its number.
+NAME_ENTITIES = """
+INSERT INTO metrics.entity (tenant_id, kind, key) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+ON CONFLICT (tenant_id, kind, key) DO UPDATE SET kind = excluded.kind
+RETURNING tenant_id, kind, key, entity_id
+"""
+
+NAME_SERIES = """
+INSERT INTO metrics.series (tenant_id, name) SELECT * FROM unnest($1::text[], $2::text[])
+ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name
+RETURNING tenant_id, name, series_id
+"""
+
+NAME_DIMS = """
+INSERT INTO metrics.dims (tenant_id, channel, family, team, agent, segment, language)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+ON CONFLICT (tenant_id, channel, team, agent, segment, language) DO UPDATE SET family = excluded.family
+RETURNING tenant_id, channel, team, agent, segment, language, dims_id
+"""
+
+ADD_ARRIVALS = """
+INSERT INTO metrics.arrival AS a (tenant_id, kpi, channel, bucket, n, total)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[])
+ON CONFLICT (tenant_id, kpi, channel, bucket) DO UPDATE SET n = a.n + excluded.n, total = a.total + excluded.total
+"""
+
+ADD_CORRECTIONS = """
+INSERT INTO metrics.correction AS c (tenant_id, kpi, reason, n)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+ON CONFLICT (tenant_id, kpi, reason) DO UPDATE SET n = c.n + excluded.n
+"""
+
+SEEN = """
+UPDATE metrics.tenant AS t
+SET latest_at = greatest(t.latest_at, k.latest_at), recorded_at = greatest(t.recorded_at, k.recorded_at)
+FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS k(tenant_id, latest_at, recorded_at)
+WHERE t.tenant_id = k.tenant_id
+"""
+
+COLUMNS = (
+    "tenant_id", "series_id", "at", "dims_id", "entity_id", "n", "total", "recorded_at", "bucket", "due", "member",
+)  # fmt: skip
+
+
+class Stored(NamedTuple):
+    """An entry as stored: its version, and the entry, None where it is gone."""
+
+    version: int
+    entry: Entry | None
+
+
+Pairs = Iterable[tuple[str, str]]
+"""(tenant, key)"""
+
+
+def _columns(pairs: Pairs) -> tuple[list[str], list[str]]:
+    found = list(pairs)
+    return [tenant for tenant, _ in found], [key for _, key in found]
+
+
+async def lock(connection: Connection, tenants: Sequence[str]) -> None:
+    """Wait until no other transaction writes to these tenants."""
+    await connection.fetch(LOCK, tenants)
+
+
+async def claim(connection: Connection, tenants: Sequence[str], token: UUID) -> dict[str, UUID | None]:
+    """Write our token and return the ones before."""
+    return dict(await connection.fetch(CLAIM, tenants, token))
+
+
+async def rules(connection: Connection, tenants: Sequence[str]) -> dict[str, Rules]:
+    """Return the tenants' schedules and agreements."""
+    schedules: dict[str, list[Schedule]] = {}
+    slas: dict[str, list[Sla]] = {}
+    for tenant, valid_from, body, kind in await connection.fetch(RULES, tenants):
+        if kind == "schedule":
+            schedules.setdefault(tenant, []).append(schedule_of(micros(valid_from), body))
+        else:
+            slas.setdefault(tenant, []).append(sla_of(micros(valid_from), body))
+    return {tenant: Rules(tuple(schedules.get(tenant, ())), tuple(slas.get(tenant, ()))) for tenant in tenants}
+
+
+def schedule_of(valid_from: int, body: Mapping[str, Any]) -> Schedule:
+    """Return the schedule stored as `body`."""
+    spans = {day: [(opens, closes) for opens, closes in hours] for day, hours in body["rules"].items()}
+    return Schedule(valid_from, body["timezone"], spans, frozenset(body.get("closed_dates", ())))
+
+
+def sla_of(valid_from: int, body: Mapping[str, Any]) -> Sla:
+    """Return the agreement stored as `body`."""
+    first, resolution = body.get("first_reply_s"), body.get("resolution_s")
+    return Sla(
+        valid_from,
+        None if first is None else round(first * SECOND),
+        None if resolution is None else round(resolution * SECOND),
+        body.get("clock", "calendar"),
+    )
+
+
+async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], Stored]:
+    """Return the entries that are stored already."""
+    return {
+        (tenant, entry_id): Stored(version, None if body is None else unpack(orjson.loads(body)))
+        for tenant, entry_id, version, body in await connection.fetch(STORED, *_columns(ids))
+    }
+
+
+async def pointers(connection: Connection, statement: str, keys: Pairs) -> dict[tuple[str, str], tuple[str, int]]:
+    """Return where leaves or conversations point, with the version (`statement` is LEAVES or CONVERSATIONS)."""
+    rows = await connection.fetch(statement, *_columns(keys))
+    return {(tenant, key): (target, version) for tenant, key, target, version in rows}
+
+
+async def members(connection: Connection, statement: str, keys: Pairs) -> dict[tuple[str, str], set[str]]:
+    """Return what points at customers or canonical conversations (LEAVES_OF_… or MEMBERS_OF_…)."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for tenant, target, key in await connection.fetch(statement, *_columns(keys)):
+        found.setdefault((tenant, target), set()).add(key)
+    return found
+
+
+async def entries(connection: Connection, statement: str, keys: Pairs) -> list[tuple[str, Entry]]:
+    """Return (tenant, entry) of conversations, leaves or parts, as `statement` says."""
+    rows = await connection.fetch(statement, *_columns(keys))
+    return [(tenant, unpack(orjson.loads(body))) for tenant, body in rows]
+
+
+async def conversations_of_leaves(connection: Connection, keys: Pairs) -> dict[tuple[str, str], dict[str, int]]:
+    """Return (tenant, leaf) → conversations with the number of its entries in them."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for tenant, leaf, conversation, count in await connection.fetch(CONVERSATIONS_OF_LEAVES, *_columns(keys)):
+        found.setdefault((tenant, leaf), {})[conversation] = count
+    return found
+
+
+async def contributions(
+    connection: Connection, refs: Iterable[tuple[str, Ref]]
+) -> dict[tuple[str, Ref], tuple[int, Contributions]]:
+    """Return (tenant, entity) → (its number, what it contributes); only of those that have a number."""
+    wanted = list(refs)
+    arguments = ([t for t, _ in wanted], [r.kind for _, r in wanted], [r.key for _, r in wanted])
+    found: dict[tuple[str, Ref], tuple[int, Contributions]] = {}
+    dims: dict[tuple[Any, ...], Dims] = {}
+    for row in await connection.fetch(CONTRIBUTIONS, *arguments):
+        tenant, kind, key, entity_id, series, at, *labels, bucket, member, due, n, total = row
+        cells = found.setdefault((tenant, Ref(kind, key)), (entity_id, {}))[1]
+        if series is not None:
+            place = dims.setdefault(tuple(labels), Dims(*labels))
+            cells[Key(series, at, place, bucket, member, due)] = (n, total)
+    return found
+
+
+async def put_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Store (tenant, id, version, leaf, conversation, part, body); an older version changes nothing."""
+    await connection.execute(PUT_ENTRIES, *_transposed(rows, 7))
+
+
+async def put_pointers(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Store (tenant, key, version, target) of leaves or conversations."""
+    await connection.execute(statement, *_transposed(rows, 4))
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+async def name_entities(connection: Connection, refs: Sequence[tuple[str, Ref]]) -> dict[tuple[str, Ref], int]:
+    """Give entities their numbers."""
+    arguments = ([t for t, _ in refs], [r.kind for _, r in refs], [r.key for _, r in refs])
+    rows = await connection.fetch(NAME_ENTITIES, *arguments)
+    return {(tenant, Ref(kind, key)): entity_id for tenant, kind, key, entity_id in rows}
+
+
+async def name_series(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Give series their numbers."""
+    rows = await connection.fetch(NAME_SERIES, *_columns(names))
+    return {(tenant, name): series_id for tenant, name, series_id in rows}
+
+
+async def name_dims(connection: Connection, places: Sequence[tuple[str, Dims]]) -> dict[tuple[str, Dims], int]:
+    """Give combinations of dimensions their numbers."""
+    rows = [(t, d.channel, family_of(d.channel), d.team, d.agent, d.segment, d.language) for t, d in places]
+    found = await connection.fetch(NAME_DIMS, *_transposed(rows, 7))
+    return {(row[0], Dims(*row[1:6])): row[6] for row in found}
+
+
+async def add_contributions(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Append changes (COLUMNS)."""
+    await connection.copy_records_to_table(
+        "contribution", schema_name="metrics", columns=COLUMNS, records=rows, timeout=None
+    )
+
+
+async def add(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], width: int) -> None:
+    """Add to counters (ADD_ARRIVALS, ADD_CORRECTIONS)."""
+    await connection.execute(statement, *_transposed(rows, width))
+
+
+async def seen(connection: Connection, latest: Mapping[str, tuple[int, int]]) -> None:
+    """Move the tenants' event-time watermark and the newest recording forward."""
+    tenants = list(latest)
+    occurred = [instant(latest[t][0]) for t in tenants]
+    await connection.execute(SEEN, tenants, occurred, [instant(latest[t][1]) for t in tenants])

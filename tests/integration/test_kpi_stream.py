@@ -1,0 +1,119 @@
+"""The streamed contributions on the real PostgreSQL: in any order, in any batches, equal to the recount."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import asyncpg
+
+from services.metrics.consumer import MetricsConsumer
+from services.metrics.recount import drift, streamed
+from shared.events import TimelineRecord
+from tests.conftest import needs
+from tests.kpi_timeline import OFFICE, Model, posted, records_of
+from tests.unit.test_kpi_example import LINES, check_values
+
+TENANT = "t1"
+
+
+def example(lines: int = 35) -> list[TimelineRecord]:
+    events = posted("events.jsonl")[:lines]
+    return [record for number, event in enumerate(events) for record in records_of(event, TENANT, number + 2)]
+
+
+async def stream(pool: asyncpg.Pool, consumer: MetricsConsumer, batches: Sequence[Sequence[TimelineRecord]]) -> None:
+    for batch in batches:
+        async with pool.acquire() as connection, connection.transaction():
+            await consumer.apply(connection, batch)
+
+
+def cut(records: list[TimelineRecord], rng: random.Random) -> list[list[TimelineRecord]]:
+    batches = []
+    while records:
+        size = rng.randint(1, 8)
+        batches.append(records[:size])
+        records = records[size:]
+    return batches
+
+
+async def check(pool: asyncpg.Pool, model: Model, stage: str | None = None) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        found = await streamed(connection, TENANT)
+    assert found == model.contributions()
+    assert [line async for line in drift(pool)] == []
+    if stage:
+        check_values(found, stage)
+
+
+@needs("shared_data")
+async def test_the_stream_equals_the_recount_after_every_single_record(pool: asyncpg.Pool) -> None:
+    consumer, model = MetricsConsumer(), Model()
+    for record in example():
+        await stream(pool, consumer, [[record]])
+        model.take([record])
+        await check(pool, model)
+
+
+@needs("shared_data")
+async def test_any_order_with_duplicates_in_any_batches_gives_the_same(pool: asyncpg.Pool) -> None:
+    for seed in range(15):
+        async with pool.acquire() as connection:
+            await connection.execute(
+                "TRUNCATE metrics.tenant, metrics.entry, metrics.leaf, metrics.conversation, metrics.contribution"
+            )
+        rng = random.Random(seed)
+        records = example() + rng.choices(example(), k=20)
+        rng.shuffle(records)
+        # A process that remembers nothing reads everything anew each time; it must not matter.
+        consumer, model = MetricsConsumer(0 if seed % 2 else 10_000), Model()
+        model.take(records)
+        await stream(pool, consumer, cut(records, rng))
+        await check(pool, model)
+
+
+@needs("shared_data")
+async def test_two_processes_that_take_turns_see_what_the_other_wrote(pool: asyncpg.Pool) -> None:
+    consumers, model = [MetricsConsumer(), MetricsConsumer()], Model()
+    rng = random.Random(7)
+    for batch in cut(example(), rng):
+        await stream(pool, rng.choice(consumers), [batch])
+        model.take(batch)
+    await check(pool, model)
+
+
+@needs("shared_data")
+async def test_a_transaction_that_rolled_back_is_not_remembered(pool: asyncpg.Pool) -> None:
+    consumer, model = MetricsConsumer(), Model()
+    rng = random.Random(3)
+    for batch in cut(example(), rng):
+        if rng.random() < 0.5:
+            async with pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                await consumer.apply(connection, batch)
+                await transaction.rollback()
+        await stream(pool, consumer, [batch])
+        model.take(batch)
+    await check(pool, model)
+
+
+@needs("shared_data")
+async def test_the_stages_of_the_worked_example_are_exact_in_the_stream(pool: asyncpg.Pool) -> None:
+    consumer, done = MetricsConsumer(), 0
+    records = posted("events.jsonl")
+    async with pool.acquire() as connection:
+        await connection.execute(
+            "INSERT INTO metrics.schedule VALUES ($1, 'epoch', $2, now())",
+            TENANT,
+            {
+                "timezone": "Europe/Amsterdam",
+                "rules": {d: [["09:00", "17:00"]] for d in ("mon", "tue", "wed", "thu", "fri")},
+            },
+        )
+    for stage, lines in LINES.items():
+        batch = [r for n in range(done, lines) for r in records_of(records[n], TENANT, n + 2)]
+        done = lines
+        await stream(pool, consumer, [batch])
+        async with pool.acquire() as connection, connection.transaction():
+            check_values(await streamed(connection, TENANT), stage)
