@@ -103,11 +103,11 @@ async def open_platform(settings: Settings, stack: AsyncExitStack, *, name: str)
 
     pool = await stack.enter_async_context(open_pool(settings, settings.dsn(), name=name))
     registry = CollectorRegistry()
-    log = await open_log(settings, pool, stack)
+    metrics = LogMetrics(registry)
+    log = await open_log(settings, pool, stack, metrics)
     authenticator = Authenticator(
         pool, grace_s=settings.auth_grace_s, session_s=settings.session_s, public_origin=_origin(settings.public_url)
     )
-    metrics = LogMetrics(registry)
     return Platform(settings, SystemClock(), pool, log, authenticator, registry, settings.secret(), metrics)
 
 
