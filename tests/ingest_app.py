@@ -18,6 +18,7 @@ from services.ingest import app as ingest
 from shared.auth import Authenticator
 from shared.events import InboundEvent
 from shared.keys import create_key
+from shared.log.metrics import LogMetrics
 from shared.log.postgres import postgres_log
 from shared.log.protocol import INBOUND, Log, Outgoing, Position
 from shared.service import Platform
@@ -103,13 +104,15 @@ async def running_ingest(pool: asyncpg.Pool, settings: Settings, **log_options: 
     async with AsyncExitStack() as stack:
         log = SwitchableLog(await stack.enter_async_context(postgres_log(pool, retention=None, **log_options)))
         clock = StillClock()
+        registry = CollectorRegistry()
         platform = Platform(
             settings=settings,
             clock=clock,
             pool=pool,
             log=log,
             auth=Authenticator(pool),
-            registry=CollectorRegistry(),
+            registry=registry,
+            log_metrics=LogMetrics(registry),
             secret_key=SECRET_KEY,
         )
         service = await ingest.build(platform, stack)

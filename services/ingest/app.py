@@ -8,11 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from time import monotonic
 
+from fastapi import APIRouter
+
+from services.ingest.channel_routes import channel_router
+from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.limits import Pressure
 from services.ingest.metrics import IngestMetrics
 from services.ingest.routes import EventsEndpoint, events_router
+from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, webhook_router
 from shared.accepted import TAKER, settle
+from shared.database.engine import translated
 from shared.errors import DatabaseUnavailable
 from shared.log.protocol import INBOUND
 from shared.service import Platform, Service
@@ -28,11 +34,18 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     pressure = Pressure(platform.settings.ingest_pressure_bytes)
     metrics.held_bytes.set_function(lambda: pressure.held_bytes)
     intake = Intake(platform.log, platform.pool, platform.accepted, metrics)
-    endpoint = EventsEndpoint(platform, intake, metrics, pressure)
+    channels = Channels(platform.pool, platform.secret_key)
+    router = APIRouter()
+    router.include_router(
+        events_router(EventsEndpoint(platform, intake, metrics, pressure), platform.settings.topic_prefix, _version())
+    )
+    router.include_router(channel_router(platform, channels))
+    router.include_router(webhook_router(WebhookEndpoint(platform, channels, intake, metrics, pressure)))
     return Service(
         name="ingest",
-        router=events_router(endpoint, platform.settings.topic_prefix, _version()),
+        router=router,
         background=[lambda: settle_for_ever(platform)],
+        body_limits={"/v1/webhooks/": MAX_BODY_BYTES},
     )
 
 
@@ -46,6 +59,9 @@ async def settle_for_ever(platform: Platform) -> None:
             continue
         try:
             await settle(platform.pool, platform.accepted, TAKER, name, monotonic())
+            if turn % IDLE_TURNS == 0:
+                with translated():
+                    await platform.pool.execute(FORGET_EXPIRED, platform.clock.now())
         except DatabaseUnavailable as error:
             logger().warning("accepted events cannot be written down", error=str(error))
 

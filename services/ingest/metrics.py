@@ -21,6 +21,18 @@ class IngestMetrics:
             ("door", "status"),
             registry=registry,
         )
+        self.forged = Counter(
+            "threadline_ingest_webhooks_forged",
+            "Webhook deliveries without proof that they come from their provider, by provider. Nothing else is kept.",
+            ("provider",),
+            registry=registry,
+        )
+        self.quarantined = Counter(
+            "threadline_ingest_webhooks_quarantined",
+            "Parts of genuine webhook deliveries that could not be understood and were kept, by provider.",
+            ("provider",),
+            registry=registry,
+        )
         self.append_seconds = Histogram(
             "threadline_ingest_append_seconds",
             "From validated events in hand to the log's word that it has them durably, in seconds per request.",

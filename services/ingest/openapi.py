@@ -72,6 +72,12 @@ ACCEPTED_SCHEMA: dict[str, Any] = {
     },
 }
 
+CHANNEL_URL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["provider", "account", "webhook_url", "webhook_path"],
+    "properties": {name: {"type": "string"} for name in ("provider", "account", "webhook_url", "webhook_path")},
+}
+
 STATUS_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["status", "customer_id", "conversation_id", "entry_id", "reason"],

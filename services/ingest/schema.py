@@ -29,7 +29,7 @@ def _instant(text: str) -> str:
     try:
         read_rfc3339(text)
     except ValueError as error:
-        raise PydanticCustomError("instant", "{why}", {"why": str(error)}) from error
+        raise PydanticCustomError("sentence", "{why}", {"why": str(error)}) from error
     return text
 
 

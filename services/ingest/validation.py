@@ -75,7 +75,7 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
     try:
         attributes: Attributes = _ATTRIBUTES.validate_python(event)
     except ValidationError as error:
-        raise InvalidEvent(_faults(error, event)) from None
+        raise InvalidEvent(faults_of(error, event)) from None
     faults = list(_attribute_faults(attributes))
     occurred_at = received_at
     try:
@@ -86,7 +86,7 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
         faults.append(Fault("/time", str(error)))
     try:
         data = _data(event, attributes)
-        _check_data(attributes.type, data)
+        check_data(attributes.type, data)
     except InvalidEvent as error:
         faults.extend(error.faults)
     if faults:
@@ -115,9 +115,7 @@ def _attribute_faults(attributes: Attributes) -> list[Fault]:
         elif len(value) * 4 > MAX_ATTRIBUTE_BYTES and len(value.encode()) > MAX_ATTRIBUTE_BYTES:
             faults.append(Fault(f"/{name}", f"is longer than {MAX_ATTRIBUTE_BYTES} bytes of UTF-8"))
     if attributes.source == DERIVED_SOURCE:
-        faults.append(
-            Fault("/source", f"{DERIVED_SOURCE} stands for what Threadline derives itself: take another")
-        )
+        faults.append(Fault("/source", f"{DERIVED_SOURCE} stands for what Threadline derives itself: take another"))
     if attributes.type not in MODELS:
         faults.append(Fault("/type", _about_type(attributes.type)))
     if attributes.datacontenttype not in (None, "application/json") and not _is_json(attributes.datacontenttype):
@@ -165,7 +163,8 @@ def _decoded(text: str) -> object:
         raise InvalidEvent([Fault("/data_base64", detail)]) from error
 
 
-def _check_data(event_type: str, data: dict[str, Any]) -> None:
+def check_data(event_type: str, data: dict[str, Any]) -> None:
+    """Return only where `data` is what an event of this type may hold. Raises InvalidEvent, pointers below `/data`."""
     fault = fault_in_shape(data)
     if fault is not None:
         raise InvalidEvent([Fault("/data", fault)])
@@ -175,10 +174,11 @@ def _check_data(event_type: str, data: dict[str, Any]) -> None:
     try:
         validator.validate_python(data)
     except ValidationError as error:
-        raise InvalidEvent(_faults(error, data, "/data")) from None
+        raise InvalidEvent(faults_of(error, data, "/data")) from None
 
 
-def _faults(error: ValidationError, root: object, prefix: str = "") -> list[Fault]:
+def faults_of(error: ValidationError, root: object, prefix: str = "") -> list[Fault]:
+    """Return what pydantic found wrong with `root`, one fault per place, in sentences for the sender."""
     found: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_input=True):
         found.setdefault(prefix + _pointer(detail, root), _sentence(detail))
@@ -211,7 +211,7 @@ def _sentence(detail: ErrorDetails) -> str:
         return f"must be {_WANTED[kind]}, not {_kind(detail['input'])}"
     if kind == "literal_error":
         return f"must be {context['expected']}"
-    if kind in ("at_field", "instant"):
+    if kind in ("at_field", "sentence"):
         return detail["msg"]
     return detail["msg"][:1].lower() + detail["msg"][1:]
 

@@ -34,7 +34,8 @@ TABLES = (
         PRIMARY KEY (tenant_id, digest)
     )""",
     'CREATE INDEX accepted_place ON ingest.accepted (partition, "offset")',
-    # One channel account of a tenant at a provider. `sealed` holds its secrets, encrypted; the token is in its URL.
+    # One channel account of a tenant at a provider. `sealed` holds its secrets and options, encrypted, since a
+    # handshake's token is an option; `token` is the part of its URL that nobody can guess.
     """
     CREATE TABLE ingest.channel_account (
         tenant_id text NOT NULL,
@@ -45,7 +46,6 @@ TABLES = (
         public_url text,
         own_addresses text[] NOT NULL DEFAULT '{}',
         default_region text,
-        options jsonb NOT NULL DEFAULT '{}',
         created_at timestamptz NOT NULL DEFAULT now(),
         changed_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (tenant_id, provider, account)

@@ -1,0 +1,259 @@
+"""`/v1/webhooks/{provider}/{token}`: from a provider's request to the log, by the provider's adapter.
+
+The answer goes out only after everything of the delivery is durable: its events in the log, what could not be
+understood in the quarantine, a token that counts once in its table. A delivery that fails on the way is answered 503
+and comes again; a forged one leaves nothing but a counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+
+from services.ingest.adapters import ADAPTERS
+from services.ingest.adapters.base import (
+    Account,
+    Delivery,
+    Draft,
+    Forged,
+    Headers,
+    Quarantined,
+    RawRequest,
+    ReplayToken,
+    receive,
+)
+from services.ingest.channels import Channels
+from services.ingest.intake import Intake
+from services.ingest.limits import Pressure
+from services.ingest.metrics import IngestMetrics
+from services.ingest.reading import clean_text, cleaned
+from services.ingest.routes import whole_body
+from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data
+from shared.database.engine import transaction
+from shared.events import InboundEvent
+from shared.log.headers import encode_headers
+from shared.problems import Problem, not_found, unavailable
+from shared.service import Platform
+
+if TYPE_CHECKING:
+    import asyncpg
+
+MAX_BODY_BYTES = 40 * 1024 * 1024
+IN_A_THREAD_BYTES = 64 * 1024
+"""Larger bodies are read in a thread, so that one big mail does not hold up everybody else."""
+
+TRANSACTIONS = 4
+"""Deliveries that may hold a connection while they append: the append needs one of the same pool."""
+
+# A delivery that comes again is kept once.
+KEEP = """
+INSERT INTO log.quarantine (tenant_id, source, event_id, group_name, reason, value, headers)
+SELECT $1, $2, $3, 'ingest', $4, $5, $6
+WHERE NOT EXISTS (
+    SELECT FROM log.quarantine
+    WHERE tenant_id = $1 AND source = $2 AND event_id = $3 AND group_name = 'ingest' AND state = 'held'
+)
+"""
+
+# True where the token is new. Of two deliveries at once the second waits here until the first is durable or has failed.
+REMEMBER = """
+INSERT INTO ingest.replay_token AS t (tenant_id, provider, account, digest, expires_at)
+VALUES ($1, $2, $3, $4, $5::timestamptz + make_interval(secs => $6))
+ON CONFLICT (tenant_id, provider, account, digest) DO UPDATE SET expires_at = excluded.expires_at
+    WHERE t.expires_at < $5::timestamptz
+RETURNING true
+"""
+
+FORGET_EXPIRED = "DELETE FROM ingest.replay_token WHERE expires_at < $1"
+
+# Credentials of the delivery are not kept with what is quarantined; it has been verified.
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+class WebhookEndpoint:
+    """Takes deliveries of all providers. One per process."""
+
+    def __init__(
+        self, platform: Platform, channels: Channels, intake: Intake, metrics: IngestMetrics, pressure: Pressure
+    ) -> None:
+        self._platform = platform
+        self._channels = channels
+        self._intake = intake
+        self._metrics = metrics
+        self._pressure = pressure
+        self._transactions = asyncio.Semaphore(TRANSACTIONS)
+
+    async def deliver(self, request: Request, provider: str, token: str) -> Response:
+        """Take one request of a provider. Raises Problem; LogUnavailable and DatabaseUnavailable become 503."""
+        channel = await self._channels.by_token(clean_text(token))
+        if channel is None or channel.account.provider != provider:
+            raise not_found("webhook")
+        size_bytes = _declared_bytes(request)
+        if not self._pressure.admits(size_bytes):
+            # Not 429: there are providers that throw away what is answered 4xx.
+            raise unavailable("this process is taking as much as it can hold; send it again")
+        self._pressure.held_bytes += size_bytes
+        try:
+            raw = await _raw_request(request, self._platform.clock.now())
+            return await self._take(raw, channel.account)
+        finally:
+            self._pressure.held_bytes -= size_bytes
+
+    async def _take(self, raw: RawRequest, account: Account) -> Response:
+        adapter = ADAPTERS[account.provider]
+        try:
+            if len(raw.body) > IN_A_THREAD_BYTES:
+                delivery = await asyncio.to_thread(receive, adapter, raw, account)
+            else:
+                delivery = receive(adapter, raw, account)
+        except Forged as error:
+            self._metrics.forged.labels(account.provider).inc()
+            title = "Unauthorized" if error.status == 401 else "Forbidden"
+            raise Problem(error.status, title, error.detail, headers=dict(error.headers)) from error
+        events, quarantined = events_of(delivery.events, account, raw.received_at)
+        await self._keep(delivery, events, (*delivery.quarantined, *quarantined), raw, account)
+        answer = delivery.answer
+        if answer.status >= 400:
+            self._metrics.refused.labels(account.provider, str(answer.status)).inc()
+        response = Response(answer.body, answer.status)
+        for name, value in answer.headers:
+            response.headers[name] = value
+        return response
+
+    async def _keep(
+        self,
+        delivery: Delivery,
+        events: Sequence[InboundEvent],
+        quarantined: Sequence[Quarantined],
+        raw: RawRequest,
+        account: Account,
+    ) -> None:
+        """Make all of a delivery durable. A repeated token that counts once makes it a duplicate: nothing is kept."""
+        async with AsyncExitStack() as stack:
+            if delivery.replay_token is not None or quarantined:
+                await stack.enter_async_context(self._transactions)
+                connection = await stack.enter_async_context(transaction(self._platform.pool))
+                if delivery.replay_token is not None and not await _is_new(
+                    connection, delivery.replay_token, account, raw.received_at
+                ):
+                    return
+                for part in quarantined:
+                    await _quarantine(connection, part, raw, account)
+            with self._metrics.append_seconds.time():
+                await self._intake.accept(events)
+        self._metrics.accepted.labels(account.provider).inc(len(events))
+        self._metrics.quarantined.labels(account.provider).inc(len(quarantined))
+
+
+def events_of(
+    drafts: Sequence[Draft], account: Account, received_at: datetime
+) -> tuple[list[InboundEvent], list[Quarantined]]:
+    """Return the drafts as events for the log, and as quarantined parts where a draft breaks the events' own rules."""
+    events: list[InboundEvent] = []
+    quarantined: list[Quarantined] = []
+    for draft in drafts:
+        event_id = storable_id(clean_text(draft.id))
+        data = cleaned(draft.data)
+        try:
+            check_data(draft.type, data)
+        except InvalidEvent as error:
+            quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event_id))
+            continue
+        events.append(
+            InboundEvent(
+                tenant=account.tenant,
+                source=account.source,
+                id=event_id,
+                type=draft.type,
+                occurred_at=draft.time or received_at,
+                received_at=received_at,
+                data=data,
+                subject=clean_text(draft.subject) if draft.subject else None,
+                region=account.default_region,
+            )
+        )
+    return events, quarantined
+
+
+def storable_id(event_id: str) -> str:
+    """Return the id, or its SHA-256 where it is longer than an index row takes."""
+    data = event_id.encode()
+    return event_id if len(data) <= MAX_ATTRIBUTE_BYTES else "sha256:" + sha256(data).hexdigest()
+
+
+async def _is_new(connection: asyncpg.Connection, token: ReplayToken, account: Account, now: datetime) -> bool:
+    digest = sha256(token.value.encode("utf-8", "surrogatepass")).digest()
+    return bool(
+        await connection.fetchval(
+            REMEMBER, account.tenant, account.provider, account.account, digest, now, float(token.ttl_s)
+        )
+    )
+
+
+async def _quarantine(connection: asyncpg.Connection, part: Quarantined, raw: RawRequest, account: Account) -> None:
+    headers = tuple(
+        (name, value.encode("latin-1", "replace"))
+        for name, value in ((":method", raw.method), (":query", raw.query), *raw.headers.items())
+        if name not in _CREDENTIALS
+    )
+    await connection.execute(
+        KEEP,
+        account.tenant,
+        account.source,
+        storable_id(clean_text(part.dedupe_key)),
+        clean_text(part.reason),
+        raw.body,
+        encode_headers(headers),
+    )
+
+
+async def _raw_request(request: Request, received_at: datetime) -> RawRequest:
+    return RawRequest(
+        method=request.method,
+        path=request.url.path,
+        query=request.scope["query_string"].decode("latin-1"),
+        headers=Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw),
+        body=await whole_body(request),
+        received_at=received_at,
+    )
+
+
+def _declared_bytes(request: Request) -> int:
+    declared = request.headers.get("content-length", "")
+    known = declared.isascii() and declared.isdecimal() and len(declared) < 12
+    return min(int(declared), MAX_BODY_BYTES) if known else IN_A_THREAD_BYTES
+
+
+def webhook_router(endpoint: WebhookEndpoint) -> APIRouter:
+    """Return the routes that providers call."""
+    router = APIRouter(tags=["webhooks"])
+
+    @router.get(
+        "/v1/webhooks/{provider}/{token}",
+        summary="A provider's handshake",
+        response_class=Response,
+        operation_id="webhook_handshake",
+    )
+    @router.post(
+        "/v1/webhooks/{provider}/{token}",
+        summary="A provider's deliveries",
+        response_class=Response,
+        operation_id="webhook_delivery",
+    )
+    # Providers that tell formats apart by the end of the URL (Mailgun: …/mime).
+    @router.get("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_get")
+    @router.post("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_post")
+    async def deliver(request: Request, provider: str, token: str) -> Response:
+        """Answered as the provider expects, once everything genuine in it is durable.
+
+        401 or 403: not proven to be the provider's. 503: send it again. At most 40 MiB.
+        """
+        return await endpoint.deliver(request, provider, token)
+
+    return router
