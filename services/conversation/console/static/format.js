@@ -108,5 +108,5 @@ export function happened(entry) {
 
 /** Whether an event is worth a line when only the story is wanted. */
 export function isStory(entry) {
-  return !/\.(context_viewed|assigned|queued|requested|offered|accepted|acknowledgement\.sent)$|acknowledgement|bot\.answered|info\.requested/.test(entry.type);
+  return !/\.(context_viewed|opened|assigned|queued|requested|offered|accepted|acknowledgement\.sent)$|acknowledgement|bot\.answered|info\.requested/.test(entry.type);
 }
