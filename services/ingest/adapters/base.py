@@ -209,12 +209,20 @@ def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery
             return Delivery(answer)
         if request.method.upper() != "POST":
             return Delivery(problem(405, "only POST is taken here", (("allow", "POST"),)))
-        adapter.verify(request, account)
+        _prove(adapter, request, account)
         if not request.body.strip():
             return Delivery(problem(422, "the body is empty"))
         return _settled(_parsed(adapter, request, account), request)
     except Malformed as error:
         return Delivery(problem(error.status, error.detail))
+
+
+def _prove(adapter: Adapter, request: RawRequest, account: Account) -> None:
+    try:
+        adapter.verify(request, account)
+    except Unreadable as error:
+        # The proof lies in a body that cannot be read: nothing shows that it is genuine.
+        raise Forged(403, error.reason) from error
 
 
 def _parsed(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:

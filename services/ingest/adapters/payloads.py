@@ -127,7 +127,7 @@ def read_form_bytes(body: bytes) -> list[tuple[bytes, bytes]]:
     if body.count(b"&") >= _MOST_FIELDS:
         raise Unreadable(f"the form has more than {_MOST_FIELDS} fields")
     pairs = []
-    for piece in body.strip(b"\r\n").split(b"&"):
+    for piece in body.split(b"&"):
         if piece:
             name, _, value = piece.partition(b"=")
             pairs.append((unquote_to_bytes(name.replace(b"+", b" ")), unquote_to_bytes(value.replace(b"+", b" "))))
