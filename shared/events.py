@@ -61,7 +61,7 @@ def family_of(channel: str | None) -> str | None:
 
 def rfc3339(at: datetime) -> str:
     """Write an aware datetime as RFC 3339 in UTC with microseconds and `Z`."""
-    # isoformat pads years before 1000 on every platform (strftime does not) and takes half its time.
+    # isoformat pads years before 1000 on every platform, and costs a fifth of strftime.
     return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any, Literal
 from uuid import UUID
+
+Name = tuple[Literal["key", "component", "conversation"], Any]
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class Scope:
-    """Disjoint sets of names (keys `k:`, components of people `p:`, conversations `c:`), each with an instant.
+    """Disjoint sets of names (keys, components of people, conversations), each with an instant.
 
     A part of the scope is everything that may influence each other; it is decided again from its instant on.
     """
 
     def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-        self._since: dict[str, datetime] = {}
+        self._parent: dict[Name, Name] = {}
+        self._since: dict[Name, datetime] = {}
         self.version = 0
         """Grows whenever parts are united or reach further back."""
 
-    def touch(self, names: Iterable[str], since: datetime = NEVER) -> None:
+    def touch(self, names: Iterable[Name], since: datetime = NEVER) -> None:
         """Say that `names` are one part, to be decided from `since` on at the latest."""
         roots = {self._root(name) for name in names}
         if not roots:
             return
-        first, *others = sorted(roots)
+        first, *others = roots
         earliest = min(since, *(self._since[root] for root in roots))
         if others or earliest < self._since[first]:
             self.version += 1
@@ -35,7 +38,7 @@ class Scope:
             del self._since[root]
         self._since[first] = earliest
 
-    def _root(self, name: str) -> str:
+    def _root(self, name: Name) -> Name:
         if name not in self._parent:
             self._parent[name] = name
             self._since[name] = NEVER
@@ -45,18 +48,15 @@ class Scope:
             name = self._parent[name]
         return name
 
-    def since(self, name: str) -> datetime:
+    def since(self, name: Name) -> datetime:
         """Return the instant from which the part of `name` is decided."""
         return self._since[self._root(name)]
 
     def keys_known(self) -> list[str]:
-        return [name[2:] for name in self._names("k:")]
+        return [name for kind, name in self._parent if kind == "key"]
 
     def components(self) -> list[UUID]:
-        return [UUID(name[2:]) for name in self._names("p:")]
+        return [name for kind, name in self._parent if kind == "component"]
 
     def conversations(self) -> list[UUID]:
-        return [UUID(name[2:]) for name in self._names("c:")]
-
-    def _names(self, prefix: str) -> Iterator[str]:
-        return (name for name in list(self._parent) if name.startswith(prefix))
+        return [name for kind, name in self._parent if kind == "conversation"]

@@ -149,10 +149,9 @@ class Stitcher:
         self, event: Facts, leaf: LeafId | None
     ) -> tuple[ConversationId | None, Rule, Key | None, ConversationId | None]:
         stale: ConversationId | None = None
-        for key in self._explicit_keys(event):
-            found = self._meant_by(key)
-            if found is not None:
-                return found, "conversation_id", key, None
+        found, key = self._named(event)
+        if found is not None:
+            return found, "conversation_id", key, None
         for key in (*event.tokens, *event.mails):
             found = self._bound_to(key)
             if found is None:
@@ -175,20 +174,26 @@ class Stitcher:
             return found, "open_conversation", None, None
         return None, "new", None, None
 
-    def _explicit_keys(self, event: Facts) -> list[Key]:
+    def _named(self, event: Facts) -> tuple[ConversationId | None, Key | None]:
+        """Rule 0: the conversation that the event names, or one that named this event before it happened."""
+        if event.conversation_id:
+            key = f"conversation:{event.conversation_id}"
+            found = self._meant_by(event.conversation_id) or self._bound_to(key)
+            if found is not None:
+                return found, key
         own = f"conversation:{event.entry_id}"
-        return [f"conversation:{event.conversation_id}", own] if event.conversation_id else [own]
+        return self._bound_to(own), own
 
-    def _meant_by(self, key: Key) -> ConversationId | None:
+    def _meant_by(self, written: str) -> ConversationId | None:
         try:
-            named = UUID(key.partition(":")[2])
+            named = UUID(written)
         except ValueError:
             return None
         if named in self.placed:
             return self.canonical.get(self.placed[named], self.placed[named])
         if named in self.conversations or named in self.canonical:
             return self.canonical.get(named, named)
-        return self._bound_to(key)
+        return None
 
     def _bound_to(self, key: Key) -> ConversationId | None:
         bound = self.bound.get(key)

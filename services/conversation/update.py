@@ -24,7 +24,7 @@ from services.conversation.facts import Facts, Key, facts_of
 from services.conversation.identity import Evidence, strength
 from services.conversation.people import Leaf, People
 from services.conversation.policy import Policy
-from services.conversation.scope import Scope
+from services.conversation.scope import Name, Scope
 from services.conversation.stitching import Placement, Stitcher
 from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
@@ -243,7 +243,7 @@ class Update:
 
     # --- what is connected ------------------------------------------------------------------------------------------
 
-    def _names(self, fact: Facts) -> list[str]:
+    def _names(self, fact: Facts) -> list[Name]:
         names = [key_name(key) for key in fact.keys]
         names.append(key_name(f"conversation:{fact.entry_id}"))
         if fact.conversation_id:
@@ -297,7 +297,7 @@ class Update:
         for component in self._scope.components():
             since = self._scope.since(component_name(component))
             active_since = max(since - window, BEGINNING) if since - BEGINNING > window else BEGINNING
-            wanted += [(self._people.leaf(n).leaf_id, active_since) for n in self._people.members[component]]
+            wanted += [(self._people.leaves[n].leaf_id, active_since) for n in self._people.members[component]]
         leaves = self._unasked("leaf's conversations", wanted)
         owned = await store.open_conversations(self._connection, self._tenant, leaves) if leaves else []
         self._owned.update(owned)
@@ -329,7 +329,7 @@ class Update:
                 names = self._names(self._facts[entry.entry_id])
                 self._scope.touch((*names, self._conversation_name(entry.conversation_id)))
 
-    def _conversation_name(self, conversation_id: UUID) -> str:
+    def _conversation_name(self, conversation_id: UUID) -> Name:
         return conversation_name(self._conversations[conversation_id].canonical_id)
 
     async def _load_later(self) -> None:
@@ -338,7 +338,7 @@ class Update:
         for component in self._scope.components():
             since = self._scope.since(component_name(component))
             for node in self._people.members[component]:
-                leaf = self._people.leaf(node)
+                leaf = self._people.leaves[node]
                 if leaf.last_entry_at is not None and leaf.last_entry_at >= since:
                     leaves.append((leaf.leaf_id, since))
         conversations = []
@@ -573,6 +573,8 @@ class Update:
             made.append(("conversation.escalated", {**change, "to_contact": fact.contact}))
         for gone, into in placement.merged:
             made.append(("conversation.merged", {"from": str(gone), "into": str(into), "channel": fact.channel}))
+        if not made:
+            return []
         owner = self._stitcher.conversation(placement.conversation_id).owner_leaf or cause.leaf_id
         recorded = replace(cause, recorded_at=self._now)
         return [derived(recorded, kind, data, self._secret, owner) for kind, data in made]
@@ -716,13 +718,13 @@ def _before(at: datetime, policy: Policy) -> datetime:
     return at - policy.open_window if at - BEGINNING > policy.open_window else BEGINNING
 
 
-def key_name(key: Key) -> str:
-    return f"k:{key}"
+def key_name(key: Key) -> Name:
+    return "key", key
 
 
-def component_name(component_id: UUID) -> str:
-    return f"p:{component_id}"
+def component_name(component_id: UUID) -> Name:
+    return "component", component_id
 
 
-def conversation_name(conversation_id: UUID) -> str:
-    return f"c:{conversation_id}"
+def conversation_name(conversation_id: UUID) -> Name:
+    return "conversation", conversation_id
