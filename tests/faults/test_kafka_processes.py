@@ -1,0 +1,87 @@
+"""Three processes on Kafka and PostgreSQL: each killed, frozen or cut off from what it stands on, in mid-stream."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.conftest import needs
+from tests.faults import traffic
+from tests.faults.conftest import Ground
+from tests.processes import Process, apart, stopped
+
+pytestmark = [needs("kafka"), pytest.mark.timeout(600)]
+
+KILLS = 5
+
+
+@pytest.mark.parametrize("victim", ["ingest", "conversation", "metrics"])
+async def test_one_service_killed_again_and_again_loses_and_doubles_nothing(
+    ground: Ground, open_folder: Path, victim: str
+) -> None:
+    posted = traffic.events(seed=81, people=90)
+    moments = sorted(Random(victim).sample(range(1, len(posted) - traffic.BATCH), KILLS))
+    async with apart(open_folder, ground.env) as system:
+        poster, posting = await traffic.under_traffic(system, system.ingest, posted)
+        process: Process = getattr(system, victim)
+        for moment in moments:
+            await poster.reached(moment)
+            process.kill()
+            await process.start()
+        await posting
+        await traffic.judge(system, posted)
+
+
+async def test_frozen_process_that_wakes_after_its_partitions_were_given_away_changes_nothing(
+    ground: Ground, open_folder: Path
+) -> None:
+    posted = traffic.events(seed=82, people=80)
+    half = len(posted) // 2
+    zombie = Process(("conversation", "--data", str(open_folder)), open_folder, ground.env)
+    async with apart(open_folder, ground.env) as system:
+        try:
+            await zombie.start()
+            poster, posting = await traffic.under_traffic(system, system.ingest, posted[:half])
+            await poster.reached(half // 2)
+            with stopped(zombie):
+                await posting
+                # What the zombie held is done by the other one while it sleeps.
+                true = traffic.as_dialogues(posted[:half])
+                found = await traffic.statuses(system, true)
+                assert all(one["status"] == "on_timeline" for one in found.values())
+            _, posting = await traffic.under_traffic(system, system.ingest, posted[half:])
+            await posting
+            await zombie.ready()
+            await traffic.judge(system, posted)
+        finally:
+            zombie.stop()
+
+
+async def test_broker_that_restarts_in_mid_stream_costs_nothing(ground: Ground, open_folder: Path) -> None:
+    posted = traffic.events(seed=83, people=80)
+    async with apart(open_folder, ground.env) as system:
+        poster, posting = await traffic.under_traffic(system, system.ingest, posted)
+        for moment in (len(posted) // 4, len(posted) // 2):
+            await poster.reached(moment)
+            ground.broker.kill()
+            ground.broker.start()
+        await posting
+        await traffic.judge(system, posted)
+        assert poster.tries_lost > 0
+
+
+async def test_database_that_restarts_in_mid_stream_costs_nothing(ground: Ground, open_folder: Path) -> None:
+    posted = traffic.events(seed=84, people=80)
+    async with apart(open_folder, ground.env) as system:
+        poster, posting = await traffic.under_traffic(system, system.ingest, posted)
+        for moment, how in ((len(posted) // 4, signal.SIGINT), (len(posted) // 2, signal.SIGKILL)):
+            await poster.reached(moment)
+            os.kill(ground.server.pid, how)
+        await posting
+        for process in system.processes:
+            await process.ready()
+        await traffic.judge(system, posted)
