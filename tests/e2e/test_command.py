@@ -25,8 +25,10 @@ SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI="
 
 @pytest.fixture
 def data(open_folder: Path) -> Path:
-    """A data directory that does not exist yet."""
-    return open_folder / "data dir"
+    """A data directory that is empty, in a folder with a space in its name."""
+    folder = open_folder / "data dir"
+    folder.mkdir(mode=0o755)
+    return folder
 
 
 @pytest.fixture
@@ -112,7 +114,6 @@ def test_settings_are_listed_without_secrets() -> None:
 
 
 async def test_up_prints_where_it_is_and_where_its_key_is_and_stops_cleanly(data: Path) -> None:
-    data.mkdir(mode=0o755)
     process = Process(("up", "--data", str(data)), data)
     await process.start()
     try:
@@ -140,7 +141,6 @@ async def _is_on_timeline(client: httpx.AsyncClient, number: int) -> bool:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_during_the_first_start_leaves_no_server(data: Path, signum: signal.Signals) -> None:
-    data.mkdir(mode=0o755)
     process = Process(("up", "--data", str(data)), data)
     process.spawn()
     await until(lambda: (data / "postgres").exists() or (data / ".postgres.partial").exists(), "the database is begun")
