@@ -84,12 +84,8 @@ imports: $(DEV) ## who may import whom
 
 check: lint types imports test ## all of it
 
-bench: $(DEV) ## every measurement; `.venv/bin/python -m bench.NAME` for one
-	@set -e; for script in bench/[a-z]*.py; do \
-		name=$${script#bench/}; name=$${name%.py}; \
-		printf '\n== python -m bench.%s\n' "$$name"; \
-		$(PY) -m "bench.$$name" $(ARGS); \
-	done
+bench: $(DEV) ## every measurement, in one table; ARGS=latency for one
+	@$(PY) -m bench $(ARGS)
 
 lock: $(DEV) ## renew requirements/*.txt from pyproject.toml; ARGS=--upgrade for newer versions
 	@$(COMPILE) $(ARGS) pyproject.toml --output-file requirements/base.txt

@@ -140,7 +140,7 @@ def test_every_file_that_a_document_or_a_comment_names_exists() -> None:
             known = (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
             if not known and not made_by_a_build:
                 missing.append(f"{place}: {path}")
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def test_every_link_between_documents_leads_to_a_file() -> None:
@@ -149,7 +149,7 @@ def test_every_link_between_documents_leads_to_a_file() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", read(name)):
             if "://" not in target and not (ROOT / name).parent.joinpath(target).exists():
                 missing.append(f"{name}: {target}")
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def commands_in(text: str) -> set[tuple[str, ...]]:
