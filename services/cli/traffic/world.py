@@ -104,7 +104,9 @@ class _Turn:
         if self.number + 1 >= self.left:
             return events, None
         last = events[-1].at if events else self.at
-        return events, _Turn(last + APART_S + rng.uniform(0, DAY_S), self.who, self.number + 1, self.left)
+        earliest, channel = last + APART_S, self.who.channels[(self.number + 1) % len(self.who.channels)]
+        at = _moment(rng, world, channel, earliest, earliest + DAY_S)
+        return events, _Turn(at, self.who, self.number + 1, self.left)
 
 
 def _seen_before(who: Person, number: int, matters: int) -> int:

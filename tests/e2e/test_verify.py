@@ -1,0 +1,109 @@
+"""`threadline verify` finds what is wrong, and is silent where nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from shared import directory
+from tests.faults import traffic
+from tests.processes import System, up
+
+pytestmark = pytest.mark.timeout(180)
+
+# What somebody did to the tables behind our back, how it is undone, and what verify has to say about it.
+TAMPERING = {
+    "a lost entry": (
+        """
+        CREATE TABLE public.kept AS
+            SELECT * FROM conversation.entry WHERE type = 'threadline.message.received' LIMIT 1;
+        DELETE FROM conversation.entry AS e USING public.kept AS k WHERE e.entry_id = k.entry_id
+        """,
+        "INSERT INTO conversation.entry SELECT * FROM public.kept; DROP TABLE public.kept",
+        "accepted events that are on no timeline and not in quarantine: 1",
+    ),
+    "an invented entry": (
+        """
+        INSERT INTO conversation.entry SELECT (x.e).* FROM (
+            SELECT jsonb_populate_record(
+                e, jsonb_build_object('entry_id', gen_random_uuid(), 'event_id', 'invented')) AS e
+            FROM conversation.entry AS e WHERE e.source <> '/threadline' LIMIT 1) AS x
+        """,
+        "DELETE FROM conversation.entry WHERE event_id = 'invented'",
+        "entries of events that the log never carried: 1",
+    ),
+    "a leaf moved": (
+        """
+        CREATE TABLE public.kept AS
+            SELECT leaf_id, customer_id FROM conversation.leaf WHERE node LIKE 'crm:%' LIMIT 1;
+        UPDATE conversation.leaf AS l SET customer_id = gen_random_uuid() FROM public.kept AS k
+            WHERE l.leaf_id = k.leaf_id
+        """,
+        """
+        UPDATE conversation.leaf AS l SET customer_id = k.customer_id FROM public.kept AS k WHERE l.leaf_id = k.leaf_id;
+        DROP TABLE public.kept
+        """,
+        "leaves of the timeline topic that belong to another customer: 1",
+    ),
+    "a KPI counted twice": (
+        """
+        CREATE TABLE public.kept AS
+            SELECT * FROM metrics.contribution WHERE n <> 0 LIMIT 1;
+        INSERT INTO metrics.contribution SELECT * FROM public.kept
+        """,
+        """
+        DELETE FROM metrics.contribution AS c WHERE c.ctid = (SELECT max(m.ctid) FROM metrics.contribution AS m);
+        DROP TABLE public.kept
+        """,
+        "kpi ",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+async def system() -> AsyncIterator[tuple[System, str]]:
+    """A running Threadline with some traffic on it, and the address of its database."""
+    folder = directory.temporary("threadline verify ")
+    async with up(folder) as running:
+        _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=91, people=40))
+        await posting
+        url = directory.offered(folder)
+        assert url is not None
+        yield running, url
+
+
+async def test_verify_is_silent_where_all_is_right(system: tuple[System, str]) -> None:
+    checked = system[0].verify()
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("tampering", TAMPERING)
+async def test_verify_names_what_somebody_tampered_with(system: tuple[System, str], tampering: str) -> None:
+    running, url = system
+    change, undo, sentence = TAMPERING[tampering]
+    connection = await asyncpg.connect(url)
+    try:
+        assert running.verify().returncode == 0
+        await connection.execute(change)
+        try:
+            checked = running.verify()
+        finally:
+            await connection.execute(undo)
+        assert checked.returncode == 1
+        assert sentence in checked.stdout
+        assert len(checked.stderr.strip().splitlines()) == 1
+    finally:
+        await connection.close()
+
+
+async def test_verify_says_so_where_the_services_do_not_come_to_the_end(open_folder: Path) -> None:
+    async with up(open_folder) as running:
+        key = running.key(traffic.TENANT)
+        assert key
+        running.ingest.stop()
+    # Nobody works here now; one event more would never be done, but with none to do all is well.
+    checked = running.verify(1)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
