@@ -23,8 +23,10 @@ from typing import NamedTuple
 
 from services.metrics.entries import SECOND, Entry
 
-EXACT_S = (5, 20, 60, 600, 900, 3600, 14_400, 86_400)
-"""Durations that are bucket bounds, so that "≤ 20 s" is read exactly."""
+EXACT_S = (
+    1, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400, 259_200, 604_800,
+)  # fmt: skip
+"""Durations that are bucket bounds, so that "≤ 20 s" is read exactly; the bounds of Prometheus histograms."""
 
 NO_BUCKET = -1
 

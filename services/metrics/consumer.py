@@ -144,7 +144,14 @@ class MetricsConsumer:
         if works:
             await _load_and_apply(connection, works)
             await evaluate_touched(connection, works)
-            await store.seen(connection, {work.tenant: (work.latest, work.recorded) for work in works})
+            latest = {work.tenant: (work.latest, work.recorded) for work in works}
+            oldest = [
+                (work.tenant, entry.at)
+                for work in works
+                for key, (_, entry) in work.entries.items()
+                if entry is not None and key not in work.before
+            ]
+            await store.seen(connection, latest, oldest)
         self.forget_some()
 
     async def _trust(self, connection: Connection, works: Sequence[Work]) -> None:

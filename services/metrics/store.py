@@ -169,7 +169,11 @@ ON CONFLICT (tenant_id, kpi, reason) DO UPDATE SET n = c.n + excluded.n
 
 SEEN = """
 UPDATE metrics.tenant AS t
-SET latest_at = greatest(t.latest_at, k.latest_at), recorded_at = greatest(t.recorded_at, k.recorded_at)
+SET latest_at = greatest(t.latest_at, k.latest_at), recorded_at = greatest(t.recorded_at, k.recorded_at),
+    late = t.late + (
+        SELECT count(*) FROM unnest($4::text[], $5::timestamptz[]) AS o(tenant_id, at)
+        WHERE o.tenant_id = t.tenant_id AND o.at < t.latest_at - interval '35 days'
+    )
 FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS k(tenant_id, latest_at, recorded_at)
 WHERE t.tenant_id = k.tenant_id
 """
@@ -333,8 +337,14 @@ async def add(connection: Connection, statement: str, rows: Sequence[tuple[Any, 
     await connection.execute(statement, *_transposed(rows, width))
 
 
-async def seen(connection: Connection, latest: Mapping[str, tuple[int, int]]) -> None:
-    """Move the tenants' event-time watermark and the newest recording forward."""
+async def seen(
+    connection: Connection, latest: Mapping[str, tuple[int, int]], oldest: Sequence[tuple[str, int]]
+) -> None:
+    """Move the tenants' event-time watermark and the newest recording forward.
+
+    `oldest` are (tenant, instant) of entries that may be late: those 35 days behind the watermark before are counted.
+    """
     tenants = list(latest)
-    occurred = [instant(latest[t][0]) for t in tenants]
-    await connection.execute(SEEN, tenants, occurred, [instant(latest[t][1]) for t in tenants])
+    occurred, recorded = [instant(latest[t][0]) for t in tenants], [instant(latest[t][1]) for t in tenants]
+    late = ([t for t, _ in oldest], [instant(at) for _, at in oldest])
+    await connection.execute(SEEN, tenants, occurred, recorded, *late)

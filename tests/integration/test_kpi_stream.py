@@ -11,7 +11,7 @@ from services.metrics.consumer import MetricsConsumer
 from services.metrics.recount import drift, streamed
 from shared.events import TimelineRecord
 from tests.conftest import needs
-from tests.kpi_timeline import OFFICE, Model, posted, records_of
+from tests.kpi_timeline import Model, posted, records_of
 from tests.unit.test_kpi_example import LINES, check_values
 
 TENANT = "t1"

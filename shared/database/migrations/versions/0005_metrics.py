@@ -19,7 +19,7 @@ TABLES = (
         token uuid,
         latest_at timestamptz,
         recorded_at timestamptz,
-        rules_changed_at timestamptz,
+        late bigint NOT NULL DEFAULT 0,
         reevaluate_after text
     )""",
     # The newest version of each entry in compact form (services/metrics/entries.py); `body` is null once it is gone.

@@ -1,0 +1,66 @@
+"""Composition root of the metrics service."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter, Request, Response
+
+from services.metrics.consumer import MetricsConsumer
+from services.metrics.entries import micros
+from services.metrics.exposition import encode, snapshot
+from services.metrics.routes import kpi_router
+from shared.auth import Principal
+from shared.log.protocol import TIMELINE
+from shared.log.runner import Runner, RunnerSettings
+from shared.problems import Problem
+from shared.service import Platform, Service
+
+GROUP = "metrics"
+BATCH_MAX_RECORDS = 5000
+
+
+async def build(platform: Platform, stack: AsyncExitStack) -> Service:
+    """Return the metrics service: its routes, and the consumer of the timeline topic."""
+    consumer = MetricsConsumer()
+    runner = Runner(
+        platform.log,
+        platform.pool,
+        GROUP,
+        TIMELINE,
+        consumer.handle,
+        settings=RunnerSettings(batch_max_records=BATCH_MAX_RECORDS),
+        metrics=platform.log_metrics,
+        clock=platform.clock,
+    )
+    stack.callback(runner.stop)
+    router = APIRouter()
+    router.include_router(kpi_router(platform))
+    router.include_router(exposition_router(platform))
+    return Service(name="metrics", router=router, background=[runner.run], ready=[runner.ready])
+
+
+def exposition_router(platform: Platform) -> APIRouter:
+    """Return the route that Prometheus scrapes."""
+    router = APIRouter(tags=["metrics"])
+
+    @router.get("/metrics", summary="KPIs and service metrics for Prometheus")
+    async def metrics(request: Request) -> Response:
+        """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
+        principal = await _principal(platform, request)
+        now = micros(platform.clock.now())
+        shown = await snapshot(platform.pool, principal.tenant, now) if principal else None
+        body, content_type = encode(shown, platform.registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return router
+
+
+async def _principal(platform: Platform, request: Request) -> Principal | None:
+    """Return whose KPIs to show; None where only service metrics are, because they are open and no key came."""
+    try:
+        return await platform.auth.authorize(request, "metrics:read")
+    except Problem as problem:
+        if platform.settings.metrics_open and problem.status == 401 and "authorization" not in request.headers:
+            return None
+        raise

@@ -1,0 +1,288 @@
+"""KPIs as Prometheus and OpenMetrics text, for one tenant (the key's).
+
+- counters and histograms are facts in the order they arrived (they never fall): `cs_<id>_total`, and
+  `cs_<id>_arrival_seconds`, since a name cannot be both a gauge and a histogram;
+- windowed values are gauges that corrections move: `cs_<id>[_seconds|_ratio]{channel,window}` with `_numerator` and
+  `_denominator`; the value of 0/0 is left out;
+- `channel` is `all`, a family, or one of the eight busiest channels. Team, agent, segment and language are in the JSON
+  only: the number of series must not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from services.metrics import query as reading
+from services.metrics.buckets import EXACT_S, bucket_of
+from services.metrics.business import Rules
+from services.metrics.entries import SECOND
+from services.metrics.kpis import BY_ID, DEFINITIONS
+from services.metrics.kpis.definition import Definition, Shape
+from services.metrics.reading import Answer, Query, Row, reader_of
+from services.metrics.reading import answer as answer_of
+from shared.database.engine import tenant_reader
+from shared.events import family_of
+from shared.log.database import Connection
+
+WINDOWS = {"1h": 3600, "24h": 86_400, "7d": 604_800}
+BUSIEST = 8
+FAMILIES = ("chat", "email", "phone", "social", "self_service")
+
+ARRIVALS = "SELECT kpi, channel, bucket, n, total FROM metrics.arrival WHERE tenant_id = $1"
+CORRECTIONS = "SELECT kpi, reason, n FROM metrics.correction WHERE tenant_id = $1"
+LATEST = "SELECT latest_at, recorded_at, late FROM metrics.tenant WHERE tenant_id = $1"
+DRIFT = "SELECT checked_at, entities_checked, entities_wrong FROM metrics.drift WHERE tenant_id = $1"
+
+
+def gauge_name(definition: Definition) -> str:
+    """Return the name of a KPI's windowed gauge: in base units, ratios 0–1."""
+    name = f"cs_{definition.id}"
+    if definition.unit == "s" and not name.endswith("_seconds"):
+        return f"{name}_seconds"
+    if definition.unit == "1" and not name.endswith("_ratio"):
+        return f"{name}_ratio"
+    return name
+
+
+def counts_arrivals(definition: Definition) -> bool:
+    """Whether the KPI has a counter of facts in arrival order."""
+    return definition.shape is Shape.counted or definition.id == "resolutions"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one scrape shows of a tenant."""
+
+    gauges: Sequence[tuple[Definition, str, str, Answer]]
+    """(definition, window, channel, answer)"""
+    arrivals: Mapping[tuple[str, str], Mapping[int, tuple[int, int]]]
+    corrections: Sequence[tuple[str, str, int]]
+    watermark_s: float | None
+    recorded_s: float | None
+    late: int
+    drift: tuple[float, int, int] | None = None
+    currency: str = "EUR"
+    extra: Sequence[Metric] = field(default_factory=tuple)
+
+
+async def snapshot(pool: asyncpg.Pool, tenant: str, now: int) -> Snapshot:
+    """Read everything a scrape of this tenant shows, from one snapshot of the database."""
+    async with tenant_reader(pool, tenant) as connection:
+        rules = await reading.rules_of(connection, tenant)
+        currency = next(iter(await reading.currencies(connection, tenant)), "EUR")
+        gauges = [
+            gauge
+            for window, length_s in WINDOWS.items()
+            for gauge in await _gauges(connection, tenant, rules, now, window, length_s * SECOND, currency)
+        ]
+        arrivals: dict[tuple[str, str], dict[int, tuple[int, int]]] = {}
+        for kpi, channel, bucket, n, total in await connection.fetch(ARRIVALS, tenant):
+            arrivals.setdefault((kpi, channel), {})[bucket] = (n, int(total))
+        corrections = [tuple(row) for row in await connection.fetch(CORRECTIONS, tenant)]
+        seen = await connection.fetchrow(LATEST, tenant)
+        drift = await connection.fetchrow(DRIFT, tenant)
+    return Snapshot(
+        gauges,
+        arrivals,
+        corrections,
+        seen["latest_at"].timestamp() if seen and seen["latest_at"] else None,
+        seen["recorded_at"].timestamp() if seen and seen["recorded_at"] else None,
+        seen["late"] if seen else 0,
+        (drift["checked_at"].timestamp(), drift["entities_checked"], drift["entities_wrong"]) if drift else None,
+        currency,
+    )
+
+
+async def _gauges(
+    connection: Connection, tenant: str, rules: Rules, now: int, window: str, length: int, currency: str
+) -> list[tuple[Definition, str, str, Answer]]:
+    """Return the windowed values: all KPIs in total, and by family and busiest channel where they have one."""
+    base = Query(BY_ID["messages_received"], (now - length, now + 1), ZoneInfo("UTC"), now, rules=rules)
+    total = {d.id: replace(base, definition=d, parameters=_defaults(d, currency)) for d in DEFINITIONS}
+    by_channel = {d.id: replace(total[d.id], group_by=("channel",)) for d in DEFINITIONS if "channel" in d.dimensions}
+    answers = await ask_together(connection, tenant, [*total.values(), *by_channel.values()])
+    found = [(d, window, "all", answers[i]) for i, d in enumerate(DEFINITIONS)]
+    split = dict(zip(by_channel, answers[len(total) :], strict=True))
+    busiest = _busiest(split["messages_received"])
+    by_family = {d: replace(q, group_by=("family",)) for d, q in by_channel.items()}
+    families = await ask_together(connection, tenant, list(by_family.values()))
+    for kpi, answer in zip(by_family, families, strict=True):
+        found += [(BY_ID[kpi], window, name, one) for name, one in _split(answer, "family", FAMILIES)]
+        found += [(BY_ID[kpi], window, name, one) for name, one in _split(split[kpi], "channel", busiest)]
+    return found
+
+
+def _defaults(definition: Definition, currency: str) -> dict[str, str]:
+    return {"currency": currency} if "currency" in definition.parameters else {}
+
+
+def _busiest(received: Answer) -> list[str]:
+    """Return the busiest channels whose name is not a family's: a family's series shows those."""
+    counts = {p.group["channel"] or "": p.figures.count for p in received.points}
+    names = sorted((c for c in counts if c and c not in FAMILIES), key=lambda c: (-counts[c], c))
+    return names[:BUSIEST]
+
+
+def _split(answer: Answer, dimension: str, names: Iterable[str]) -> Iterator[tuple[str, Answer]]:
+    wanted = set(names)
+    for point in answer.points:
+        name = point.group[dimension]
+        if name in wanted:
+            yield str(name), Answer([point], point)
+
+
+async def ask_together(connection: Connection, tenant: str, queries: Sequence[Query]) -> list[Answer]:
+    """Answer queries of one span, with one statement for all whose fetches are alike."""
+    fetches = [(i, fetch) for i, query in enumerate(queries) for fetch in reader_of(query).fetches(query)]
+    alike: dict[tuple[Any, ...], list[tuple[int, Any]]] = {}
+    for i, fetch in fetches:
+        kind = (fetch.edges, fetch.group_by, tuple(fetch.filters.items()), fetch.members, fetch.before, fetch.instants)
+        alike.setdefault(kind, []).append((i, fetch))
+    found: list[list[Row]] = [[] for _ in queries]
+    for group in alike.values():
+        names = sorted({series for _, fetch in group for series in fetch.series})
+        joined = replace(group[0][1], series=tuple(names))
+        by_series: dict[str, list[Row]] = {}
+        for row in await reading.rows(connection, tenant, joined, queries[0].now, None):
+            by_series.setdefault(row.series, []).append(row)
+        for i, fetch in group:
+            for series in fetch.series:
+                found[i] += [row._replace(fetch=fetch.name) for row in by_series.get(series, ())]
+    return [answer_of(query, rows) for query, rows in zip(queries, found, strict=True)]
+
+
+# Text
+
+
+class Families:
+    """A collector of metric families made before."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield them."""
+        yield from self._families
+
+
+def encode(snapshot: Snapshot | None, service: CollectorRegistry | None, accept: str) -> tuple[bytes, str]:
+    """Return the exposition and its content type, as the `Accept` header asks."""
+    registry = CollectorRegistry()
+    if snapshot is not None:
+        registry.register(Families(families_of(snapshot)))
+    encoder, content_type = choose_encoder(accept)
+    body: bytes = encoder(registry)
+    if service is not None:
+        own: bytes = encoder(service)
+        # OpenMetrics ends with one `# EOF`.
+        body = body.removesuffix(b"# EOF\n") + own
+    return body, content_type
+
+
+def families_of(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the metric families of a tenant's KPIs."""
+    by_kpi: dict[str, list[tuple[str, str, Answer]]] = {}
+    for definition, window, channel, answer in snapshot.gauges:
+        by_kpi.setdefault(definition.id, []).append((window, channel, answer))
+    for definition in DEFINITIONS:
+        yield from _gauge_families(definition, by_kpi.get(definition.id, ()), snapshot.currency)
+        if counts_arrivals(definition):
+            yield _counter(definition, snapshot.arrivals)
+        elif definition.histogram:
+            yield _histogram(definition, snapshot.arrivals)
+    corrections = CounterMetricFamily(
+        "cs_corrections", "Contributions counted before and corrected since, by cause.", labels=("kpi", "reason")
+    )
+    for kpi, reason, n in snapshot.corrections:
+        corrections.add_metric((kpi, reason), n)
+    yield corrections
+    yield CounterMetricFamily("cs_late", "Events more than 35 days behind the watermark.", value=snapshot.late)
+    if snapshot.watermark_s is not None:
+        help_text = "Event time of the latest entry counted, seconds since 1970."
+        yield GaugeMetricFamily("cs_watermark_timestamp_seconds", help_text, value=snapshot.watermark_s)
+    if snapshot.recorded_s is not None:
+        help_text = "When the newest entry counted was put on its timeline, seconds since 1970."
+        yield GaugeMetricFamily("cs_recorded_timestamp_seconds", help_text, value=snapshot.recorded_s)
+    if snapshot.drift is not None:
+        checked_at, checked, wrong = snapshot.drift
+        yield GaugeMetricFamily("cs_drift_entities", "Entities whose KPIs differ from the recount.", value=wrong)
+        yield GaugeMetricFamily("cs_drift_checked_entities", "Entities the last drift check recounted.", value=checked)
+        help_text = "When the last drift check ended, seconds since 1970."
+        yield GaugeMetricFamily("cs_drift_checked_timestamp_seconds", help_text, value=checked_at)
+
+
+def _gauge_families(
+    definition: Definition, found: Iterable[tuple[str, str, Answer]], currency: str
+) -> Iterator[GaugeMetricFamily]:
+    name, text = gauge_name(definition), f"{definition.meaning}."
+    money = definition.unit == "money"
+    labels = ("channel", "window", "currency") if money else ("channel", "window")
+    parts = {
+        "": GaugeMetricFamily(name, text, labels=labels),
+        "_numerator": GaugeMetricFamily(f"{name}_numerator", f"Numerator of: {text}", labels=labels),
+        "_denominator": GaugeMetricFamily(f"{name}_denominator", f"Denominator of: {text}", labels=labels),
+    }
+    if counts_arrivals(definition):
+        del parts[""]  # the counter has this name
+    for window, channel, answer in found:
+        figures = answer.total.figures
+        place = (channel, window, currency) if money else (channel, window)
+        for suffix, value in (
+            ("", figures.value), ("_numerator", figures.numerator), ("_denominator", figures.denominator),
+        ):  # fmt: skip
+            if value is not None and suffix in parts:
+                parts[suffix].add_metric(place, value)
+    yield from parts.values()
+
+
+Arrivals = Mapping[tuple[str, str], Mapping[int, tuple[int, int]]]
+
+
+def _counter(definition: Definition, arrivals: Arrivals) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        f"cs_{definition.id}", f"{definition.meaning}, in the order they arrived.", labels=("channel",)
+    )
+    for channel, buckets in _by_label(definition.id, arrivals).items():
+        family.add_metric((channel,), sum(n for n, _ in buckets.values()))
+    return family
+
+
+def _histogram(definition: Definition, arrivals: Arrivals) -> HistogramMetricFamily:
+    base = gauge_name(definition).removesuffix("_seconds")
+    family = HistogramMetricFamily(
+        f"{base}_arrival_seconds", f"{definition.meaning}, in the order they arrived.", labels=("channel",)
+    )
+    for channel, buckets in _by_label(definition.id, arrivals).items():
+        bounds = []
+        for bound_s in EXACT_S:
+            limit = bucket_of(bound_s * SECOND)
+            bounds.append((str(float(bound_s)), sum(n for b, (n, _) in buckets.items() if b <= limit)))
+        count = sum(n for n, _ in buckets.values())
+        bounds.append(("+Inf", count))
+        family.add_metric((channel,), bounds, sum(total for _, total in buckets.values()) / SECOND)
+    return family
+
+
+def _by_label(kpi: str, arrivals: Arrivals) -> dict[str, dict[int, tuple[int, int]]]:
+    """Return label → buckets: families, and the eight busiest other channels."""
+    own = {channel: buckets for (name, channel), buckets in arrivals.items() if name == kpi}
+    others = sorted((c for c in own if c and c not in FAMILIES), key=lambda c: (-sum(n for n, _ in own[c].values()), c))
+    found: dict[str, dict[int, tuple[int, int]]] = {}
+    for channel, buckets in own.items():
+        labels = {family_of(channel or None) or "none"}
+        if channel in others[:BUSIEST]:
+            labels.add(channel)
+        for label in labels:
+            place = found.setdefault(label, {})
+            for bucket, (n, total) in buckets.items():
+                old = place.get(bucket, (0, 0))
+                place[bucket] = (old[0] + n, old[1] + total)
+    return found

@@ -1,0 +1,80 @@
+"""The KPI API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from services.metrics import query as reading
+from services.metrics.asking import definition_of, query_of
+from services.metrics.entries import micros
+from services.metrics.presenting import as_csv, catalogue, present
+from shared.auth import Principal, require
+from shared.database.engine import tenant_reader
+from shared.service import Platform
+
+Reader = Annotated[Principal, Depends(require("kpis:read"))]
+
+
+def kpi_router(platform: Platform) -> APIRouter:
+    """Return the routes of the catalogue and the values."""
+    router = APIRouter(tags=["kpis"])
+
+    @router.get("/v1/kpis", summary="The catalogue")
+    async def kpis(principal: Reader) -> dict[str, Any]:
+        """Every KPI: id, meaning, formula, unit, direction, dimensions, parameters, benchmark and its source."""
+        return {"kpis": catalogue()}
+
+    @router.get("/v1/kpis/{kpi}", summary="Values of one KPI", openapi_extra=_PARAMETERS)
+    async def kpi(kpi: str, principal: Reader, request: Request) -> Response:
+        """Points and the pooled total between `start` and `end` (half-open; the last 24 hours without them).
+
+        `Accept: text/csv` gives the points as CSV. null is 0/0. A provisional value may still change by rule.
+        """
+        given = dict(request.query_params)
+        async with tenant_reader(platform.pool, principal.tenant) as connection:
+            rules = await reading.rules_of(connection, principal.tenant)
+            currency = None
+            if "currency" in definition_of(kpi).parameters and "currency" not in given:
+                currency = next(iter(await reading.currencies(connection, principal.tenant)), "EUR")
+            asked = query_of(kpi, given, rules, micros(platform.clock.now()), currency)
+            found = await reading.ask(connection, principal.tenant, asked)
+        if _wants_csv(request):
+            return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
+        return Response(orjson.dumps(present(asked, found)), media_type="application/json")
+
+    return router
+
+
+def _wants_csv(request: Request) -> bool:
+    accept = request.headers.get("accept", "")
+    return "text/csv" in accept and "application/json" not in accept
+
+
+def _text(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": {"type": "string"}}
+
+
+_PARAMETERS: dict[str, Any] = {
+    "parameters": [
+        _text("start", "first instant, RFC 3339; default: a day before end"),
+        _text("end", "instant after the last, RFC 3339; default: now"),
+        _text("step", "1m, 5m, 15m, 1h, 1d, 1w or 1M in tz; without it one point for the whole span"),
+        _text("tz", "IANA time zone; default: the tenant's"),
+        _text("group_by", "dimensions of the KPI, comma-separated"),
+        *(_text(name, f"only this {name}") for name in ("channel", "family", "team", "agent", "segment", "language")),
+        _text("as_of", "the values as they stood at this instant"),
+        _text("threshold_s", "seconds, where the KPI has a threshold"),
+        _text("clock", "calendar or business, where the KPI has both"),
+        _text("from_channel", "for escalation_ratio"),
+        _text("to_channel", "for escalation_ratio"),
+        _text("sentiment", "for mention_ratio"),
+        _text("variant", "as the catalogue lists"),
+        _text("currency", "for amounts of money; default: the tenant's most used"),
+    ]
+}
+
+__all__ = ["JSONResponse", "kpi_router"]
