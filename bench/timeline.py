@@ -29,7 +29,7 @@ ROWS = 1_000
 async def measure() -> Sequence[Row]:
     """Fill the log, let the conversation service empty it, then copy what it wrote."""
     async with ground.platform() as platform:
-        count = await _fill(platform)
+        count = await fill(platform)
         took = await _to_timeline(platform)
         copied, copy_s = await _copy(platform)
     return [
@@ -43,7 +43,8 @@ async def measure() -> Sequence[Row]:
     ]
 
 
-async def _fill(platform: Platform) -> int:
+async def fill(platform: Platform) -> int:
+    """Append lifelike history to the inbound topic and return the number of events."""
     now = time.time()
     world = World(seed=1, customers=PEOPLE, start=now - 28 * 86_400, end=now)
     records = [_record(event) for event in history(world)]
