@@ -11,6 +11,7 @@ from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.metrics import ConversationMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
+from services.conversation.routes.identity import identity_router
 from services.conversation.routes.policy import policy_router
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
@@ -37,7 +38,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     )
     stack.callback(runner.stop)
     router = APIRouter()
-    for part in (customers_router, conversations_router, policy_router, console_router):
+    for part in (customers_router, conversations_router, identity_router, policy_router, console_router):
         router.include_router(part(platform))
     return Service(
         name="conversation",

@@ -41,6 +41,9 @@ _LIFECYCLE = frozenset(
     f"conversation.{name}"
     for name in ("opened", "assigned", "transferred", "escalated", "pending", "resolved", "reopened")
 )
+DECISIONS = frozenset({"customer.merged", "customer.unmerged"})
+"""Types by which an agent says who is one person and who is not; `data.sides` are two lists of nodes."""
+
 _MESSAGES = frozenset({"message.received", "message.sent"})
 _NO_ACTIVITY = frozenset({"message.status"})
 
@@ -81,6 +84,8 @@ class Facts:
     threads: tuple[Key, ...]
     """Perpetual threads (DM, SMS, WhatsApp), which bind only while the conversation is warm."""
     to_channel: str | None
+    decisions: tuple[tuple[Node, Node, bool], ...] = ()
+    """An agent's word on pairs of nodes: together (true) or apart, for ever."""
 
     @property
     def occurred_at(self) -> datetime:
@@ -123,6 +128,8 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     data = event.data
     channel = data.get("channel") or None
     kind = event.type.removeprefix(TYPE_PREFIX)
+    if kind in DECISIONS:
+        return _decision(event, entry_id, kind, data)
     claims = tuple(_claims(data, event.region or policy.default_region, policy))
     contact = data.get("contact_id") or None
     thread = data.get("thread") or {}
@@ -153,6 +160,33 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         sessions=() if perpetual else tuple(contact_keys),
         threads=tuple(dict.fromkeys([*contact_keys, *dm])) if perpetual else tuple(dm),
         to_channel=data.get("to_channel") or None,
+    )
+
+
+def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, Any]) -> Facts:
+    """Read an agent's merge or split: it names two sets of nodes, links nothing else and belongs to the first."""
+    one, other = ([str(node) for node in side] for side in data["sides"])
+    together = kind == "customer.merged"
+    decided = {(min(a, b), max(a, b), together) for a in one for b in other if a != b}
+    return Facts(
+        entry_id=entry_id,
+        order=(event.occurred_at, event.source, event.id),
+        type=kind,
+        channel=None,
+        claims=(),
+        contact=None,
+        nodes=(),
+        owners=tuple(sorted(one, key=lambda node: (strength(node), node))),
+        actor=(data.get("actor") or {}).get("type"),
+        automatic=False,
+        conversation_id=None,
+        tokens=(),
+        mails=(),
+        own_mail=None,
+        sessions=(),
+        threads=(),
+        to_channel=None,
+        decisions=tuple(sorted(decided)),
     )
 
 

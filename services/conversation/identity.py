@@ -20,6 +20,7 @@ Node = str
 """A handle in matching form, or `contact:<id>`: always `kind:value`."""
 
 MANUAL_MERGE = "manual_merge"
+DO_NOT_LINK = "do_not_link"
 NAMED_TOGETHER = "named_together"
 
 
@@ -38,6 +39,22 @@ class Evidence:
     def pair(self) -> tuple[Node, Node]:
         return self.a, self.b
 
+    @property
+    def manual(self) -> bool:
+        """Whether a person decided it; of those the latest word counts, of all other evidence the earliest."""
+        return self.rule in (MANUAL_MERGE, DO_NOT_LINK)
+
+    @property
+    def key(self) -> EvidenceKey:
+        return self.a, self.b, self.manual
+
+    def supersedes(self, known: Evidence) -> bool:
+        """Tell whether this counts in the place of `known`, which has the same key."""
+        return self > known if self.manual else self < known
+
+
+EvidenceKey = tuple[Node, Node, bool]
+"""A pair, and whether it is a person's decision about it."""
 
 RefusalReason = Literal["two_crm_ids", "limit", "do_not_link", "shared_handle", "blocked_handle"]
 
@@ -84,7 +101,7 @@ def overshared(links: Iterable[Evidence], policy: Policy) -> frozenset[Node]:
     """Return the phones and e-mail addresses with more distinct partner handles than one person plausibly has."""
     partners: dict[Node, set[Node]] = defaultdict(set)
     for link in links:
-        if kind_of(link.a) != "contact" and kind_of(link.b) != "contact":
+        if not link.manual and kind_of(link.a) != "contact" and kind_of(link.b) != "contact":
             partners[link.a].add(link.b)
             partners[link.b].add(link.a)
     return frozenset(

@@ -12,7 +12,17 @@ from datetime import datetime
 from uuid import UUID
 
 from services.conversation.facts import Facts
-from services.conversation.identity import Evidence, Node, Resolution, overshared, pairs, resolve
+from services.conversation.identity import (
+    DO_NOT_LINK,
+    MANUAL_MERGE,
+    Evidence,
+    EvidenceKey,
+    Node,
+    Resolution,
+    overshared,
+    pairs,
+    resolve,
+)
 from services.conversation.policy import Policy
 
 
@@ -46,7 +56,7 @@ class People:
     by_id: dict[UUID, Leaf] = field(default_factory=dict)
     members: dict[UUID, set[Node]] = field(default_factory=lambda: defaultdict(set))
     """Component → its nodes; a component is loaded whole or not at all."""
-    links: dict[Node, dict[tuple[Node, Node], Evidence]] = field(default_factory=lambda: defaultdict(dict))
+    links: dict[Node, dict[EvidenceKey, Evidence]] = field(default_factory=lambda: defaultdict(dict))
     """Node → the links it is part of."""
     linked: set[UUID] = field(default_factory=set)
     """Components whose links are loaded."""
@@ -92,23 +102,23 @@ class People:
         return None
 
     @staticmethod
-    def evidence_of(events: Iterable[Facts]) -> dict[tuple[Node, Node], Evidence]:
-        """Return the earliest evidence for each pair that these events name together."""
-        found: dict[tuple[Node, Node], Evidence] = {}
+    def evidence_of(events: Iterable[Facts]) -> dict[EvidenceKey, Evidence]:
+        """Return what these events say of each pair: the earliest that names both, a person's latest decision."""
+        found: dict[EvidenceKey, Evidence] = {}
         for event in events:
             for a, b in pairs(event.nodes):
-                evidence = Evidence(*event.order, a, b)
-                if (a, b) not in found or evidence < found[a, b]:
-                    found[a, b] = evidence
+                _keep(found, Evidence(*event.order, a, b))
+            for a, b, together in event.decisions:
+                _keep(found, Evidence(*event.order, a, b, MANUAL_MERGE if together else DO_NOT_LINK))
         return found
 
     def take_link(self, link: Evidence) -> None:
         """Take a link as stored, or a new one in its place."""
-        self.links[link.a][link.pair] = link
-        self.links[link.b][link.pair] = link
+        self.links[link.a][link.key] = link
+        self.links[link.b][link.key] = link
 
     def _links_of(self, nodes: Iterable[Node]) -> list[Evidence]:
-        found: dict[tuple[Node, Node], Evidence] = {}
+        found: dict[EvidenceKey, Evidence] = {}
         for node in nodes:
             if node in self.links:
                 found.update(self.links[node])
@@ -131,7 +141,8 @@ class People:
             self.take_link(link)
             for node in link.pair:
                 leaf = self.leaf(node)
-                if leaf.linked_at is None or leaf.linked_at < link.occurred_at:
+                # What an agent told apart was never together, so it has no instant before which it is not known.
+                if link.rule != DO_NOT_LINK and (leaf.linked_at is None or leaf.linked_at < link.occurred_at):
                     leaf.linked_at = link.occurred_at
                 self.changed.add(node)
                 touched.add(leaf.component_id)
@@ -150,21 +161,39 @@ class People:
         earliest: dict[UUID, datetime] = {}
         out_of_order: set[UUID] = set()
         for link in evidence:
-            component = self.leaves[link.a].component_id
-            earliest[component] = min(earliest.get(component, link.occurred_at), link.occurred_at)
-            if link.a in overtaken:
-                out_of_order.add(component)
+            at = self._known_since(link)
+            for component in {self.leaves[node].component_id for node in link.pair}:
+                earliest[component] = min(earliest.get(component, at), at)
+                if link.a in overtaken:
+                    out_of_order.add(component)
+        regrouped = self._regrouped(before)
         return {
             component: at
             for component, at in earliest.items()
-            if component in out_of_order or self._regrouped(component, before)
+            if component in out_of_order or not regrouped.isdisjoint(self.members[component])
         }
 
-    def _regrouped(self, component: UUID, before: dict[UUID, UUID]) -> bool:
-        """Tell whether leaves of `component` that had entries are grouped otherwise than before."""
-        leaves = [self.leaves[node] for node in self.members[component]]
-        pairs_ = {(before[leaf.leaf_id], leaf.customer_id) for leaf in leaves if leaf.leaf_id in before}
-        return len(pairs_) != len({old for old, _ in pairs_}) or len(pairs_) != len({new for _, new in pairs_})
+    def _known_since(self, link: Evidence) -> datetime:
+        """Return the instant from which a piece of evidence can change who was one customer."""
+        if link.rule != DO_NOT_LINK:
+            return link.occurred_at
+        # It undoes what held the two together, from the first moment on.
+        nodes = {node for end in link.pair for node in self.members[self.leaves[end].component_id]}
+        return min(other.occurred_at for other in self._links_of(nodes))
+
+    def _regrouped(self, before: dict[UUID, UUID]) -> set[Node]:
+        """Return the nodes of those who had entries (`before`: leaf → customer) and are grouped otherwise now."""
+        became: dict[UUID, set[UUID]] = defaultdict(set)
+        came_from: dict[UUID, set[UUID]] = defaultdict(set)
+        for leaf_id, old in before.items():
+            new = self.by_id[leaf_id].customer_id
+            became[old].add(new)
+            came_from[new].add(old)
+        return {
+            self.by_id[leaf_id].node
+            for leaf_id, old in before.items()
+            if len(became[old]) > 1 or len(came_from[self.by_id[leaf_id].customer_id]) > 1
+        }
 
     def regroup(self, components: Iterable[UUID]) -> None:
         """Group the nodes of these components anew."""
@@ -174,13 +203,13 @@ class People:
         links = self._links_of(nodes)
         self._share(nodes, links)
         shared = self.shared_nodes()
-        inner = [
-            link for link in links if link.a in nodes and link.b in nodes and not shared & {link.a, link.b}
-        ]  # links to a shared handle hold nothing together
+        # Links to a shared handle hold nothing together.
+        inner = [link for link in links if link.a in nodes and link.b in nodes and not shared & {link.a, link.b}]
+        apart, inner = _told_apart(inner)
         taken: set[UUID] = set()
         for piece in _pieces(nodes, inner):
             self._recompose(piece, taken)
-        resolution = resolve(nodes, inner, self.policy, shared=frozenset())
+        resolution = resolve(nodes, inner, self.policy, shared=frozenset(), do_not_link=apart)
         for group in resolution.groups().values():
             self._settle(group)
 
@@ -241,14 +270,28 @@ class People:
             return [leaf_id]
         if not any((linked := self.leaves[node].linked_at) is not None and linked > at for node in nodes):
             return [o.leaf_id for node in nodes if (o := self.leaves[node]).customer_id == leaf.customer_id]
-        links = [
-            link for link in self._links_of(nodes) if link.a in nodes and link.b in nodes and link.occurred_at <= at
-        ]
+        links = [link for link in self._links_of(nodes) if link.a in nodes and link.b in nodes]
+        apart, links = _told_apart(links)
+        links = [link for link in links if link.occurred_at <= at]
         key = (leaf.component_id, len(links))
         if key not in self._past:
-            past: Resolution = resolve(nodes, links, self.policy, shared=self.shared_nodes())
+            shared = self.shared_nodes()
+            past: Resolution = resolve(nodes, links, self.policy, shared=shared, do_not_link=apart)
             self._past[key] = {node: group for group in past.groups().values() for node in group}
         return [self.leaves[node].leaf_id for node in self._past[key][leaf.node]]
+
+
+def _keep(found: dict[EvidenceKey, Evidence], evidence: Evidence) -> None:
+    known = found.get(evidence.key)
+    if known is None or evidence.supersedes(known):
+        found[evidence.key] = evidence
+
+
+def _told_apart(links: Iterable[Evidence]) -> tuple[frozenset[tuple[Node, Node]], list[Evidence]]:
+    """Separate what agents told apart from what holds together."""
+    links = list(links)
+    apart = frozenset(link.pair for link in links if link.rule == DO_NOT_LINK)
+    return apart, [link for link in links if link.rule != DO_NOT_LINK]
 
 
 def _pieces(nodes: set[Node], links: list[Evidence]) -> list[list[Node]]:

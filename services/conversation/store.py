@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation.entries import COLUMNS, Entry
-from services.conversation.identity import Evidence, Node
+from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
 from services.conversation.policy import DEFAULT, Policy, StoredPolicy
 from services.conversation.stitching import Binding, Conversation
@@ -120,9 +120,9 @@ SELECT {_LINK} FROM conversation.link l WHERE l.tenant_id = $1 AND l.b = ANY($2:
 """  # noqa: S608
 
 SAVE_LINKS = """
-INSERT INTO conversation.link (tenant_id, occurred_at, source, event_id, a, b, rule)
-SELECT $1, * FROM unnest($2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-ON CONFLICT (tenant_id, a, b) DO UPDATE
+INSERT INTO conversation.link (tenant_id, occurred_at, source, event_id, a, b, rule, manual)
+SELECT $1, * FROM unnest($2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
+ON CONFLICT (tenant_id, a, b, manual) DO UPDATE
 SET occurred_at = excluded.occurred_at, source = excluded.source, event_id = excluded.event_id, rule = excluded.rule
 """
 
@@ -209,10 +209,10 @@ def _leaf(row: asyncpg.Record) -> Leaf:
 
 async def links_of_pairs(
     connection: asyncpg.Connection, tenant: str, pairs: Iterable[tuple[Node, Node]]
-) -> dict[tuple[Node, Node], Evidence]:
+) -> dict[EvidenceKey, Evidence]:
     """Return the stored evidence of those pairs that have some."""
     rows = await connection.fetch(LINKS_OF_PAIRS, tenant, *_columns(pairs, 2))
-    return {(row[3], row[4]): Evidence(*row) for row in rows}
+    return {link.key: link for link in (Evidence(*row) for row in rows)}
 
 
 async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Evidence]:
@@ -221,9 +221,9 @@ async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Ite
 
 
 async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence]) -> None:
-    rows = [(link.occurred_at, link.source, link.event_id, link.a, link.b, link.rule) for link in links]
+    rows = [(e.occurred_at, e.source, e.event_id, e.a, e.b, e.rule, e.manual) for e in links]
     if rows:
-        await connection.execute(SAVE_LINKS, tenant, *_columns(rows, 6))
+        await connection.execute(SAVE_LINKS, tenant, *_columns(rows, 7))
 
 
 async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:

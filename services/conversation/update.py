@@ -194,14 +194,16 @@ class Update:
     async def _learn(self, facts: Sequence[Facts]) -> None:
         """Load the people that these events name, and group anew those that they bring together."""
         nodes = {node for fact in facts for node in (*fact.nodes, *fact.owners)}
+        nodes |= {node for fact in facts for a, b, _ in fact.decisions for node in (a, b)}
         self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, nodes))
         for node in sorted({node for fact in facts for node in fact.nodes}):
             self._people.leaf(node)
         found = self._people.evidence_of(facts)
         if not found:
             return
-        known = await store.links_of_pairs(self._connection, self._tenant, found)
-        self._evidence = [e for pair, e in found.items() if pair not in known or e < known[pair]]
+        pairs = {evidence.pair for evidence in found.values()}
+        known = await store.links_of_pairs(self._connection, self._tenant, pairs)
+        self._evidence = [e for key, e in found.items() if key not in known or e.supersedes(known[key])]
         if not self._evidence:
             return
         components = {self._people.leaf(node).component_id for link in self._evidence for node in link.pair}

@@ -46,7 +46,7 @@ TABLES = (
     )""",
     "CREATE INDEX leaf_customer ON conversation.leaf (tenant_id, customer_id)",
     "CREATE INDEX leaf_component ON conversation.leaf (tenant_id, component_id)",
-    # The earliest evidence for each pair of nodes.
+    # For each pair of nodes the earliest evidence, and the latest decision of an agent.
     """
     CREATE TABLE conversation.link (
         tenant_id text NOT NULL,
@@ -56,7 +56,8 @@ TABLES = (
         source text NOT NULL,
         event_id text NOT NULL,
         rule text NOT NULL,
-        PRIMARY KEY (tenant_id, a, b)
+        manual boolean NOT NULL,
+        PRIMARY KEY (tenant_id, a, b, manual)
     )""",
     "CREATE INDEX link_b ON conversation.link (tenant_id, b)",
     # A weak handle (visitor) seen beside an owner: found by it, never linked by it.

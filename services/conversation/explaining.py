@@ -1,0 +1,144 @@
+"""Why this is one person: every link with its evidence, those refused, what agents decided, and who else it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation import store
+from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, resolve, strength
+from services.conversation.people import Leaf
+from services.conversation.policy import Policy
+from shared.events import DERIVED_SOURCE, rfc3339
+
+NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
+
+# Others who wrote in the same conversation by a token or mail id: perhaps the same person with another address.
+SAME_CONVERSATION = """
+SELECT l.customer_id, count(DISTINCT m.conversation_id) AS together
+FROM conversation.leaf mine
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = mine.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation m ON m.tenant_id = $1 AND m.canonical_id = c.canonical_id
+JOIN conversation.participation o ON o.tenant_id = $1 AND o.conversation_id = m.conversation_id
+JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = o.leaf_id
+WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND l.customer_id <> $2
+GROUP BY l.customer_id LIMIT 20
+"""
+
+SAME_NAME = """
+SELECT DISTINCT o.customer_id FROM conversation.leaf mine
+JOIN conversation.leaf o ON o.tenant_id = $1 AND lower(o.name) = lower(mine.name)
+WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND mine.name IS NOT NULL AND o.customer_id <> $2 LIMIT 20
+"""
+
+# The same mailbox name at another domain.
+SAME_MAILBOX = """
+SELECT DISTINCT o.customer_id FROM conversation.leaf mine
+JOIN conversation.leaf o ON o.tenant_id = $1 AND o.node LIKE 'email:%'
+    AND split_part(o.node, '@', 1) = split_part(mine.node, '@', 1)
+WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND mine.node LIKE 'email:%' AND o.customer_id <> $2
+    AND length(split_part(mine.node, '@', 1)) >= 12 LIMIT 20
+"""
+
+_WEIGHTS = {"same_conversation": 0.6, "same_name": 0.4, "same_mailbox_name": 0.4}
+
+
+async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> dict[str, Any]:
+    """Return the answer of `GET /v1/customers/{id}/identity` for a surviving customer."""
+    policy = (await store.get_policy(connection, tenant)).policy
+    nodes = [row["node"] for row in await connection.fetch(NODES, tenant, customer_id)]
+    leaves = await store.leaves_of_nodes(connection, tenant, nodes)
+    links = await store.links_of_nodes(connection, tenant, [leaf.node for leaf in leaves])
+    accepted, refused, apart = _resolved(leaves, links, policy)
+    mine = set(nodes)
+    return {
+        "customer_id": str(customer_id),
+        "links": [_link(link) for link in accepted if link.a in mine and link.b in mine],
+        "refused": [
+            {"a": link.a, "b": link.b, "reason": reason, "evidence": _evidence(link)}
+            for link, reason in refused
+            if link.a in mine or link.b in mine
+        ],
+        "do_not_link": [_link(link) for link in apart if link.a in mine or link.b in mine],
+        "suggestions": await suggestions(connection, tenant, customer_id),
+        "history": await history(connection, tenant, links, mine),
+    }
+
+
+def _resolved(
+    leaves: list[Leaf], links: list[Evidence], policy: Policy
+) -> tuple[list[Evidence], list[tuple[Evidence, str]], list[Evidence]]:
+    apart = [link for link in links if link.rule == DO_NOT_LINK]
+    held = [link for link in links if link.rule != DO_NOT_LINK]
+    shared = frozenset(leaf.node for leaf in leaves if leaf.shared)
+    known = {leaf.node for leaf in leaves}
+    # The other end of a link outside the component is a shared handle, or the link would have joined them.
+    shared |= {node for link in held for node in link.pair if node not in known}
+    pairs = frozenset(link.pair for link in apart)
+    resolution = resolve(known, held, policy, shared=shared, do_not_link=pairs)
+    refused = [(refusal.evidence, str(refusal.reason)) for refusal in resolution.refused]
+    return list(resolution.accepted), refused, apart
+
+
+def _link(link: Evidence) -> dict[str, Any]:
+    return {
+        "a": link.a,
+        "b": link.b,
+        "rule": link.rule,
+        "strength": max(strength(link.a), strength(link.b)),
+        "evidence": _evidence(link),
+        "actor": "agent" if link.rule in (MANUAL_MERGE, DO_NOT_LINK) else "evidence",
+        "decided_at": rfc3339(link.occurred_at),
+    }
+
+
+def _evidence(link: Evidence) -> dict[str, Any]:
+    return {"source": link.source, "event_id": link.event_id, "occurred_at": rfc3339(link.occurred_at)}
+
+
+EVENTS_OF = """
+SELECT event_id, type, occurred_at, data FROM conversation.entry
+WHERE tenant_id = $1 AND source = $2 AND event_id = ANY($3::text[]) AND leaf_id IN (
+    SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($4::text[]))
+ORDER BY occurred_at
+"""
+
+
+async def history(
+    connection: asyncpg.Connection, tenant: str, links: list[Evidence], mine: set[str]
+) -> list[dict[str, Any]]:
+    """Return what agents decided about these nodes, oldest first."""
+    manual = [link for link in links if link.manual and (link.a in mine or link.b in mine)]
+    ids = sorted({link.event_id for link in manual})
+    ends = sorted({node for link in manual for node in link.pair})
+    rows = await connection.fetch(EVENTS_OF, tenant, DERIVED_SOURCE, ids, ends) if ids else []
+    return [
+        {
+            "op": "merge" if row["type"].endswith("customer.merged") else "split",
+            "at": rfc3339(row["occurred_at"]),
+            "actor": (row["data"].get("actor") or {}).get("id"),
+            "reason": row["data"].get("reason"),
+            "handles": row["data"]["sides"],
+        }
+        for row in rows
+    ]
+
+
+async def suggestions(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> list[dict[str, Any]]:
+    """Return who else may be the same person, the likeliest first. Nothing is ever merged by itself."""
+    reasons: dict[UUID, set[str]] = {}
+    for reason, statement in (
+        ("same_conversation", SAME_CONVERSATION),
+        ("same_name", SAME_NAME),
+        ("same_mailbox_name", SAME_MAILBOX),
+    ):
+        for row in await connection.fetch(statement, tenant, customer_id):
+            reasons.setdefault(row["customer_id"], set()).add(reason)
+    scored = [
+        {"customer_id": str(id_), "score": round(min(1.0, sum(_WEIGHTS[r] for r in why)), 2), "reasons": sorted(why)}
+        for id_, why in reasons.items()
+    ]
+    return sorted(scored, key=lambda row: (-float(str(row["score"])), str(row["customer_id"])))
