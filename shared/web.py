@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI, Response
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,6 +132,10 @@ async def _fault(name: str, check: Callable[[], Awaitable[Mapping[str, str]]]) -
 # Every request -------------------------------------------------------------------------------------------------------
 
 
+# As ASGI has them: names in lower case.
+_RAW_SECURITY_HEADERS = tuple((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items())
+
+
 class TooLarge(HTTPException):
     """The body grew above its limit while it was read.
 
@@ -164,10 +167,9 @@ class Guard:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
-                for name, value in SECURITY_HEADERS.items():
-                    if name not in headers:
-                        headers[name] = value
+                headers = message.get("headers", ())
+                given = {name for name, _ in headers}
+                message["headers"] = [*headers, *(pair for pair in _RAW_SECURITY_HEADERS if pair[0] not in given)]
             await send(message)
 
         try:

@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.ingest import app as ingest
+from services.ingest.adapters import ADAPTERS
+from services.ingest.adapters.base import Adapter
 from shared.auth import Authenticator
 from shared.events import InboundEvent
 from shared.keys import create_key
@@ -99,7 +101,9 @@ class Ingest:
 
 
 @asynccontextmanager
-async def running_ingest(pool: asyncpg.Pool, settings: Settings, **log_options: Any) -> AsyncIterator[Ingest]:
+async def running_ingest(
+    pool: asyncpg.Pool, settings: Settings, adapters: Mapping[str, Adapter] = ADAPTERS, **log_options: Any
+) -> AsyncIterator[Ingest]:
     """Run the ingest service on `pool`; tenants acme and globex have keys."""
     async with AsyncExitStack() as stack:
         log = SwitchableLog(await stack.enter_async_context(postgres_log(pool, retention=None, **log_options)))
@@ -115,7 +119,7 @@ async def running_ingest(pool: asyncpg.Pool, settings: Settings, **log_options: 
             log_metrics=LogMetrics(registry),
             secret_key=SECRET_KEY,
         )
-        service = await ingest.build(platform, stack)
+        service = await ingest.build(platform, stack, adapters)
         app = create_app(platform, [replace(service, background=())])
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://ingest.test"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -10,13 +11,15 @@ from time import monotonic
 
 from fastapi import APIRouter
 
-from services.ingest.channel_routes import channel_router
+from services.ingest.adapters import ADAPTERS
+from services.ingest.adapters.base import Adapter
+from services.ingest.channel_routes import add_channel_routes
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.limits import Pressure
 from services.ingest.metrics import IngestMetrics
-from services.ingest.routes import EventsEndpoint, events_router
-from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, webhook_router
+from services.ingest.routes import EventsEndpoint, add_events_routes
+from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, add_webhook_routes
 from shared.accepted import TAKER, settle
 from shared.database.engine import translated
 from shared.errors import DatabaseUnavailable
@@ -28,19 +31,19 @@ SETTLE_EVERY_S = 0.5
 IDLE_TURNS = 60
 
 
-async def build(platform: Platform, stack: AsyncExitStack) -> Service:
+async def build(platform: Platform, stack: AsyncExitStack, adapters: Mapping[str, Adapter] = ADAPTERS) -> Service:
     """Return the ingest service: its routes, and the loop that keeps the memory of accepted events short."""
     metrics = IngestMetrics(platform.registry)
     pressure = Pressure(platform.settings.ingest_pressure_bytes)
     metrics.held_bytes.set_function(lambda: pressure.held_bytes)
     intake = Intake(platform.log, platform.pool, platform.accepted, metrics)
     channels = Channels(platform.pool, platform.secret_key)
+    # One flat router: each level of nesting is searched for every request.
     router = APIRouter()
-    router.include_router(
-        events_router(EventsEndpoint(platform, intake, metrics, pressure), platform.settings.topic_prefix, _version())
-    )
-    router.include_router(channel_router(platform, channels))
-    router.include_router(webhook_router(WebhookEndpoint(platform, channels, intake, metrics, pressure)))
+    endpoint = EventsEndpoint(platform, intake, metrics, pressure)
+    add_events_routes(router, endpoint, platform.settings.topic_prefix, _version())
+    add_webhook_routes(router, WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure))
+    add_channel_routes(router, platform, channels, adapters)
     return Service(
         name="ingest",
         router=router,

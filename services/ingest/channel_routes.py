@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -12,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from services.ingest import openapi
-from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Account
+from services.ingest.adapters.base import Account, Adapter
 from services.ingest.asyncapi import inlined
 from services.ingest.channels import Channel, Channels
 from services.ingest.reading import NotJson, fault_in_shape, read_json
@@ -69,12 +69,14 @@ Admin = Annotated[Principal, Depends(require("admin"))]
 AccountName = Annotated[str, Path(description="The account's name in `source` and handles, chosen by you")]
 
 
-def channel_router(platform: Platform, channels: Channels) -> APIRouter:
-    """Return the routes of `/v1/channels`."""
-    router = APIRouter(prefix="/v1/channels", tags=["channels"])
+def add_channel_routes(
+    router: APIRouter, platform: Platform, channels: Channels, adapters: Mapping[str, Adapter]
+) -> None:
+    """Add the routes of `/v1/channels`."""
 
     @router.put(
-        "/{provider}/{account}",
+        "/v1/channels/{provider}/{account}",
+        tags=["channels"],
         summary="Set up or change a channel account",
         response_class=Response,
         responses={200: openapi.response("The account and its URL", openapi.CHANNEL_URL_SCHEMA)},
@@ -90,7 +92,7 @@ def channel_router(platform: Platform, channels: Channels) -> APIRouter:
 
         The URL stays the same when the account is changed. Secrets are stored encrypted and never shown again.
         """
-        _check_names(provider, account)
+        _check_names(adapters, provider, account)
         given = _settings(await whole_body(request))
         channel = await channels.put(
             Account(
@@ -106,35 +108,40 @@ def channel_router(platform: Platform, channels: Channels) -> APIRouter:
         )
         return _answer(_with_url(channel, platform, request))
 
-    @router.get("", summary="List channel accounts", response_class=Response)
+    @router.get("/v1/channels", tags=["channels"], summary="List channel accounts", response_class=Response)
     async def list_channels(request: Request, principal: Admin) -> Response:
         """Return every account of the tenant with its URL, without its secrets; options that look secret are masked."""
         found = await channels.list(principal.tenant)
         return _answer({"channels": [_shown(channel, platform, request) for channel in found]})
 
-    @router.get("/{provider}/{account}", summary="Show a channel account", response_class=Response)
+    @router.get(
+        "/v1/channels/{provider}/{account}",
+        tags=["channels"],
+        summary="Show a channel account",
+        response_class=Response,
+    )
     async def show(request: Request, provider: str, account: AccountName, principal: Admin) -> Response:
         """Return one account as the list shows it."""
-        _check_names(provider, account)
+        _check_names(adapters, provider, account)
         channel = await channels.find(principal.tenant, provider, account)
         if channel is None:
             raise not_found("channel account")
         return _answer(_shown(channel, platform, request))
 
-    @router.delete("/{provider}/{account}", status_code=204, summary="Stop a channel account")
+    @router.delete(
+        "/v1/channels/{provider}/{account}", tags=["channels"], status_code=204, summary="Stop a channel account"
+    )
     async def delete(provider: str, account: AccountName, principal: Admin) -> Response:
         """Take no more deliveries for this account; its URL is never given again. What was received stays."""
-        _check_names(provider, account)
+        _check_names(adapters, provider, account)
         if not await channels.delete(principal.tenant, provider, account):
             raise not_found("channel account")
         return Response(status_code=204)
 
-    return router
 
-
-def _check_names(provider: str, account: str) -> None:
-    if provider not in ADAPTERS:
-        raise Problem(404, "Not found", f"there is no provider {provider!r}: one of {', '.join(sorted(ADAPTERS))}")
+def _check_names(adapters: Mapping[str, Adapter], provider: str, account: str) -> None:
+    if provider not in adapters:
+        raise Problem(404, "Not found", f"there is no provider {provider!r}: one of {', '.join(sorted(adapters))}")
     if not account.isprintable() or len(account) > MAX_ACCOUNT_CHARACTERS:
         detail = f"must be printable and at most {MAX_ACCOUNT_CHARACTERS} characters"
         raise Problem(422, "Not valid", "the account's name cannot be used", errors=[Fault("#/path/account", detail)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from shared.errors import ThreadlineError
+
 
 @dataclass(slots=True)
 class _Bucket:
@@ -38,6 +40,10 @@ class RateLimit:
         return 0
 
 
+class TooMuch(ThreadlineError):
+    """This process holds as much as it may: come back in a moment."""
+
+
 class Pressure:
     """Bytes of bodies that are being taken. Above `max_bytes` the next one is told to come back."""
 
@@ -45,6 +51,18 @@ class Pressure:
         self._max_bytes = max_bytes
         self.held_bytes = 0
 
-    def admits(self, size_bytes: int) -> bool:
-        """Tell whether a body of this size may be held now. One alone always may."""
-        return self.held_bytes == 0 or self.held_bytes + size_bytes <= self._max_bytes
+    def hold(self, declared: str | None, unknown_bytes: int = 65_536) -> int:
+        """Count a body whose Content-Length is `declared`; return what to `release` afterwards.
+
+        One alone always passes. Raises TooMuch.
+        """
+        known = declared is not None and declared.isascii() and declared.isdecimal() and len(declared) < 12
+        size_bytes = int(declared) if known and declared else unknown_bytes
+        if self.held_bytes and self.held_bytes + size_bytes > self._max_bytes:
+            raise TooMuch("this process is taking as much as it can hold: send it again later")
+        self.held_bytes += size_bytes
+        return size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Count a body of this size as done."""
+        self.held_bytes -= size_bytes

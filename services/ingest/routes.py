@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, HTTPConnection
 
 from services.ingest import asyncapi, openapi
@@ -22,7 +22,7 @@ from services.ingest.cloudevents import (
     read_request,
 )
 from services.ingest.intake import Intake
-from services.ingest.limits import Pressure, RateLimit
+from services.ingest.limits import Pressure, RateLimit, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text
 from services.ingest.validation import InvalidEvent, validate
@@ -46,22 +46,30 @@ class EventsEndpoint:
         self._intake = intake
         self._metrics = metrics
         self._pressure = pressure
+        # Children are kept: looking one up by its labels costs more than counting.
+        self._accepted = metrics.accepted.labels(DOOR)
+        self._append_seconds = metrics.append_seconds
         self._rate = RateLimit(platform.settings.ingest_rate_limit)
         self._entry_secret = entry_secret(platform.secret_key)
 
     async def post(self, request: Request, principal: Principal) -> Response:
         """Take the events of one request. Raises Problem; LogUnavailable and DatabaseUnavailable become 503."""
         try:
-            with self._held(request):
-                body = await whole_body(request)
-                events = self._read(request, body, principal.tenant)
-                self._hold_to_the_rate(principal.tenant, len(events))
-                with self._metrics.append_seconds.time():
-                    await self._intake.accept(events)
+            size_bytes = self._pressure.hold(request.headers.get("content-length"))
+        except TooMuch as error:
+            raise too_many(1, str(error)) from error
+        try:
+            events = self._read(request, await whole_body(request), principal.tenant)
+            self._hold_to_the_rate(principal.tenant, len(events))
+            began_s = monotonic()
+            await self._intake.accept(events)
+            self._append_seconds.observe(monotonic() - began_s)
         except Problem as problem:
             self._metrics.refused.labels(DOOR, str(problem.status)).inc()
             raise
-        self._metrics.accepted.labels(DOOR).inc(len(events))
+        finally:
+            self._pressure.release(size_bytes)
+        self._accepted.inc(len(events))
         return accepted(events)
 
     async def status(self, principal: Principal, source: str, event_id: str) -> dict[str, str | None]:
@@ -75,20 +83,6 @@ class EventsEndpoint:
         if self._platform.accepted.contains(tenant, source, event_id):
             return answer("accepted")
         raise not_found("event")
-
-    @contextmanager
-    def _held(self, request: Request) -> Iterator[None]:
-        """Count the body against what this process may hold while the log is slow. Raises Problem 429."""
-        declared = request.headers.get("content-length", "")
-        size_bytes = int(declared) if declared.isascii() and declared.isdecimal() and len(declared) < 12 else 65_536
-        size_bytes = min(size_bytes, MAX_BODY_BYTES)
-        if not self._pressure.admits(size_bytes):
-            raise too_many(1, "this process is taking as much as it can hold")
-        self._pressure.held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self._pressure.held_bytes -= size_bytes
 
     def _read(self, request: Request, body: bytes, tenant: str) -> list[InboundEvent]:
         try:
@@ -113,7 +107,7 @@ class EventsEndpoint:
     def _hold_to_the_rate(self, tenant: str, count: int) -> None:
         wait_s = self._rate.wait_s(tenant, count, monotonic())
         if wait_s:
-            raise too_many(wait_s, "more events than this tenant may post in a second")
+            raise too_many(wait_s, "more events than this tenant may post in a second: send it again later")
 
 
 async def whole_body(request: Request) -> bytes:
@@ -155,7 +149,7 @@ _TITLES = {400: "Bad request", 413: "Too large", 415: "Unsupported media type", 
 
 def too_many(wait_s: int, detail: str) -> Problem:
     """Return the 429 that says when to come back."""
-    return Problem(429, "Too many requests", f"{detail}: send it again later", headers={"Retry-After": str(wait_s)})
+    return Problem(429, "Too many requests", detail, headers={"Retry-After": str(wait_s)})
 
 
 class EitherScope(Require):
@@ -175,13 +169,37 @@ class EitherScope(Require):
             return await authenticator.authorize(request, self.other)
 
 
-def events_router(endpoint: EventsEndpoint, topic_prefix: str, version: str) -> APIRouter:
-    """Return the routes of `/v1/events`, and the description of the topics."""
-    router = APIRouter(tags=["ingest"])
+def events_route(endpoint: EventsEndpoint) -> type[APIRoute]:
+    """Return a route class that hands requests to `endpoint` straight away.
+
+    FastAPI's solving of dependencies for each request costs as much as reading, checking and encoding an event; what
+    it would solve here is one key. The function on the route stays the description of it.
+    """
+
+    class EventsRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def handle(request: Request) -> Response:
+                authenticator: Authenticator = request.app.state.auth
+                return await endpoint.post(request, await authenticator.authorize(request, "events:write"))
+
+            return handle
+
+    return EventsRoute
+
+
+def add_events_routes(router: APIRouter, endpoint: EventsEndpoint, topic_prefix: str, version: str) -> None:
+    """Add the routes of `/v1/events`, and the description of the topics."""
     topics = orjson.dumps(asyncapi.document(topic_prefix, version))
 
-    @router.post(
+    async def post_events(principal: Annotated[Principal, Depends(require("events:write"))]) -> None:
+        """See POST_DESCRIPTION; answered by EventsRoute."""
+
+    router.add_api_route(
         "/v1/events",
+        post_events,
+        methods=["POST"],
+        tags=["ingest"],
+        route_class_override=events_route(endpoint),
         status_code=202,
         summary="Post events as CloudEvents 1.0",
         description=POST_DESCRIPTION,
@@ -198,12 +216,14 @@ def events_router(endpoint: EventsEndpoint, topic_prefix: str, version: str) -> 
         },
         openapi_extra={"requestBody": openapi.REQUEST_BODY, "parameters": openapi.BINARY_HEADERS},
     )
-    async def post_events(
-        request: Request, principal: Annotated[Principal, Depends(require("events:write"))]
-    ) -> Response:
-        return await endpoint.post(request, principal)
 
-    @router.options("/v1/events", status_code=204, summary="CloudEvents web hook handshake", response_class=Response)
+    @router.options(
+        "/v1/events",
+        tags=["ingest"],
+        status_code=204,
+        summary="CloudEvents web hook handshake",
+        response_class=Response,
+    )
     async def handshake(request: Request) -> Response:
         """Answer the abuse protection of CloudEvents web hooks: whoever asks may send, with a key."""
         headers = {"Allow": "OPTIONS, POST"}
@@ -215,6 +235,7 @@ def events_router(endpoint: EventsEndpoint, topic_prefix: str, version: str) -> 
 
     @router.get(
         "/v1/events/status",
+        tags=["ingest"],
         summary="What became of one event",
         response_class=Response,
         responses={
@@ -236,8 +257,6 @@ def events_router(endpoint: EventsEndpoint, topic_prefix: str, version: str) -> 
     @router.get("/asyncapi.json", include_in_schema=False)
     async def asyncapi_document() -> Response:
         return Response(topics, media_type="application/json")
-
-    return router
 
 
 POST_DESCRIPTION = f"""Take one event or a batch; 202 once the log has all of it durably.

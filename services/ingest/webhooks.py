@@ -8,7 +8,7 @@ and comes again; a forged one leaves nothing but a counter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from hashlib import sha256
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
-from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import (
     Account,
+    Adapter,
     Delivery,
     Draft,
     Forged,
@@ -30,7 +30,7 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
-from services.ingest.limits import Pressure
+from services.ingest.limits import Pressure, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import whole_body
@@ -80,10 +80,17 @@ class WebhookEndpoint:
     """Takes deliveries of all providers. One per process."""
 
     def __init__(
-        self, platform: Platform, channels: Channels, intake: Intake, metrics: IngestMetrics, pressure: Pressure
+        self,
+        platform: Platform,
+        channels: Channels,
+        adapters: Mapping[str, Adapter],
+        intake: Intake,
+        metrics: IngestMetrics,
+        pressure: Pressure,
     ) -> None:
         self._platform = platform
         self._channels = channels
+        self._adapters = adapters
         self._intake = intake
         self._metrics = metrics
         self._pressure = pressure
@@ -92,21 +99,21 @@ class WebhookEndpoint:
     async def deliver(self, request: Request, provider: str, token: str) -> Response:
         """Take one request of a provider. Raises Problem; LogUnavailable and DatabaseUnavailable become 503."""
         channel = await self._channels.by_token(clean_text(token))
-        if channel is None or channel.account.provider != provider:
+        if channel is None or channel.account.provider != provider or provider not in self._adapters:
             raise not_found("webhook")
-        size_bytes = _declared_bytes(request)
-        if not self._pressure.admits(size_bytes):
+        try:
+            size_bytes = self._pressure.hold(request.headers.get("content-length"))
+        except TooMuch as error:
             # Not 429: there are providers that throw away what is answered 4xx.
-            raise unavailable("this process is taking as much as it can hold; send it again")
-        self._pressure.held_bytes += size_bytes
+            raise unavailable(str(error)) from error
         try:
             raw = await _raw_request(request, self._platform.clock.now())
             return await self._take(raw, channel.account)
         finally:
-            self._pressure.held_bytes -= size_bytes
+            self._pressure.release(size_bytes)
 
     async def _take(self, raw: RawRequest, account: Account) -> Response:
-        adapter = ADAPTERS[account.provider]
+        adapter = self._adapters[account.provider]
         try:
             if len(raw.body) > IN_A_THREAD_BYTES:
                 delivery = await asyncio.to_thread(receive, adapter, raw, account)
@@ -224,24 +231,19 @@ async def _raw_request(request: Request, received_at: datetime) -> RawRequest:
     )
 
 
-def _declared_bytes(request: Request) -> int:
-    declared = request.headers.get("content-length", "")
-    known = declared.isascii() and declared.isdecimal() and len(declared) < 12
-    return min(int(declared), MAX_BODY_BYTES) if known else IN_A_THREAD_BYTES
-
-
-def webhook_router(endpoint: WebhookEndpoint) -> APIRouter:
-    """Return the routes that providers call."""
-    router = APIRouter(tags=["webhooks"])
+def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
+    """Add the routes that providers call."""
 
     @router.get(
         "/v1/webhooks/{provider}/{token}",
+        tags=["webhooks"],
         summary="A provider's handshake",
         response_class=Response,
         operation_id="webhook_handshake",
     )
     @router.post(
         "/v1/webhooks/{provider}/{token}",
+        tags=["webhooks"],
         summary="A provider's deliveries",
         response_class=Response,
         operation_id="webhook_delivery",
@@ -255,5 +257,3 @@ def webhook_router(endpoint: WebhookEndpoint) -> APIRouter:
         401 or 403: not proven to be the provider's. 503: send it again. At most 40 MiB.
         """
         return await endpoint.deliver(request, provider, token)
-
-    return router

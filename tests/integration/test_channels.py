@@ -28,7 +28,7 @@ PASSWORD = "correct horse"
 
 @pytest.fixture
 async def ingest(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Ingest]:
-    async with running_ingest(pool, settings) as running:
+    async with running_ingest(pool, settings, {**ADAPTERS, "once": Once()}) as running:
         yield running
 
 
@@ -218,10 +218,7 @@ class Once(Plain):
         return Delivery(Answer(200, b"ok", (("x-a", "b"),)), events, quarantined, ReplayToken(token, 60))
 
 
-async def test_a_token_that_counts_once_makes_its_repetition_a_duplicate(
-    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ADAPTERS, "once", Once())
+async def test_a_token_that_counts_once_makes_its_repetition_a_duplicate(ingest: Ingest) -> None:
     path = (await put(ingest, "once/a")).json()["webhook_path"]
     ingest.log.error = LogUnavailable("no broker")
     assert (await ingest.client.post(f"{path}?t1", content=b"x")).status_code == 503
@@ -241,10 +238,7 @@ async def test_a_token_that_counts_once_makes_its_repetition_a_duplicate(
     assert len(await ingest.inbound()) == 3
 
 
-async def test_half_a_delivery_is_taken_and_half_of_it_quarantined(
-    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ADAPTERS, "once", Once())
+async def test_half_a_delivery_is_taken_and_half_of_it_quarantined(ingest: Ingest) -> None:
     path = (await put(ingest, "once/a")).json()["webhook_path"]
     assert (await ingest.client.post(f"{path}?t1&part", content=b"x")).status_code == 200
     assert (await ingest.client.post(f"{path}?t2&invalid", content=b"x")).status_code == 200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from services.ingest.limits import Pressure, RateLimit
+import pytest
+
+from services.ingest.limits import Pressure, RateLimit, TooMuch
 
 
 def test_without_a_rate_everything_passes() -> None:
@@ -28,6 +30,16 @@ def test_a_batch_above_the_burst_passes_once_and_is_paid_for_afterwards() -> Non
 
 def test_pressure_admits_one_body_of_any_size_and_no_more_than_it_may_hold() -> None:
     pressure = Pressure(max_bytes=100)
-    assert pressure.admits(1_000)
-    pressure.held_bytes = 60
-    assert pressure.admits(40) and not pressure.admits(41)
+    alone = pressure.hold("1000")
+    with pytest.raises(TooMuch):
+        pressure.hold("1")
+    pressure.release(alone)
+    assert pressure.hold("60") == 60 and pressure.hold("40") == 40
+    with pytest.raises(TooMuch):
+        pressure.hold("1")
+    assert pressure.held_bytes == 100
+
+
+@pytest.mark.parametrize("declared", [None, "", "-1", "1e3", "9" * 5_000, "٣"])
+def test_a_length_that_is_not_known_is_taken_for_a_small_body(declared: str | None) -> None:
+    assert Pressure(max_bytes=100).hold(declared, unknown_bytes=7) == 7
