@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import asyncpg
 
-from shared.log.kafka import KafkaLog, KafkaOptions, kafka_log
 from shared.log.metrics import LogMetrics
 from shared.log.outbox import Relay
 from shared.log.postgres import postgres_log
 from shared.log.protocol import QUARANTINE, TIMELINE, Log
+from shared.log.waiting import end
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.log.kafka import KafkaLog, KafkaOptions
 
 EMITTED = (TIMELINE, QUARANTINE)
 """Topics that handlers emit to; on Kafka each has a relay."""
@@ -44,6 +48,8 @@ async def open_log(
                 retention=timedelta(seconds=settings.log_retention_s),
             )
         )
+    from shared.log.kafka import KafkaOptions  # a tenth of a second and 10 MB that only Kafka needs
+
     options = KafkaOptions(
         bootstrap=settings.kafka,
         prefix=settings.topic_prefix,
@@ -65,6 +71,8 @@ async def kafka_with_outbox(
     metrics: LogMetrics | None = None,
 ) -> AsyncIterator[KafkaLog]:
     """Open the Kafka log with its outbox in the database and the relay between them."""
+    from shared.log.kafka import kafka_log
+
     async with (
         postgres_log(
             pool,
@@ -83,5 +91,4 @@ async def kafka_with_outbox(
         finally:
             relay.stop()
             await asyncio.wait({task}, timeout=STOP_LIMIT_S)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)

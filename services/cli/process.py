@@ -1,0 +1,160 @@
+"""One running process: the event loop with its services, from the first migration to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from services.cli.platform import Reached, open_platform
+from shared import directory, keys
+from shared.database.migrate import migrate
+from shared.errors import SetupError, ThreadlineError
+from shared.service import Platform, Service
+from shared.settings import Settings
+from shared.telemetry import logger
+from shared.web import create_app
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_LIMIT_S = 3
+"""Requests that are still running this long after a signal are cut off; event streams never end by themselves."""
+
+
+async def run(
+    command: str,
+    names: Sequence[str],
+    reached: Reached,
+    listener: socket.socket,
+    ready: Callable[[str], None] | None,
+) -> None:
+    """Run the services `names` on `listener` until a signal comes; `ready` is called with the URL once it is served.
+
+    Raises ThreadlineError with the reason why it could not start or go on.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in STOP_SIGNALS:
+        loop.add_signal_handler(signum, stop.set)
+    settings = reached.settings
+    await migrate(settings.dsn())
+    async with AsyncExitStack() as stack:
+        platform = await open_platform(settings, stack, name=f"threadline {command}")
+        await _first_keys(platform, command)
+        services = [await _build(name, platform, stack) for name in names]
+        loops = [loop for service in services for loop in service.background]
+        if reached.server is not None:
+            loops.append(reached.server.supervise)
+
+        def announce() -> None:
+            url = _url(listener)
+            _print_addresses(command, url, settings, services)
+            if ready is not None:
+                ready(url)
+
+        server = _Server(
+            uvicorn.Config(
+                create_app(platform, services),
+                http="httptools",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_LIMIT_S,
+                backlog=2048,
+            ),
+            announce,
+        )
+        await _until_stopped(server, listener, loops, stop)
+
+
+async def _build(name: str, platform: Platform, stack: AsyncExitStack) -> Service:
+    build = importlib.import_module(f"services.{name}.app").build
+    service: Service = await build(platform, stack)
+    return service
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to stop by us: it would take the signals for itself and raise them again afterwards."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.announce = announce
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.announce()
+
+
+async def _until_stopped(
+    server: _Server,
+    listener: socket.socket,
+    loops: Sequence[Callable[[], Any]],
+    stop: asyncio.Event,
+) -> None:
+    """Serve until `stop` is set, or until a loop or the server ends by itself, which is a failure."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    running = [asyncio.ensure_future(loop()) for loop in loops]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, stopping, *running], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        ended = [task for task in running if task.done()]
+        # First no new requests, then no new work, then (the caller's stack) what both stand on.
+        server.should_exit = True
+        served = await asyncio.gather(serving, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, stopping, return_exceptions=True)
+    for failed in [*served, *(task.exception() for task in ended if not task.cancelled())]:
+        if isinstance(failed, ThreadlineError):
+            raise failed
+        if isinstance(failed, BaseException):
+            logger().error("a part of the process failed", exc_info=failed)
+            raise SetupError(f"stopped because a part failed: {type(failed).__name__}: {failed}") from failed
+    if ended and not stop.is_set():
+        raise SetupError("stopped because a background loop ended")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 only compared
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _print_addresses(command: str, url: str, settings: Settings, services: Sequence[Service]) -> None:
+    lines = [f"Threadline ({command}) is ready at {url}"]
+    lines += [f"  {title}: {url}{path}" for service in services for title, path in service.pages.items()]
+    lines.append(f"  API description: {url}/openapi.json")
+    if command == "up":
+        lines.append(f"  first key: in {_shown(settings.data.expanduser().absolute() / directory.ADMIN_KEY_FILE)}")
+    print("\n".join(lines), flush=True)
+
+
+def _shown(path: Path) -> str:
+    inside = os.path.relpath(path)
+    return inside if not inside.startswith("..") else str(path)
+
+
+async def _first_keys(platform: Platform, command: str) -> None:
+    """Make the keys that settings and `up` promise: the bootstrap key, and the one in DIR/admin.key."""
+    settings = platform.settings
+    async with platform.pool.acquire() as connection:
+        if settings.bootstrap_key is not None:
+            await keys.ensure_bootstrap_key(connection, settings.bootstrap_key.get_secret_value())
+        if command == "up":
+            key = directory.admin_key(directory.prepare(settings.data), keys.new_key)
+            await keys.create_key(connection, keys.DEFAULT_TENANT, [keys.ADMIN], label=keys.FIRST_LABEL, key=key)
