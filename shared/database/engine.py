@@ -27,6 +27,7 @@ _UNAVAILABLE = (
     asyncpg.InsufficientResourcesError,  # 53: too many connections, disk full, out of memory
     asyncpg.TransactionRollbackError,  # 40: deadlock, serialization failure: the same again may succeed
     asyncpg.LockNotAvailableError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # the database does not accept connections now (maintenance)
     asyncpg.PostgresSystemError,  # 58: the server's own input/output failed
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TransactionTimeoutError,

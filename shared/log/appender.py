@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 import asyncpg
+import structlog
 
 from shared.errors import LogUnavailable
 from shared.log.database import Connection, in_log, passes
 from shared.log.headers import encode_headers
 from shared.log.protocol import Outgoing, Position
+from shared.log.waiting import being_cancelled
+
+log = structlog.get_logger(__name__)
 
 APPEND = "SELECT log.append($1, $2, $3, $4, $5, $6)"
 """One round trip for any number of records and partitions of one topic; see migration 0002_log."""
@@ -106,7 +110,7 @@ class Appender:
     async def run(self) -> None:
         """Commit groups for ever; on cancellation, refuse what is left."""
         try:
-            while True:
+            while not being_cancelled():
                 await self._work.wait()
                 await self._serve()
         finally:
@@ -123,14 +127,13 @@ class Appender:
                     await self._commit(connection, calls)
                 self._work.clear()
         except Exception as error:
-            if not passes(error):
-                self._refuse(calls, error)
-                raise
             # Nobody waits for a database that is away: everyone hears it now and may come again.
             calls += self._waiting
             self._waiting.clear()
             self._work.clear()
             self._refuse(calls, in_log(error))
+            if not passes(error):
+                log.error("appending failed on a bug", error=type(error).__name__)
         except BaseException:
             self._refuse(calls, LogUnavailable("the log was closed"))
             raise

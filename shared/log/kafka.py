@@ -37,6 +37,7 @@ from shared.log.kafka_errors import BROKEN_PRODUCER, CLIENT_ERRORS, in_log
 from shared.log.postgres import PostgresLog
 from shared.log.protocol import Outgoing, Position, Record, StartingOffset
 from shared.log.sizes import measure
+from shared.log.waiting import end
 
 SESSION_TIMEOUT_MS = 6000
 HEARTBEAT_MS = 1000
@@ -273,8 +274,7 @@ class KafkaLog:
             client.subscribe([self._topic(topic)], listener=consumer)
             yield consumer
         finally:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
+            await end(reporting)
             await _closed(client)
 
     async def close(self) -> None:

@@ -21,7 +21,8 @@ INSERT INTO log."offset" (group_name, topic, partition, next_offset) VALUES ($1,
 """
 
 # All partitions of a batch in one statement, locked in order so that two members never wait in a circle. A member that
-# comes second waits here for the first one's commit and then finds another offset than it expected.
+# comes second waits here for the first one's commit and then finds another offset than it expected. The transaction is
+# also told how long it may idle, since it now holds locks that others wait for.
 COMPARE_AND_SET = """
 WITH held AS MATERIALIZED (
     SELECT o.partition, o.next_offset FROM log."offset" AS o
@@ -33,18 +34,27 @@ WITH held AS MATERIALIZED (
 )
 UPDATE log."offset" AS o SET next_offset = want.after FROM want
 WHERE o.group_name = $1 AND o.topic = $2 AND o.partition = want.partition
-RETURNING o.partition
+RETURNING o.partition, set_config('idle_in_transaction_session_timeout', $6, true)
 """
 
 
-async def compare_and_set(connection: Connection, group: str, name: str, steps: Mapping[int, tuple[int, int]]) -> None:
+async def compare_and_set(
+    connection: Connection, group: str, name: str, steps: Mapping[int, tuple[int, int]], idle_s: float = 15.0
+) -> None:
     """Move the group's offsets on, per partition from `before` to `after`, inside the caller's transaction.
 
-    `name` is `Log.name(topic)`. Raises Fenced where any is not at `before`: another member did that work.
+    `name` is `Log.name(topic)`; from here on the transaction may idle for `idle_s` seconds at most. Raises Fenced where
+    any partition is not at `before`: another member did that work.
     """
     order = sorted(steps)
     rows = await connection.fetch(
-        COMPARE_AND_SET, group, name, order, [steps[p][0] for p in order], [steps[p][1] for p in order]
+        COMPARE_AND_SET,
+        group,
+        name,
+        order,
+        [steps[p][0] for p in order],
+        [steps[p][1] for p in order],
+        str(round(idle_s * 1000)),
     )
     if lost := set(order) - {row["partition"] for row in rows}:
         raise Fenced(f"group {group} is no longer at the expected offset of {name} partitions {sorted(lost)}")

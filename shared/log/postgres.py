@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
 from uuid import UUID, uuid4
@@ -29,7 +29,7 @@ from shared.log.headers import decode_headers
 from shared.log.membership import assignment, shares
 from shared.log.protocol import Outgoing, Position, Record, StartingOffset
 from shared.log.sizes import measure
-from shared.log.waiting import wait_at_most
+from shared.log.waiting import being_cancelled, end, wait_at_most
 
 CHANNEL = "threadline_log"
 BEAT_S = 0.5
@@ -223,24 +223,24 @@ class PostgresLog:
     async def run(self) -> None:
         """Beat and notify for ever on a connection of our own; takes a new one when it breaks."""
         pause_s = 0.1
-        while True:
+        while not being_cancelled():
             try:
                 async with self._pool.acquire(timeout=self._timeout_s) as connection:
                     await connection.execute("SET synchronous_commit = off")  # nothing here has to survive a crash
                     session = await connection.fetchrow(OWN_SESSION)
                     await connection.add_listener(CHANNEL, self._notified)
+                    self._fault = None
+                    pause_s = 0.1
                     try:
-                        pause_s = 0.1
                         await self._attend(connection, session)
                     finally:
-                        if not connection.is_closed():
+                        with suppress(Exception):  # the connection may be the very thing that broke
                             await connection.remove_listener(CHANNEL, self._notified)
             except Exception as error:
-                if not passes(error):
-                    self._fault = type(error).__name__
-                    raise
+                self._fault = str(in_log(error)) if passes(error) else f"a bug ({type(error).__name__})"
                 log.warning("the log's own connection broke", error=type(error).__name__, retry_in_s=pause_s)
-                await asyncio.sleep(pause_s)
+                if not being_cancelled():
+                    await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 2.0)
 
     async def _attend(self, connection: Connection, session: asyncpg.Record) -> None:
@@ -300,12 +300,13 @@ class PostgresLog:
 
     async def check(self) -> None:
         """See Log.check."""
-        if self._fault is not None:
-            raise LogUnavailable(f"the log stopped on an error of its own ({self._fault})")
         try:
             await self._pool.fetchval("SELECT 1 FROM log.partition LIMIT 1", timeout=min(2.0, self._timeout_s))
         except Exception as error:
-            raise in_log(error) from error
+            # Whatever it is, a caller of /readyz has to know that the log cannot be used.
+            raise LogUnavailable(str(in_log(error))) from error
+        if self._fault is not None:
+            raise LogUnavailable(self._fault)
 
     # Retention
 
@@ -533,6 +534,4 @@ async def postgres_log(
     try:
         yield postgres
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)

@@ -29,7 +29,7 @@ from shared.log.metrics import Lag, LogMetrics
 from shared.log.offsets import compare_and_set, starting_offset
 from shared.log.protocol import Consumer, Log, Record
 from shared.log.quarantine import Rejection, quarantine
-from shared.log.waiting import wait_at_most
+from shared.log.waiting import being_cancelled, end, wait_at_most
 
 __all__ = ["Handler", "Lag", "Rejection", "Runner", "RunnerSettings"]
 
@@ -41,7 +41,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """How a runner behaves. A frozen process does not keep its locks: the pool limits how long a transaction idles."""
+    """How a runner behaves.
+
+    `idle_in_transaction_s`: a frozen process must not keep its partitions locked, so the server ends a transaction that
+    does nothing for so long; a handler may not compute longer than this between two statements.
+    """
 
     batch_max_records: int = 2000
     max_wait_s: float = 1.0
@@ -49,6 +53,7 @@ class RunnerSettings:
     backoff_first_s: float = 0.1
     backoff_max_s: float = 2.0
     lag_period_s: float = 2.0
+    idle_in_transaction_s: float = 15.0
 
 
 class TooManyRejections(ThreadlineError):
@@ -147,8 +152,7 @@ class Runner:
         try:
             await self._consume_again_and_again()
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await end(watch)
 
     async def _consume_again_and_again(self) -> None:
         attempt = 0
@@ -158,6 +162,8 @@ class Runner:
                 async with self._log.consume(self.group, self.topic, self._starting_offset) as consumer:
                     await self._consume(consumer)
             except Exception as error:
+                if being_cancelled():
+                    raise asyncio.CancelledError from error
                 if not passes(error):
                     self._stand_still(error)
                     await self._stopping.wait()
@@ -198,14 +204,14 @@ class Runner:
                 if len(records) >= self._settings.batch_max_records // 2:
                     ahead = self._fetch(consumer)
                 if not await self._do(consumer, records):
-                    await _end(ahead)
+                    await end(*filter(None, [ahead]))
                     ahead = None
                     for partition in consumer.assigned() | batch.keys():
                         await consumer.rewind(partition)
         finally:
             self._consumer = None
             stopping.cancel()
-            await _end(ahead)
+            await end(*filter(None, [ahead]))
 
     def _fetch(self, consumer: Consumer) -> asyncio.Task[Mapping[int, Sequence[Record]]]:
         return asyncio.create_task(consumer.fetch(self._settings.batch_max_records, self._settings.max_wait_s))
@@ -236,7 +242,7 @@ class Runner:
                     return await self._settle(consumer, first) and await self._settle(consumer, second)
                 rejected = Rejection(records[0], error.reason)
             except Exception as error:
-                if not passes(error):
+                if being_cancelled() or not passes(error):
                     raise
                 attempt += 1
                 await self._back_off(attempt, error)
@@ -249,7 +255,7 @@ class Runner:
         """One transaction: offsets, what the handler does, quarantine. `rejected` takes the place of the handler."""
         name = self._log.name(self.topic)
         async with self._pool.acquire(timeout=10) as connection, connection.transaction():
-            await compare_and_set(connection, self.group, name, steps(records))
+            await compare_and_set(connection, self.group, name, steps(records), self._settings.idle_in_transaction_s)
             rejections = [rejected] if rejected else await self._handler(connection, records)
             run = self._judge(records, rejections)
             await quarantine(connection, self.group, name, rejections)
@@ -332,10 +338,3 @@ class Runner:
         oldest = self._in_hand.get(partition)
         age_s = (self._clock.now() - oldest.appended_at).total_seconds() if oldest else 0.0
         return Lag(records, max(age_s, monotonic() - since, 0.0))
-
-
-async def _end(task: asyncio.Task[Mapping[int, Sequence[Record]]] | None) -> None:
-    """Cancel a fetch whose result nobody wants."""
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
