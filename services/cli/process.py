@@ -115,9 +115,7 @@ async def _until_stopped(
         # First no new requests, then no new work, then (the caller's stack) what both stand on.
         server.should_exit = True
         served = await asyncio.gather(serving, return_exceptions=True)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, stopping, return_exceptions=True)
+        await _end(running)
     for failed in [*served, *(task.exception() for task in ended if not task.cancelled())]:
         if isinstance(failed, ThreadlineError):
             raise failed
@@ -126,6 +124,18 @@ async def _until_stopped(
             raise SetupError(f"stopped because a part failed: {type(failed).__name__}: {failed}") from failed
     if ended and not stop.is_set():
         raise SetupError("stopped because a background loop ended")
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` and wait for them. Some libraries swallow a cancellation now and then, so it is said again."""
+    for _ in range(STOP_LIMIT_S * 2):
+        pending = [task for task in tasks if not task.done()]
+        if not pending:
+            return
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.5)
+    logger().warning("background loops did not end", count=sum(not task.done() for task in tasks))
 
 
 def _url(listener: socket.socket) -> str:
