@@ -96,12 +96,14 @@ async def post(system: System, dialogues: Dialogues) -> list[tuple[Delivery, htt
 
 async def statuses(system: System, dialogues: Dialogues, patience_s: float = 90) -> dict[str, dict[str, Any]]:
     """Return the status of every event of the truth, once all are on a timeline (or patience is at its end)."""
-    deadline = monotonic() + patience_s
-    while True:
-        found = await _ask_all(system, dialogues.events)
-        if all(one.get("status") == "on_timeline" for one in found.values()) or monotonic() > deadline:
-            return found
-        await asyncio.sleep(0.3)
+    deadline, waiting = monotonic() + patience_s, list(dialogues.events)
+    while waiting and monotonic() < deadline:
+        found = await _ask_all(system, waiting)
+        waiting = [name for name, one in found.items() if one.get("status") != "on_timeline"]
+        if waiting:
+            await asyncio.sleep(0.3)
+    # What came early may have been merged or moved by what came late: read everything once more.
+    return await _ask_all(system, dialogues.events)
 
 
 async def _ask_all(system: System, names: Iterable[str]) -> dict[str, dict[str, Any]]:
