@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI, Response
+from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,7 @@ from shared.telemetry import HttpMetrics, logger
 
 BODY_LIMIT_BYTES = 5 * 1024 * 1024
 READY_LIMIT_S = 3.0
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -53,9 +55,10 @@ def create_app(platform: Platform, services: Sequence[Service], title: str = "Th
     app.state.platform = platform
     app.state.auth = platform.auth
     problems.install(app)
-    app.include_router(auth.router)
+    # Routes are tried in this order for every request: those of the services first.
     for service in services:
         app.include_router(service.router)
+    app.include_router(auth.router)
     _add_health(app, platform, services)
     limits = {prefix: limit for service in services for prefix, limit in service.body_limits.items()}
     app.add_middleware(Guard, limits=limits, metrics=HttpMetrics(platform.registry))
@@ -154,6 +157,7 @@ class Guard:
         self._app = app
         self._limits = sorted(limits.items(), key=lambda item: -len(item[0]))
         self._metrics = metrics
+        self._observers: dict[tuple[str, str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -185,9 +189,19 @@ class Guard:
             await answer.response()(scope, receive, secured)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.seconds.labels(scope["method"], route, f"{status // 100}xx").observe(
-                time.perf_counter() - begin
-            )
+            self._observe(scope["method"], route, status // 100, time.perf_counter() - begin)
+
+    def _observe(self, method: str, route: str, status_class: int, seconds: float) -> None:
+        # Looking up a labelled metric costs as much as all the rest here.
+        key = (method, route, status_class)
+        metric = self._observers.get(key)
+        if metric is None:
+            if method not in METHODS:
+                method = "other"  # whatever a caller invents: the number of series stays bounded
+            metric = self._metrics.seconds.labels(method, route, f"{status_class}xx")
+            if method in METHODS:
+                self._observers[key] = metric
+        metric.observe(seconds)
 
     def _limit_of(self, path: str) -> int:
         for prefix, limit in self._limits:

@@ -8,7 +8,9 @@ What can go wrong, and what then happens:
   else. Where that user cannot enter DIR, the start is refused with a line that says so.
 - The server dies: `supervise` starts it again on the same port.
 
-Only `initdb` and `postgres` are run; the Python layer of the wheel is not used (docs/decisions says why).
+Only `initdb` and `postgres` are run; the Python layer of the wheel is not used.
+
+Source: docs/decisions/0002-embedded-postgresql-by-our-own-module.md
 """
 
 from __future__ import annotations
