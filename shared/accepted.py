@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared.database.engine import transaction
 
@@ -45,19 +44,17 @@ ON CONFLICT (tenant_id, digest) DO NOTHING
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One accepted event: where it stands in the log and since when (a monotonic clock, seconds)."""
 
-    tenant: str
-    digest: bytes
+    identity: tuple[str, str, str]
     partition: int
     offset: int
     since_s: float
 
 
 def digest_of(tenant: str, source: str, event_id: str) -> bytes:
-    """Return the 16 bytes that name the event (tenant, source, id) among the accepted."""
+    """Return the 16 bytes that name the event (tenant, source, id) in the database."""
     return blake2b(f"{tenant}\0{source}\0{event_id}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -66,7 +63,7 @@ class Accepted:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._queue: deque[Waiting] = deque()
-        self._known: dict[bytes, int] = {}
+        self._known: dict[tuple[str, str, str], int] = {}
         self._capacity = capacity
 
     def __len__(self) -> int:
@@ -74,15 +71,15 @@ class Accepted:
 
     def add(self, tenant: str, source: str, event_id: str, partition: int, offset: int, now_s: float) -> None:
         """Remember an event that the log has taken at (partition, offset)."""
-        waiting = Waiting(tenant, digest_of(tenant, source, event_id), partition, offset, now_s)
-        self._queue.append(waiting)
-        self._known[waiting.digest] = self._known.get(waiting.digest, 0) + 1
+        identity = (tenant, source, event_id)
+        self._queue.append(Waiting(identity, partition, offset, now_s))
+        self._known[identity] = self._known.get(identity, 0) + 1
         if len(self._queue) > self._capacity:
             self._forget(self._queue.popleft())
 
     def contains(self, tenant: str, source: str, event_id: str) -> bool:
         """Tell whether this process accepted the event, less than about a second ago."""
-        return digest_of(tenant, source, event_id) in self._known
+        return (tenant, source, event_id) in self._known
 
     def forget_done(self, next_offsets: Mapping[int, int]) -> None:
         """Forget what the consumer has done, given its next offset per partition."""
@@ -109,11 +106,11 @@ class Accepted:
             self._forget(self._queue.popleft())
 
     def _forget(self, waiting: Waiting) -> None:
-        left = self._known[waiting.digest] - 1
+        left = self._known[waiting.identity] - 1
         if left:
-            self._known[waiting.digest] = left
+            self._known[waiting.identity] = left
         else:
-            del self._known[waiting.digest]
+            del self._known[waiting.identity]
 
 
 async def settle(pool: asyncpg.Pool, accepted: Accepted, group: str, topic: str, now_s: float) -> None:
@@ -129,8 +126,8 @@ async def settle(pool: asyncpg.Pool, accepted: Accepted, group: str, topic: str,
         if late:
             await connection.execute(
                 WRITE,
-                [waiting.tenant for waiting in late],
-                [waiting.digest for waiting in late],
+                [waiting.identity[0] for waiting in late],
+                [digest_of(*waiting.identity) for waiting in late],
                 [waiting.partition for waiting in late],
                 [waiting.offset for waiting in late],
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -65,6 +66,10 @@ def rfc3339(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
+# All events of a batch are received at one instant.
+_receipt = lru_cache(maxsize=4)(rfc3339)
+
+
 def parse_rfc3339(text: str) -> datetime:
     """Read what `rfc3339` writes. Raises ValueError."""
     return datetime.fromisoformat(text).astimezone(UTC)
@@ -101,7 +106,7 @@ class InboundEvent:
             "id": self.id,
             "type": self.type,
             "time": rfc3339(self.occurred_at),
-            "receivedat": rfc3339(self.received_at),
+            "receivedat": _receipt(self.received_at),
             "datacontenttype": "application/json",
             "data": self.data,
         }

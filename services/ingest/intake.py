@@ -30,31 +30,36 @@ class Intake:
         self._accepted = accepted
         self._metrics = metrics
 
-    async def accept(self, events: Sequence[InboundEvent]) -> None:
-        """Append `events` durably, in order. Taking the same again is harmless: readers know events by their identity.
+    async def accept(self, records: Sequence[tuple[InboundEvent, bytes]]) -> None:
+        """Append events, each with its encoded record, durably and in order.
 
-        Raises LogUnavailable or DatabaseUnavailable; then some may be in the log, and none counts as accepted.
+        Taking the same again is harmless: readers know events by their identity. Raises LogUnavailable or
+        DatabaseUnavailable; then some may be in the log, and none counts as accepted.
         """
-        if not events:
+        if not records:
             return
-        records = [await self._record(event, INLINE_BYTES) for event in events]
+        outgoing = [
+            Outgoing(routing_key(event), value if len(value) <= INLINE_BYTES else await self._reference(event))
+            for event, value in records
+        ]
         try:
-            positions = await self._log.append(INBOUND, records)
+            positions = await self._log.append(INBOUND, outgoing)
         except RecordTooLarge:
-            # The log was set up to take less than we thought: everything that can be is sent by reference.
-            positions = await self._log.append(INBOUND, [await self._record(event, 0) for event in events])
+            # The log was set up to take less than we thought: all go by reference.
+            positions = await self._log.append(
+                INBOUND, [Outgoing(routing_key(event), await self._reference(event)) for event, _ in records]
+            )
         now_s = monotonic()
-        for event, position in zip(events, positions, strict=True):
-            self._accepted.add(event.tenant, event.source, event.id, position.partition, position.offset, now_s)
+        add = self._accepted.add
+        for (event, _), position in zip(records, positions, strict=True):
+            add(event.tenant, event.source, event.id, position.partition, position.offset, now_s)
 
-    async def _record(self, event: InboundEvent, inline_bytes: int) -> Outgoing:
-        value = event.encode()
-        if len(value) > inline_bytes:
-            event_by_reference, payload = blobs.with_reference(event)
-            await blobs.put(self._pool, event_by_reference, payload)
-            self._metrics.blobs.inc()
-            value = event_by_reference.encode()
-        return Outgoing(routing_key(event), value)
+    async def _reference(self, event: InboundEvent) -> bytes:
+        """Put the event's data into the database; return the record that names it."""
+        event_by_reference, payload = blobs.with_reference(event)
+        await blobs.put(self._pool, event_by_reference, payload)
+        self._metrics.blobs.inc()
+        return event_by_reference.encode()
 
 
 def routing_key(event: InboundEvent) -> bytes:

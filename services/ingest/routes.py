@@ -25,7 +25,7 @@ from services.ingest.intake import Intake
 from services.ingest.limits import Pressure, RateLimit, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text
-from services.ingest.validation import InvalidEvent, validate
+from services.ingest.validation import InvalidEvent, encoded, validate
 from shared.accepted import digest_of
 from shared.auth import Authenticator, Principal, Require, require
 from shared.database.engine import tenant_reader
@@ -84,20 +84,21 @@ class EventsEndpoint:
             return answer("accepted")
         raise not_found("event")
 
-    def _read(self, request: Request, body: bytes, tenant: str) -> list[InboundEvent]:
+    def _read(self, request: Request, body: bytes, tenant: str) -> list[tuple[InboundEvent, bytes]]:
         try:
             posted = read_request(request.headers.raw, body)
         except Refused as error:
             raise refusal(error) from error
         return self._validated(posted, tenant)
 
-    def _validated(self, posted: Posted, tenant: str) -> list[InboundEvent]:
+    def _validated(self, posted: Posted, tenant: str) -> list[tuple[InboundEvent, bytes]]:
         received_at = self._platform.clock.now()
-        events: list[InboundEvent] = []
+        events: list[tuple[InboundEvent, bytes]] = []
         faults: list[Fault] = []
         for number, event in enumerate(posted.events):
             try:
-                events.append(validate(event, tenant, received_at))
+                valid = validate(event, tenant, received_at)
+                events.append((valid, encoded(valid)))
             except InvalidEvent as error:
                 faults.extend(_faults(error, number if posted.batch else None))
         if faults:
@@ -132,9 +133,9 @@ def _faults(error: InvalidEvent, number: int | None) -> Sequence[Fault]:
     return [Fault(f"#/{number}{first.pointer}", first.detail)]
 
 
-def accepted(events: Sequence[InboundEvent]) -> Response:
+def accepted(events: Sequence[tuple[InboundEvent, bytes]]) -> Response:
     """Return the 202 that names each event."""
-    body = orjson.dumps({"accepted": [{"source": event.source, "id": event.id} for event in events]})
+    body = orjson.dumps({"accepted": [{"source": event.source, "id": event.id} for event, _ in events]})
     return Response(body, 202, media_type="application/json")
 
 

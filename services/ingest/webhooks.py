@@ -34,7 +34,7 @@ from services.ingest.limits import Pressure, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import whole_body
-from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data
+from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data, encoded
 from shared.database.engine import transaction
 from shared.events import InboundEvent
 from shared.log.headers import encode_headers
@@ -136,7 +136,7 @@ class WebhookEndpoint:
     async def _keep(
         self,
         delivery: Delivery,
-        events: Sequence[InboundEvent],
+        events: Sequence[tuple[InboundEvent, bytes]],
         quarantined: Sequence[Quarantined],
         raw: RawRequest,
         account: Account,
@@ -160,31 +160,27 @@ class WebhookEndpoint:
 
 def events_of(
     drafts: Sequence[Draft], account: Account, received_at: datetime
-) -> tuple[list[InboundEvent], list[Quarantined]]:
+) -> tuple[list[tuple[InboundEvent, bytes]], list[Quarantined]]:
     """Return the drafts as events for the log, and as quarantined parts where a draft breaks the events' own rules."""
-    events: list[InboundEvent] = []
+    events: list[tuple[InboundEvent, bytes]] = []
     quarantined: list[Quarantined] = []
     for draft in drafts:
-        event_id = storable_id(clean_text(draft.id))
-        data = cleaned(draft.data)
-        try:
-            check_data(draft.type, data)
-        except InvalidEvent as error:
-            quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event_id))
-            continue
-        events.append(
-            InboundEvent(
-                tenant=account.tenant,
-                source=account.source,
-                id=event_id,
-                type=draft.type,
-                occurred_at=draft.time or received_at,
-                received_at=received_at,
-                data=data,
-                subject=clean_text(draft.subject) if draft.subject else None,
-                region=account.default_region,
-            )
+        event = InboundEvent(
+            tenant=account.tenant,
+            source=account.source,
+            id=storable_id(clean_text(draft.id)),
+            type=draft.type,
+            occurred_at=draft.time or received_at,
+            received_at=received_at,
+            data=cleaned(draft.data),
+            subject=clean_text(draft.subject) if draft.subject else None,
+            region=account.default_region,
         )
+        try:
+            check_data(event.type, event.data)
+            events.append((event, encoded(event)))
+        except InvalidEvent as error:
+            quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event.id))
     return events, quarantined
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from services.ingest.reading import MAX_DEPTH, NotJson, cleaned, read_json
 from services.ingest.schema import MODELS
-from services.ingest.validation import InvalidEvent, validate
+from services.ingest.validation import InvalidEvent, encoded, validate
 from shared.events import MADE_HERE, InboundEvent
 
 NOW = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
@@ -36,7 +36,7 @@ def an_event(type: str = "threadline.message.received", **data: Any) -> dict[str
 def faults(event: object) -> dict[str, str]:
     """Return pointer → detail of what is wrong with `event`."""
     with pytest.raises(InvalidEvent) as caught:
-        validate(event, "acme", NOW)
+        encoded(validate(event, "acme", NOW))
     return {fault.pointer: fault.detail for fault in caught.value.faults}
 
 
@@ -259,8 +259,13 @@ def test_data_may_be_nested_to_the_limit_and_no_deeper() -> None:
             value = [value]
         return value
 
-    assert validate(an_event(deep=nested(MAX_DEPTH - 1)), "acme", NOW).encode()
-    assert "nested" in faults(an_event(deep=nested(MAX_DEPTH)))["/data"]
+    assert encoded(validate(an_event(deep=nested(MAX_DEPTH - 1)), "acme", NOW))
+    assert encoded(validate(an_event(wide=[[]] * 1_000), "acme", NOW))
+    for levels in (MAX_DEPTH, 250, 300, 900):
+        for field in ("deep", "period"):
+            event = an_event("threadline.revenue.recorded", amount_minor=1, currency="EUR", period=1)
+            event["data"][field] = nested(levels)
+            assert all(pointer.startswith("/data") for pointer in faults(event))
 
 
 def test_a_traceparent_that_cannot_be_read_is_as_if_not_sent() -> None:
@@ -351,10 +356,10 @@ def test_whatever_is_sent_is_either_taken_and_storable_or_refused_with_a_pointer
         return
     try:
         event = validate(value, "acme", NOW)
+        record = encoded(event)
     except InvalidEvent as error:
         assert error.faults and all(fault.detail and fault.pointer.startswith(("/", "")) for fault in error.faults)
         return
-    record = event.encode()
     assert InboundEvent.decode(record) == event
     assert b"\\u0000" not in record
     assert orjson.loads(record)["data"] == event.data
