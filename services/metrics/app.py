@@ -6,10 +6,13 @@ from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request, Response
 
+from services.metrics.checking import check_for_ever
 from services.metrics.consumer import MetricsConsumer
 from services.metrics.entries import micros
 from services.metrics.exposition import encode, snapshot
+from services.metrics.revision import reevaluate_for_ever
 from services.metrics.routes import kpi_router
+from services.metrics.rules_routes import rules_router
 from shared.auth import Principal
 from shared.log.protocol import TIMELINE
 from shared.log.runner import Runner, RunnerSettings
@@ -34,10 +37,18 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         clock=platform.clock,
     )
     stack.callback(runner.stop)
+
+    async def revise() -> None:
+        await reevaluate_for_ever(platform.pool, platform.clock)
+
+    async def check() -> None:
+        await check_for_ever(platform.pool, platform.clock)
+
     router = APIRouter()
     router.include_router(kpi_router(platform))
+    router.include_router(rules_router(platform))
     router.include_router(exposition_router(platform))
-    return Service(name="metrics", router=router, background=[runner.run], ready=[runner.ready])
+    return Service(name="metrics", router=router, background=[runner.run, revise, check], ready=[runner.ready])
 
 
 def exposition_router(platform: Platform) -> APIRouter:

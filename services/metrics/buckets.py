@@ -170,6 +170,15 @@ class Histogram:
         """Return the greatest value (of its bucket, the mean)."""
         return self.quantile(1.0)
 
+    def deviation(self) -> float | None:
+        """Return the standard deviation of one value (n − 1), taking each bucket at its mean; None below two."""
+        filled = [(n, total) for n, total in self.buckets.values() if n > 0]
+        count = sum(n for n, _ in filled)
+        if count < 2:
+            return None
+        mean = sum(total for _, total in filled) / count
+        return math.sqrt(sum(n * (total / n - mean) ** 2 for n, total in filled) / (count - 1))
+
     def at_most(self, value: int) -> int:
         """Return how many values are ≤ `value` µs; exact where `value` is a bound."""
         limit = bucket_of(value)

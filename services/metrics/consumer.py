@@ -11,7 +11,7 @@ change nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -138,7 +138,7 @@ class MetricsConsumer:
             return
         tenants = [work.tenant for work in works]
         await store.lock(connection, tenants)
-        await self._trust(connection, works)
+        await self.trust(connection, works)
         await _drop_known(connection, works)
         works = [work for work in works if work.entries or work.leaves or work.conversations]
         if works:
@@ -154,7 +154,7 @@ class MetricsConsumer:
             await store.seen(connection, latest, oldest)
         self.forget_some()
 
-    async def _trust(self, connection: Connection, works: Sequence[Work]) -> None:
+    async def trust(self, connection: Connection, works: Sequence[Work]) -> None:
         """Write our token; forget what another writer (or a rollback) may have changed; read the rules."""
         token = uuid4()
         tenants = [work.tenant for work in works]
@@ -472,6 +472,18 @@ async def _load_of_leaves(connection: Connection, unread: dict[tuple[str, str], 
     for tenant, entry in await store.entries(connection, store.STRAYS_OF_LEAVES, unread):
         if entry.leaf is not None:
             works[tenant].memory.strays_of[entry.leaf][entry.id] = entry
+
+
+async def load_entities(connection: Connection, work: Work, refs: Collection[Ref]) -> None:
+    """Read everything that some entities are made of."""
+    await load_conversations(connection, [(work, ref.key) for ref in refs if ref.kind == CONVERSATION])
+    await load_customers(connection, [(work, ref.key) for ref in refs if ref.kind == CUSTOMER])
+    parts = [(work, ref) for ref in refs if ref.kind not in (CONVERSATION, CUSTOMER, ENTRY)]
+    await load_parts(connection, parts)
+    about = [e.conversation for _, ref in parts if ref.kind == SURVEY for e in work.memory.by_part[ref].values()]
+    await load_conversations(connection, [(work, c) for c in about if c is not None])
+    alone = await store.stored(connection, [(work.tenant, ref.key) for ref in refs if ref.kind == ENTRY])
+    work.entries = {key: (found.version, found.entry) for (_, key), found in alone.items()}
 
 
 # Evaluating

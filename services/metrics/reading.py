@@ -178,6 +178,8 @@ class Figures:
     p90: float | None = None
     min: float | None = None
     max: float | None = None
+    deviation: float | None = None
+    """Standard deviation of one value, from the histogram."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -239,16 +241,17 @@ def _mean_figures(query: Query, cells: Cells, window: Window) -> Figures:
     if series == "transfer_ratio:mean":
         total *= SECOND
     found = _ratio(total / SECOND, n, n)
+    histogram = cells.histogram(series)
     if not timed:
         classes = _classes(cells, series)
-        return replace(found, extra={"distribution": classes}) if classes else found
-    histogram = cells.histogram(series)
+        return replace(found, deviation=_s(histogram.deviation()), extra={"distribution": classes} if classes else {})
     return replace(
         found,
         p50=_s(histogram.quantile(0.5)),
         p90=_s(histogram.quantile(0.9)),
         min=_s(histogram.lowest()),
         max=_s(histogram.highest()),
+        deviation=_s(histogram.deviation()),
         extra=_shares(query, histogram, n),
     )
 
@@ -366,17 +369,30 @@ def _lookback(query: Query) -> int:
 DEFAULT_THRESHOLD = 900 * SECOND
 
 
-def _within(query: Query, cells: Cells, window: Window) -> Figures:
+def landing(query: Query, opened_at: int, member: str) -> tuple[int | None, bool]:
+    """Return where an opening counts for the threshold asked for (its reply or its due time), and whether in time."""
     threshold = query.threshold or DEFAULT_THRESHOLD
     business = query.parameters.get("clock") == "business"
+    due = query.rules.after(opened_at, threshold) if business else opened_at + threshold
+    replied = None if member == NEVER else int(member)
+    if replied is not None and (due is None or replied <= due):
+        return replied, True
+    return (due if due is not None and due <= query.now else None), False
+
+
+def lands_within(query: Query, opened_at: int, member: str) -> bool:
+    """Tell whether an opening counts in the span of the query."""
+    at, _ = landing(query, opened_at, member)
+    return at is not None and query.start <= at < query.end
+
+
+def _within(query: Query, cells: Cells, window: Window) -> Figures:
     hits = misses = 0
     for row in cells.rows:
-        due = query.rules.after(row.window, threshold) if business else row.window + threshold
-        replied = None if row.member == NEVER else int(row.member)
-        if replied is not None and (due is None or replied <= due):
-            hits += row.n if window.start <= replied < window.end else 0
-        elif due is not None and due <= query.now and window.start <= due < window.end:
-            misses += row.n
+        at, in_time = landing(query, row.window, row.member)
+        if at is not None and window.start <= at < window.end:
+            hits += row.n if in_time else 0
+            misses += 0 if in_time else row.n
     return _ratio(hits, hits + misses)
 
 
@@ -539,7 +555,9 @@ def _after_bad(query: Query, cells: Cells, window: Window) -> Figures:
 
 def _nps(query: Query, cells: Cells, window: Window) -> Figures:
     n = cells.n("nps")
-    return _ratio(100 * cells.total("nps"), n, n, distribution=_classes(cells, "nps"))
+    found = _ratio(100 * cells.total("nps"), n, n, distribution=_classes(cells, "nps"))
+    deviation = cells.histogram("nps").deviation()
+    return replace(found, deviation=None if deviation is None else 100 * deviation)
 
 
 # Money

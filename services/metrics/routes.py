@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.metrics import query as reading
-from services.metrics.asking import definition_of, query_of
+from services.metrics.asking import PAGING, definition_of, query_of
 from services.metrics.entries import micros
 from services.metrics.presenting import as_csv, catalogue, present
+from services.metrics.reading import Query as Asked
+from services.metrics.receipts import receipts
+from services.metrics.scoreboard import scoreboard
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
+from shared.log.database import Connection
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("kpis:read"))]
@@ -36,17 +40,45 @@ def kpi_router(platform: Platform) -> APIRouter:
         """
         given = dict(request.query_params)
         async with tenant_reader(platform.pool, principal.tenant) as connection:
-            rules = await reading.rules_of(connection, principal.tenant)
-            currency = None
-            if "currency" in definition_of(kpi).parameters and "currency" not in given:
-                currency = next(iter(await reading.currencies(connection, principal.tenant)), "EUR")
-            asked = query_of(kpi, given, rules, micros(platform.clock.now()), currency)
+            asked = await _asked(platform, connection, principal.tenant, kpi, given)
             found = await reading.ask(connection, principal.tenant, asked)
         if _wants_csv(request):
             return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
         return Response(orjson.dumps(present(asked, found)), media_type="application/json")
 
+    @router.get("/v1/kpis/{kpi}/receipts", summary="What the number is made of", openapi_extra=_RECEIPT_PARAMETERS)
+    async def receipts_of(
+        kpi: str,
+        principal: Reader,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[str | None, Query(max_length=2000)] = None,
+    ) -> Response:
+        """One receipt for each unit of the denominator: conversation, call, survey, customer, with its event ids."""
+        given = {name: value for name, value in request.query_params.items() if name not in PAGING}
+        async with tenant_reader(platform.pool, principal.tenant) as connection:
+            asked = await _asked(platform, connection, principal.tenant, kpi, given)
+            page = await receipts(connection, principal.tenant, asked, limit, cursor)
+        return Response(orjson.dumps(page), media_type="application/json")
+
+    @router.get("/v1/scoreboard", summary="Benchmarks beside live values")
+    async def scores(principal: Reader) -> Response:
+        """Every published figure that can be compared, with its source, the live value of the last 365 days, sample
+        size, 95 % interval, and an honest note where it is not like for like."""
+        async with tenant_reader(platform.pool, principal.tenant) as connection:
+            rows = await scoreboard(connection, principal.tenant, micros(platform.clock.now()))
+        return Response(orjson.dumps({"rows": rows}), media_type="application/json")
+
     return router
+
+
+async def _asked(platform: Platform, connection: Connection, tenant: str, kpi: str, given: Mapping[str, str]) -> Asked:
+    """Return the query that a request asks. Raises Problem."""
+    rules = await reading.rules_of(connection, tenant)
+    currency = None
+    if "currency" in definition_of(kpi).parameters and "currency" not in given:
+        currency = next(iter(await reading.currencies(connection, tenant)), "EUR")
+    return query_of(kpi, given, rules, micros(platform.clock.now()), currency)
 
 
 def _wants_csv(request: Request) -> bool:
@@ -77,4 +109,4 @@ _PARAMETERS: dict[str, Any] = {
     ]
 }
 
-__all__ = ["JSONResponse", "kpi_router"]
+_RECEIPT_PARAMETERS = _PARAMETERS

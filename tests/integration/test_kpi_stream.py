@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import asyncpg
 
+from services.metrics.checking import check_tenants
 from services.metrics.consumer import MetricsConsumer
 from services.metrics.recount import drift, streamed
 from shared.events import TimelineRecord
+from shared.log.protocol import Record
 from tests.conftest import needs
-from tests.kpi_timeline import Model, posted, records_of
+from tests.kpi_timeline import Model, posted, records_of, uid
 from tests.unit.test_kpi_example import LINES, check_values
 
 TENANT = "t1"
@@ -117,3 +120,71 @@ async def test_the_stages_of_the_worked_example_are_exact_in_the_stream(pool: as
         await stream(pool, consumer, [batch])
         async with pool.acquire() as connection, connection.transaction():
             check_values(await streamed(connection, TENANT), stage)
+
+
+@needs("shared_data")
+async def test_the_drift_check_is_silent_until_a_number_is_wrong(pool: asyncpg.Pool) -> None:
+    await stream(pool, MetricsConsumer(), [example()])
+    now = datetime.now(UTC)
+    assert await check_tenants(pool, now, 0.0) == {}
+    row = await pool.fetchrow("SELECT entities_checked, entities_wrong FROM metrics.drift")
+    assert row["entities_checked"] > 5 and row["entities_wrong"] == 0
+    await pool.execute(
+        "UPDATE metrics.contribution SET total = total + 1 WHERE ctid = (SELECT ctid FROM metrics.contribution LIMIT 1)"
+    )
+    assert list(await check_tenants(pool, now, 0.0)) == [TENANT]
+    assert await pool.fetchval("SELECT entities_wrong FROM metrics.drift") == 1
+    lines = [line async for line in drift(pool)]
+    assert len(lines) == 1 and "total +1" in lines[0]
+
+
+@needs("shared_data")
+async def test_an_erased_entry_leaves_the_numbers(pool: asyncpg.Pool) -> None:
+    consumer, model = MetricsConsumer(), Model()
+    await stream(pool, consumer, [example()])
+    model.take(example())
+    gone = [
+        TimelineRecord(TENANT, "entry", record.key, record.version + 100, {}, deleted=True)
+        for record in example()
+        if record.kind == "entry" and record.body["event_id"] in ("e21", "e33", "e12", "e29")
+    ]
+    await stream(pool, consumer, [gone])
+    model.take(gone)
+    await check(pool, model)
+
+
+@needs("shared_data")
+async def test_merged_conversations_count_once_and_separate_again(pool: asyncpg.Pool) -> None:
+    consumer, model = MetricsConsumer(), Model()
+    k2, k3 = uid("conversation K2"), uid("conversation K3")
+    joins = [
+        TimelineRecord(TENANT, "conversation", k3, 1, {"canonical_id": k2, "follow_up_of": None}),
+        TimelineRecord(TENANT, "conversation", k3, 2, {"canonical_id": k3, "follow_up_of": None}),
+    ]
+    await stream(pool, consumer, [example()])
+    model.take(example())
+    for join in joins:
+        await stream(pool, consumer, [[join]])
+        model.take([join])
+        await check(pool, model)
+    opened = [len([k for cells in model.contributions().values() for k in cells if k.series == "conversations_opened"])]
+    assert opened == [3]
+
+
+async def test_records_that_cannot_be_read_are_rejected_and_the_rest_counts(pool: asyncpg.Pool) -> None:
+    good = TimelineRecord(TENANT, "leaf", uid("leaf 1"), 1, {"customer_id": uid("customer 1")}).encode()
+    entry = {"id": uid("e"), "event_id": "e", "source": "s", "type": "threadline.message.received"}
+    bad = [
+        b"not json",
+        TimelineRecord(TENANT, "leaf", "not-a-uuid", 1, {"customer_id": uid("customer 1")}).encode(),
+        TimelineRecord(TENANT, "leaf", uid("leaf 2"), 1, {"customer_id": None}).encode(),
+        TimelineRecord(TENANT, "planet", uid("leaf 2"), 1, {}).encode(),
+        TimelineRecord(TENANT, "entry", uid("e"), 1, entry).encode(),
+        TimelineRecord(TENANT, "entry", uid("e"), 1, {**entry, "occurred_at": "tomorrow"}).encode(),
+    ]
+    records = [Record("t", 0, n, b"k", value, (), datetime.now(UTC)) for n, value in enumerate([*bad, good])]
+    async with pool.acquire() as connection, connection.transaction():
+        rejections = await MetricsConsumer().handle(connection, records)
+    assert [r.record.offset for r in rejections] == list(range(len(bad)))
+    assert all(r.reason for r in rejections)
+    assert await pool.fetchval("SELECT count(*) FROM metrics.leaf") == 1

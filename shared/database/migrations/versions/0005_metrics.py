@@ -20,7 +20,7 @@ TABLES = (
         latest_at timestamptz,
         recorded_at timestamptz,
         late bigint NOT NULL DEFAULT 0,
-        reevaluate_after text
+        reevaluate_after bigint
     )""",
     # The newest version of each entry in compact form (services/metrics/entries.py); `body` is null once it is gone.
     """

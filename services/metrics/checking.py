@@ -1,0 +1,99 @@
+"""The background check: random customers and groups are recounted all the time, and a difference is an alarm.
+
+A full recount is `threadline verify`; this one takes a sample small enough to run beside the stream for ever. Each
+round takes some entities of each kind, reads their entries anew, evaluates them and compares to the last digit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import asyncpg
+
+from services.metrics import store
+from services.metrics.buckets import difference
+from services.metrics.consumer import Work, facts_of, load_entities
+from services.metrics.evaluation import Ref, evaluate
+from services.metrics.memory import Memory
+from services.metrics.query import rules_of
+from services.metrics.recount import Wrong
+from shared.clock import Clock
+from shared.errors import DatabaseUnavailable
+from shared.log.database import Connection
+from shared.telemetry import logger
+
+EVERY_S = 30.0
+SAMPLE = 200
+
+# A random place in the numbers, and the entities from there on: no scan however large the table.
+SAMPLED = """
+WITH ends AS (
+    SELECT (SELECT min(entity_id) FROM metrics.entity) AS first, (SELECT max(entity_id) FROM metrics.entity) AS last
+)
+SELECT x.entity_id, x.kind, x.key
+FROM metrics.entity AS x
+WHERE x.tenant_id = $1
+  AND x.entity_id >= (SELECT first + floor($3::float8 * (last - first + 1))::bigint FROM ends)
+ORDER BY x.entity_id LIMIT $2
+"""
+
+TENANTS = "SELECT tenant_id FROM metrics.tenant WHERE reevaluate_after IS NULL ORDER BY 1"
+
+REMEMBER = """
+INSERT INTO metrics.drift AS d (tenant_id, checked_at, entities_checked, entities_wrong, detail)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id) DO UPDATE
+SET checked_at = excluded.checked_at, entities_checked = d.entities_checked + excluded.entities_checked,
+    entities_wrong = excluded.entities_wrong, detail = excluded.detail
+"""
+
+
+async def check_sample(
+    connection: Connection, tenant: str, place: float, size: int = SAMPLE
+) -> tuple[int, list[Wrong]]:
+    """Recount up to `size` entities from `place` (0–1) on; return how many, and which differ.
+
+    `connection` must be in a transaction that sees one snapshot.
+    """
+    rows = await connection.fetch(SAMPLED, tenant, size, place)
+    refs = [Ref(kind, key) for _, kind, key in rows]
+    work = Work(Memory(tenant))
+    work.memory.rules = await rules_of(connection, tenant)
+    have = await store.contributions(connection, [(tenant, ref) for ref in refs])
+    await load_entities(connection, work, refs)
+    wrong = []
+    for ref in refs:
+        facts = facts_of(work.memory, ref, work)
+        ought = {} if facts is None else evaluate(ref.kind, facts, work.memory.rules).cells
+        changed = difference(have.get((tenant, ref), (0, {}))[1], ought)
+        if changed:
+            wrong.append(Wrong(tenant, ref, changed))
+    return len(refs), wrong
+
+
+async def check_tenants(pool: asyncpg.Pool, now: datetime, place: float) -> dict[str, list[Wrong]]:
+    """Check a sample of every tenant and remember what was found; returns what is wrong."""
+    found: dict[str, list[Wrong]] = {}
+    for (tenant,) in await pool.fetch(TENANTS):
+        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            checked, wrong = await check_sample(connection, tenant, place)
+        detail = [line for one in wrong[:20] for line in one.lines()][:100]
+        await pool.execute(REMEMBER, tenant, now, checked, len(wrong), detail)
+        if wrong:
+            found[tenant] = wrong
+            logger().error("KPIs differ from their recount", tenant=tenant, entities=len(wrong))
+    return found
+
+
+async def check_for_ever(pool: asyncpg.Pool, clock: Clock, every_s: float = EVERY_S) -> None:
+    """Check one sample after the other, walking through all entities; a database away is waited for."""
+    place = 0.0
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await check_tenants(pool, clock.now(), place)
+        except (DatabaseUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            logger().warning("drift is checked later", error=type(error).__name__)
+        # Steps by the golden ratio fall evenly and never repeat.
+        place = (place + 0.6180339887) % 1.0
