@@ -17,12 +17,13 @@ import orjson
 
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest, Unreadable
-from services.ingest.adapters.payloads import Json, items, mapping, media_type, read_json, text, whole, without_nothing
+from services.ingest.adapters.payloads import Json, items, mapping, media_type, read_json, text, whole
 from services.ingest.adapters.signatures import require_basic
 from services.ingest.adapters.times import from_slack
 from services.ingest.mail.words import clean
 
 _MOST_EVENTS = 5_000
+_UNKNOWN = "unknown"
 
 
 class Asterisk(Plain):
@@ -34,20 +35,22 @@ class Asterisk(Plain):
 
     def parse(self, request: RawRequest, account: Account) -> Delivery:
         """Return the events of the batch."""
+        # Call ids are unique within one PBX only.
+        scope = f"asterisk:{account.account}/"
         kind = media_type(request.headers.get("content-type"))
         start = request.body.lstrip()[:1]
         found: list[Draft | Quarantined]
         if kind == "application/json" or (kind != "text/plain" and start in (b"{", b"[")):
             value = read_json(request.body)
-            found = [_ami(mapping(part)) for part in (items(value) or [value])[:_MOST_EVENTS]]
+            found = [_ami(mapping(part), scope) for part in (items(value) or [value])[:_MOST_EVENTS]]
         else:
             lines = clean(request.body.decode("utf-8", "replace")).replace("\r\n", "\n")
             if lines.count("\n") > 20 * _MOST_EVENTS:
                 raise Unreadable("more lines than one delivery may hold")
             if any("|" in line for line in lines[:2_000].split("\n")) and not lines.lstrip().startswith("Event:"):
-                found = [_queue_log(line.strip()) for line in lines.split("\n") if line.strip()]
+                found = [_queue_log(line.strip(), scope) for line in lines.split("\n") if line.strip()]
             else:
-                found = [_ami(block) for block in _blocks(lines)]
+                found = [_ami(block, scope) for block in _blocks(lines)]
         return Delivery(
             self.taken(account, ""),
             tuple(part for part in found if isinstance(part, Draft)),
@@ -85,7 +88,7 @@ def _is_number(caller: str) -> bool:
 # --- AMI -----------------------------------------------------------------------------------------------------------
 
 
-def _ami(part: Mapping[str, Json]) -> Draft | Quarantined:
+def _ami(part: Mapping[str, Json], scope: str) -> Draft | Quarantined:
     kind = text(part.get("Event")) or text(part.get("event")) or ""
     unique = text(part.get("Uniqueid")) or text(part.get("TransfererUniqueid")) or text(part.get("DestUniqueid"))
     stamp = text(part.get("Timestamp"))
@@ -93,13 +96,15 @@ def _ami(part: Mapping[str, Json]) -> Draft | Quarantined:
         return Quarantined(f"an AMI event {kind[:80]!r} without Uniqueid", f"sha256:{_hash(dict(part))}")
     # AMI gives events no id. Without timestampevents=yes the event itself is all there is to tell repeats by.
     event_id = events.key(unique, kind, stamp or _hash(dict(part))[:16])
-    contact = text(part.get("Linkedid")) or text(part.get("TransfererLinkedid")) or unique
+    contact = scope + (text(part.get("Linkedid")) or text(part.get("TransfererLinkedid")) or unique)
     caller = text(part.get("CallerIDNum"))
     at = from_slack(stamp)
     queue, agent = text(part.get("Queue")), text(part.get("MemberName")) or text(part.get("Interface"))
     facts: dict[str, Any] = {"queue": queue, "wait_s": whole(part.get("HoldTime"))}
     if kind == "QueueCallerJoin":
-        return _draft("call.queued", event_id, at, contact, caller, queue=queue, position=whole(part.get("Position")))
+        return _draft(
+            "call.queued", event_id, at, contact, caller, queue=queue or _UNKNOWN, position=whole(part.get("Position"))
+        )
     if kind == "QueueCallerAbandon":
         return _draft("call.abandoned", event_id, at, contact, caller, **facts)
     if kind == "AgentConnect":
@@ -136,7 +141,7 @@ def _transferred(
 ) -> Draft:  # fmt: skip
     return _draft(
         "conversation.transferred", event_id, at, contact, caller, actor=events.agent(by),
-        **without_nothing({"from": by, "to": to}), reason=reason, **facts,
+        **{"from": by or _UNKNOWN, "to": to or _UNKNOWN}, reason=reason, **facts,
     )  # fmt: skip
 
 
@@ -151,7 +156,7 @@ _STATES = {
 }  # fmt: skip
 
 
-def _queue_log(line: str) -> Draft | Quarantined:
+def _queue_log(line: str, scope: str) -> Draft | Quarantined:
     columns = line.split("|")
     if len(columns) < 5 or not columns[0].replace(".", "", 1).isdigit():
         return Quarantined("a line that is none of queue_log's", "sha256:" + sha256(line.encode()).hexdigest())
@@ -165,22 +170,23 @@ def _queue_log(line: str) -> Draft | Quarantined:
             "threadline.agent.status", event_id, at, channel="phone", actor=events.agent(who), agent_id=who,
             state=_STATES[kind], queue=queue if queue != "NONE" else None, reason=more[0],
         )  # fmt: skip
-    facts: dict[str, Any] = {"queue": queue}
+    facts: dict[str, Any] = {"queue": queue or _UNKNOWN}
+    contact = scope + call
     if kind == "ENTERQUEUE":
-        return _draft("call.queued", event_id, at, call, more[1], **facts, position=whole(more[2]))
+        return _draft("call.queued", event_id, at, contact, more[1], **facts, position=whole(more[2]))
     if kind == "CONNECT":
-        return _draft("call.answered", event_id, at, call, None, **facts, **_by(who), wait_s=whole(more[0]),
+        return _draft("call.answered", event_id, at, contact, None, **facts, **_by(who), wait_s=whole(more[0]),
                       ring_s=whole(more[2]))  # fmt: skip
     if kind == "ABANDON":
-        return _draft("call.abandoned", event_id, at, call, None, **facts, wait_s=whole(more[2]))
+        return _draft("call.abandoned", event_id, at, contact, None, **facts, wait_s=whole(more[2]))
     if kind in _ENDED:
-        return _draft("call.ended", event_id, at, call, None, **facts, **_by(who), wait_s=whole(more[0]),
+        return _draft("call.ended", event_id, at, contact, None, **facts, **_by(who), wait_s=whole(more[0]),
                       talk_s=whole(more[1]), reason=_ENDED[kind])  # fmt: skip
     if kind in ("TRANSFER", "BLINDTRANSFER", "ATTENDEDTRANSFER"):
-        return _transferred(event_id, at, call, None, who, more[0] or None, kind.lower(), queue=queue)
+        return _transferred(event_id, at, contact, None, who, more[0] or None, kind.lower(), queue=queue)
     if kind in _LEFT:
-        return _draft("call.overflowed", event_id, at, call, None, **facts, reason=kind.lower())
+        return _draft("call.overflowed", event_id, at, contact, None, **facts, reason=kind.lower())
     if kind in _TOLD:
         ring = {"ring_ms": whole(more[0])} if kind == "RINGNOANSWER" else {}
-        return _status(event_id, at, call, None, kind.lower(), agent_id=who, **facts, **ring)
+        return _status(event_id, at, contact, None, kind.lower(), agent_id=who, **facts, **ring)
     return Quarantined(f"a queue_log event {kind[:80]!r} is not understood", event_id)

@@ -250,7 +250,12 @@ def _event(
         return events.draft(events.RECEIVED, identity, at, **common, message_id=identity, **said)
     if kind == "read" and text(part.get("message_id")):
         return events.draft(
-            events.STATUS, identity, at, **common, refers_to=text(part.get("message_id")), status="read"
+            events.STATUS,
+            identity,
+            at,
+            **{**common, "actor": events.AUTOMATED},
+            refers_to=text(part.get("message_id")),
+            status="read",
         )
     if kind == "identify" and (text(part.get("email")) or text(part.get("phone"))):
         for name in ("email", "phone"):

@@ -45,7 +45,7 @@ def key(*parts: object) -> str:
     return ":".join(str(part) for part in parts)
 
 
-def draft(kind: str, event_id: str, at: datetime | None, **data: Any) -> Draft:
+def draft(kind: str, event_id: str, at: datetime | None, /, **data: Any) -> Draft:
     """Return a draft whose data holds only what says something. An object that came out empty is left out."""
     return Draft(event_id, kind, at, without_nothing(data))
 

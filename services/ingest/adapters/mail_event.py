@@ -48,7 +48,7 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
         "thread": _thread(mail),
         "headers": _headers(mail, account),
         "subject": mail.headers.text("subject"),
-        "text": mail.text if mail.text is not None else html_to_text(mail.html or ""),
+        "text": mail.text.replace("\r\n", "\n") if mail.text is not None else html_to_text(mail.html or ""),
         "html": mail.html,
         "attachments": [_attachment(attachment) for attachment in mail.attachments],
         "to": [address.address for address in to[:_MOST_ADDRESSES]],

@@ -139,6 +139,7 @@ class _Part:
                 refers_to=mid or identity,
                 status="read",
                 watermark=watermark,
+                actor=events.AUTOMATED,
             )
 
     def _delivery(self, delivery: Mapping[str, Json]) -> Iterator[Draft]:
@@ -146,7 +147,12 @@ class _Part:
         mids = [mid for mid in map(text, items(delivery.get("mids"))) if mid]
         for mid in mids or ([f"{self.person}:{watermark}"] if watermark is not None else []):
             yield self._draft(
-                events.STATUS, events.key(mid, "delivery"), refers_to=mid, status="delivered", watermark=watermark
+                events.STATUS,
+                events.key(mid, "delivery"),
+                refers_to=mid,
+                status="delivered",
+                watermark=watermark,
+                actor=events.AUTOMATED,
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -41,9 +42,21 @@ def _read_json_leniently(body: bytes) -> Json:
     if body.count(b"[") + body.count(b"{") > 100_000:
         raise Unreadable("the body is not JSON: too many brackets")
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        return json.loads(
+            body.decode("utf-8-sig"), parse_constant=_no_constant, parse_int=_whole_number, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the body is not JSON: {str(error)[:200]}") from error
+
+
+def _whole_number(digits: str) -> int | str:
+    """Numbers beyond 64 bits stay as written: nothing behind this could store them, and as ids they are text."""
+    return int(digits) if len(digits) <= 18 else digits
+
+
+def _finite(digits: str) -> float | str:
+    value = float(digits)
+    return value if isfinite(value) else digits
 
 
 def _no_constant(name: str) -> Json:

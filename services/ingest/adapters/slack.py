@@ -145,7 +145,8 @@ class _Callback:
         if channel is None or ts is None:
             return None
         return self._draft(
-            events.REACTED, self.event_id, self.now.get("event_ts"), self.now, channel,
+            # Where the item is no root the thread is not known.
+            events.REACTED, self.event_id, self.now.get("event_ts"), {**self.now, "ts": ts}, channel,
             refers_to=events.key(channel, ts), emoji=text(self.now.get("reaction")), removed=removed,
         )  # fmt: skip
 

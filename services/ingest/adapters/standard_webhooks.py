@@ -96,7 +96,7 @@ def _number(value: Json) -> float | int | None:
 
 def _problem(data: Any) -> str | None:
     """Return why this is no survey answer, or None."""
-    metric = data.get("metric")
+    metric = text(data.get("metric"))
     if metric not in _SCALES:
         return "it is no survey answer: metric is none of csat, ces, nps"
     score, low = _number(data.get("score")), _SCALES[metric][0]
@@ -111,7 +111,9 @@ def _problem(data: Any) -> str | None:
 def _scale(data: Any) -> int | None:
     """Return the highest score: `scale` is a number, or [lowest, highest]; missing it is the metric's usual one."""
     low, most = _SCALES[data["metric"]]
-    scale = data.get("scale", _USUAL[data["metric"]])
+    scale = data.get("scale")
+    if scale is None:
+        scale = _USUAL[data["metric"]]
     pair = items(scale)
     if len(pair) == 2 and _number(pair[0]) == low:
         scale = pair[1]

@@ -29,6 +29,7 @@ _PORTS = {"http": 80, "https": 443}
 _NUMBER = re.compile(r"\+?[0-9]{3,20}", re.ASCII)
 _MOST_MEDIA = 100
 _CHANNELS = {"whatsapp": "whatsapp", "messenger": "messenger", "rcs": "rcs"}
+_UNKNOWN = "unknown"
 _ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
 
@@ -212,7 +213,7 @@ def _call(form: Form) -> Draft:
     to_agent = bool(form.get("ParentCallSid"))
     seconds = whole(form.get("CallDuration"))
     if to_agent and status == "initiated":
-        return _call_draft("call.queued", event_id, at, form, queue=form.get("To"))
+        return _call_draft("call.queued", event_id, at, form, queue=form.get("To") or _UNKNOWN)
     if to_agent and status == "in-progress":
         answering = events.agent(form.get("To"))
         return _call_draft("call.answered", event_id, at, form, actor=answering, agent_id=form.get("To"))
@@ -229,7 +230,7 @@ def _queue(form: Form, received_at: datetime) -> list[Draft]:
     waited = whole(form.get("QueueTime"))
     result = form.get("QueueResult")
     entered = received_at - timedelta(seconds=min(max(waited or 0, 0), 10_000_000))
-    facts = {"queue": form.get("FriendlyName") or queue, "wait_s": waited, "time_estimated": True}
+    facts = {"queue": form.get("FriendlyName") or queue or _UNKNOWN, "wait_s": waited, "time_estimated": True}
     queued = _call_draft(
         "call.queued", events.key(sid, queue, "queued"), entered, form, **facts,
         position=whole(form.get("QueuePosition")),
@@ -255,8 +256,11 @@ def _queue(form: Form, received_at: datetime) -> list[Draft]:
                 "message.status", events.key(sid, queue, result), None, form, **facts, refers_to=sid, status=result
             )
         ]
-    last = _call_draft(outcome, events.key(sid, queue, result), received_at, form, **facts, reason=result)
-    return [last] if outcome == "conversation.transferred" else [queued, last]
+    event_id = events.key(sid, queue, result)
+    if outcome == "conversation.transferred":
+        way = {"from": facts["queue"], "to": _UNKNOWN}
+        return [_call_draft(outcome, event_id, received_at, form, **facts, **way, reason=result)]
+    return [queued, _call_draft(outcome, event_id, received_at, form, **facts, reason=result)]
 
 
 def _answered(form: Form, at: datetime, facts: dict[str, Any], leg: str | None) -> Draft:

@@ -175,7 +175,7 @@ def _read(part: Mapping[str, Json], ours: str | None, users: Mapping[str, Json],
         events.STATUS, events.key(last, "read", text(part.get("sender_id"))),
         from_unix_ms(part.get("created_timestamp")),
         channel="x", customer=_person(other, ours, account, _name(users, other)),
-        actor=events.AGENT if by_us else events.CUSTOMER,
+        actor=events.AUTOMATED, by_us=True if by_us else None,
         thread={"dm_thread": f"x:{account.account}/{other}"} if other else {}, refers_to=last, status="read",
     )  # fmt: skip
 

@@ -116,7 +116,7 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         start = raw.find(b"\n", start) + 1 or len(raw)
     items: list[tuple[str, str]] = []
     current: list[bytes] = []
-    length = 0
+    length = stray = 0
     end = len(raw)
     at = start
     while at < end:
@@ -134,7 +134,8 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
             at = stop
             break
         if not _is_field(bare):
-            if current or items:
+            stray += 1
+            if current or items or stray > MOST_HEADERS:
                 # The blank line is missing; the body begins here. (A stray line among headers is body too: nothing
                 # of the mail is lost, it is only read as text.)
                 break

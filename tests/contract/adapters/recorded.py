@@ -1,0 +1,62 @@
+"""Recorded deliveries: one JSON file each, with the facts' source, the request, and what is to come of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from services.ingest.adapters.base import Delivery
+from tests.contract.adapters.providers import FORM, JSON, PROVIDERS, Provider, Signing
+
+PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded delivery."""
+
+    provider: Provider
+    name: str
+    document: dict[str, Any]
+
+    @property
+    def signing(self) -> Signing:
+        """What the provider sends: `body` as JSON (escaped, as Meta does), `form` pairs, or `text` as it stands."""
+        document = self.document
+        if "form" in document:
+            return Signing(urlencode([tuple(pair) for pair in document["form"]]).encode(), FORM)
+        if "body" in document:
+            return Signing(json.dumps(document["body"]).encode(), document.get("content_type", JSON))
+        text = document["text"]
+        raw = text.encode("latin-1") if document.get("bytes") else text.encode()
+        return Signing(raw, document.get("content_type", self.provider.content_type))
+
+
+def outcome(delivery: Delivery) -> dict[str, Any]:
+    """Return a delivery as the recorded files write it."""
+    return {
+        "answer": {"status": delivery.answer.status, "body": delivery.answer.body.decode()},
+        "events": [
+            {
+                "id": draft.id,
+                "type": draft.type,
+                "time": draft.time.isoformat().replace("+00:00", "Z") if draft.time else None,
+                "data": draft.data,
+            }
+            for draft in delivery.events
+        ],
+        "quarantined": [{"reason": part.reason, "dedupe_key": part.dedupe_key} for part in delivery.quarantined],
+    }
+
+
+def recorded() -> list[Recorded]:
+    """Return all recorded deliveries of all providers."""
+    return [
+        Recorded(PROVIDERS[folder.name], path.stem, json.loads(path.read_text("utf-8")))
+        for folder in sorted(PAYLOADS.iterdir())
+        if folder.is_dir()
+        for path in sorted(folder.glob("*.json"))
+    ]

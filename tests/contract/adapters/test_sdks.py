@@ -1,0 +1,119 @@
+"""The providers' own SDKs: what they sign we accept, what we accept they accept."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from datetime import UTC, datetime
+from hashlib import sha256
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.ingest.adapters import ADAPTERS
+from services.ingest.adapters.base import Account, Forged, Headers, RawRequest
+from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, WHSEC, Signing
+from tests.contract.adapters.recorded import recorded
+
+TOKENS = ("new-token", "old-token")
+
+
+def is_genuine(account: Account, request: RawRequest) -> bool:
+    try:
+        ADAPTERS[account.provider].verify(request, account)
+    except Forged:
+        return False
+    return True
+
+
+def signed_as(provider: str) -> list[Signing]:
+    return [record.signing for record in recorded() if record.provider.name == provider]
+
+
+@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_what_twilios_sdk_signs_is_taken(pairs: list[tuple[str, str]]) -> None:
+    validator = pytest.importorskip("twilio.request_validator").RequestValidator(TOKENS[1])
+    body = urlencode([(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in pairs])
+    form: dict[str, list[str]] = {}
+    for name, value in parse_qsl(body, keep_blank_values=True):
+        form.setdefault(name, []).append(value)
+
+    class Many(dict):  # type: ignore[type-arg]
+        """As the SDK is given by web frameworks: getlist returns all values of a name."""
+
+        def getlist(self, name: str) -> list[str]:
+            return list(self[name])
+
+    url = "https://hooks.acme.example/in?a=1&b=%20"
+    signature = validator.compute_signature(url, Many(form))
+    account = Account("t1", "twilio", "acme", TOKENS, public_url="https://hooks.acme.example/in")
+    headers = Headers([("content-type", FORM), ("x-twilio-signature", signature)])
+    request = RawRequest("POST", "/x", "a=1&b=%20", headers, body.encode(), NOW)
+    assert is_genuine(account, request)
+    wrong = Account("t1", "twilio", "acme", ("other",), public_url=account.public_url)
+    assert not is_genuine(wrong, request)
+
+
+@pytest.mark.parametrize("signing", signed_as("twilio")[:20], ids=range(20))
+def test_twilios_sdk_takes_what_we_take(signing: Signing) -> None:
+    provider = PROVIDERS["twilio"]
+    request = provider.sign(signing, provider.secrets[0])
+    validator = pytest.importorskip("twilio.request_validator").RequestValidator(provider.secrets[0])
+    signature = request.headers.get("x-twilio-signature")
+    url = f"https://hooks.acme.example/in?{request.query or 'a=1'}"
+    params = dict(parse_qsl(request.body.decode(), keep_blank_values=True)) if signing.content_type == FORM else None
+    assert validator.validate(url, params if params is not None else request.body.decode(), signature)
+    assert is_genuine(provider.account(), request)
+
+
+@pytest.mark.parametrize("signing", signed_as("slack"))
+def test_slacks_sdk_and_we_agree(signing: Signing) -> None:
+    verifier = pytest.importorskip("slack_sdk.signature").SignatureVerifier(PROVIDERS["slack"].secrets[0])
+    stamp = str(int(NOW.timestamp()))
+    signature = verifier.generate_signature(timestamp=stamp, body=signing.body)
+    headers = [("x-slack-request-timestamp", stamp), ("x-slack-signature", signature)]
+    request = RawRequest("POST", "/x", "", Headers(headers), signing.body, NOW)
+    assert is_genuine(PROVIDERS["slack"].account(), request)
+    ours = PROVIDERS["slack"].sign(signing, PROVIDERS["slack"].secrets[0])
+    assert ours.headers.get("x-slack-signature") == signature
+
+
+@pytest.mark.parametrize("signing", signed_as("line"))
+def test_lines_sdk_takes_what_we_take(signing: Signing) -> None:
+    webhook = pytest.importorskip("linebot.v3.webhook")
+    provider = PROVIDERS["line"]
+    request = provider.sign(signing, provider.secrets[0])
+    assert is_genuine(provider.account(), request)
+    validator = webhook.SignatureValidator(provider.secrets[0])
+    assert validator.validate(request.body.decode(), request.headers.get("x-line-signature"))
+    changed = RawRequest("POST", "/x", "", request.headers, request.body + b" ", NOW)
+    assert not validator.validate(changed.body.decode(), request.headers.get("x-line-signature"))
+    assert not is_genuine(provider.account(), changed)
+
+
+def test_standard_webhooks_sdk_and_we_agree() -> None:
+    from standardwebhooks import Webhook
+
+    now = datetime.now(UTC)
+    webhook = Webhook(WHSEC[1])
+    body = '{"type":"survey.answered","data":{"metric":"csat","score":4}}'
+    signature = webhook.sign(msg_id="msg_1", timestamp=now, data=body)
+    names = {"webhook-id": "msg_1", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": signature}
+    request = RawRequest("POST", "/x", "", Headers(names.items()), body.encode(), now)
+    assert is_genuine(PROVIDERS["standard_webhooks"].account(), request)
+    ours = PROVIDERS["standard_webhooks"].sign(Signing(body.encode(), at=now), WHSEC[1])
+    given = {name: value for name, value in ours.headers.items() if name.startswith("webhook-")}
+    assert webhook.verify(body, given)["type"] == "survey.answered"
+
+
+def test_hmac_of_the_standard_library_is_ours() -> None:
+    """The suite's own signer is independent of the adapters' code."""
+    provider = PROVIDERS["line"]
+    digest = hmac.new(provider.secrets[0].encode(), b"{}", sha256).digest()
+    assert (
+        provider.sign(Signing(b"{}"), provider.secrets[0]).headers.get("x-line-signature")
+        == base64.b64encode(digest).decode()
+    )
