@@ -156,6 +156,11 @@ class Authenticator:
         # The scheme is left out: a proxy that ends TLS tells us http.
         return urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() != ""
 
+    def is_https(self, connection: HTTPConnection) -> bool:
+        """Tell whether the caller came by https, to us or to the proxy before us."""
+        by_proxy = self._public_origin is not None and self._public_origin.startswith("https://")
+        return connection.url.scheme == "https" or by_proxy
+
     # Memory ----------------------------------------------------------------------------------------------------------
 
     async def _ask(self, secret: str, name: bytes, known: _Remembered | None) -> Principal | None:
@@ -302,7 +307,7 @@ async def start_session(body: SessionStart, request: Request) -> Response:
         max_age=int(length_s),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=authenticator.is_https(request),
         path="/",
     )
     return answer

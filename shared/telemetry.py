@@ -91,9 +91,9 @@ class HttpMetrics:
             buckets=HTTP_BUCKETS_S,
         )
         self.refused = Counter(
-            "threadline_http_unauthenticated",
-            "Requests refused because of their key: none, unknown, expired, revoked, or of the wrong scope.",
-            ("reason",),
+            "threadline_http_refused",
+            "Requests refused because of their key: 401 none or not good, 403 without the scope.",
+            ("status",),
             registry=registry,
         )
 

@@ -190,6 +190,8 @@ class Guard:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observe(scope["method"], route, status // 100, time.perf_counter() - begin)
+            if status in (401, 403):
+                self._metrics.refused.labels(str(status)).inc()
 
     def _observe(self, method: str, route: str, status_class: int, seconds: float) -> None:
         # Looking up a labelled metric costs as much as all the rest here.

@@ -10,7 +10,7 @@ from typing import Annotated
 import asyncpg
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 
 from shared import auth, keys, problems
 from shared.auth import Authenticator, Principal, require
@@ -314,6 +314,15 @@ async def test_session_cookie_reads_and_writes_only_from_its_own_origin(
 async def test_cookie_is_not_secure_over_plain_http(client: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
     answer = await client.post("http://shop.example/v1/session", json={"key": await _create(pool)})
     assert "secure" not in answer.headers["set-cookie"].lower()
+
+
+async def test_cookie_is_secure_behind_a_proxy_that_ends_tls(counting: Counting) -> None:
+    behind = Authenticator(counting, public_origin="https://threadline.example")
+    request = Request(
+        {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"inside")], "scheme": "http"}
+    )
+    assert behind.is_https(request)
+    assert not Authenticator(counting).is_https(request)
 
 
 async def test_session_needs_a_good_key(client: httpx.AsyncClient, pool: asyncpg.Pool) -> None:

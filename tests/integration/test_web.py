@@ -257,6 +257,11 @@ async def test_requests_are_measured_by_route_not_by_path(client: httpx.AsyncCli
     assert "ann@example.com" not in text
 
 
+async def test_refused_keys_are_counted(client: httpx.AsyncClient, platform: Platform) -> None:
+    await client.post("/v1/session", json={"key": SECRET})
+    assert 'threadline_http_refused_total{status="401"} 1.0' in generate_latest(platform.registry).decode()
+
+
 async def test_every_metric_has_a_meaning(platform: Platform) -> None:
     create_app(platform, [])
     found = catalogue(platform.registry)
