@@ -146,10 +146,10 @@ def differences(dialogues: Dialogues, found: Mapping[str, Mapping[str, Any]]) ->
 
     def own(name: str, field: str) -> str:
         # Without a conversation it belongs with nothing else.
-        return found[name].get(field) or f"none of {name}"
+        return found.get(name, {}).get(field) or f"none of {name}"
 
     return {
-        "not on a timeline": [name for name in truth if found[name].get("status") != "on_timeline"],
+        "not on a timeline": [name for name in truth if found.get(name, {}).get("status") != "on_timeline"],
         "customers": apart_or_fused((n, t["cluster"], own(n, "customer_id")) for n, t in truth.items() if t["cluster"]),
         "conversations": apart_or_fused(
             (n, t["conversation"] or f"none of {n}", own(n, "conversation_id"))

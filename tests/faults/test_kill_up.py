@@ -19,7 +19,7 @@ SEED = 20_260_601
 
 @pytest.mark.timeout(600)
 async def test_ten_kills_at_random_moments_lose_and_double_nothing(open_folder: Path) -> None:
-    posted = traffic.events(seed=71, people=260)
+    posted = traffic.events(seed=71, people=110)
     rng = Random(SEED)
     moments = sorted(rng.sample(range(1, len(posted) - traffic.BATCH), KILLS))
     async with up(open_folder) as system:
