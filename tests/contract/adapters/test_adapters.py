@@ -15,6 +15,7 @@ import pytest
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Delivery, Forged, RawRequest, receive
 from services.ingest.webhooks import events_of
+from shared.events import InboundEvent
 from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, Provider, Signing
 from tests.contract.adapters.recorded import Recorded, outcome, recorded
 
@@ -54,12 +55,12 @@ def test_recorded_delivery_brings_exactly_these_events(record: Recorded) -> None
 def test_every_event_is_one_that_the_log_takes(record: Recorded) -> None:
     account = record.provider.account()
     delivery = deliver(record.provider, record.provider.sign(record.signing, record.provider.secrets[0]))
-    events, refused = events_of(delivery.events, account, NOW)
+    taken, refused = events_of(delivery.events, account, NOW)
     assert refused == []
-    assert len({event.id for event in events}) == len(events) == len(delivery.events)
-    for event in events:
+    assert len({event.id for event, _ in taken}) == len(taken) == len(delivery.events)
+    for event, encoded in taken:
         assert event.source == f"/{record.provider.name}/acme"
-        assert event.decode(event.encode()) == event
+        assert InboundEvent.decode(encoded) == event
 
 
 @every_payload
