@@ -7,7 +7,7 @@ read here is bounded everywhere: headers by number and length, parts by number a
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -21,19 +21,25 @@ DEEPEST = 20
 MOST_PARTS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
 class Headers:
     """Header fields in order, values unfolded but not decoded; names in lower case."""
 
-    items: tuple[tuple[str, str], ...]
+    __slots__ = ("_values", "items")
+
+    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
+        self.items = tuple(items)
+        self._values: dict[str, list[str]] = {}
+        for name, value in self.items:
+            self._values.setdefault(name, []).append(value)
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
-        return next((value for key, value in self.items if key == name), None)
+        values = self._values.get(name)
+        return values[0] if values else None
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
-        return [value for key, value in self.items if key == name]
+        return self._values.get(name, [])
 
     def text(self, name: str) -> str | None:
         """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
@@ -145,7 +151,7 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         current, length = [line], len(line)
         at = stop
     _finish(items, current)
-    return Headers(tuple(items)), raw[at:]
+    return Headers(items), raw[at:]
 
 
 def _is_field(line: bytes) -> bool:

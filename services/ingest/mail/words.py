@@ -143,6 +143,8 @@ def base64_bytes(encoded: bytes) -> bytes:
 
 def parameters(value: str) -> tuple[str, dict[str, str]]:
     """Split a Content-Type or Content-Disposition into its value in lower case and its parameters, decoded."""
+    if ";" not in value:
+        return value[:_LONGEST_PARAMETERS].strip().lower(), {}
     value = value[:_LONGEST_PARAMETERS]
     kind, _, rest = value.partition(";")
     found: dict[str, str] = {}
@@ -158,6 +160,8 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
 def _continued(found: dict[str, str]) -> dict[str, str]:
     """Join continuations (`name*0`, `name*1*`) and decode extended values (`name*=charset'language'…`)."""
     out = {name: decode_words(text) for name, text in found.items() if "*" not in name}
+    if len(out) == len(found):
+        return out
     for base in {name.split("*", 1)[0] for name in found if "*" in name}:
         pieces: list[bytes] = []
         charset = "utf-8"
