@@ -60,7 +60,8 @@ def serve(command: str, names: Sequence[str], settings: Settings, ready: Callabl
     Raises ThreadlineError with the one line that says why it could not start or go on.
     """
     # Until the loop listens for it: end through every context, so that a database just started is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: sys.exit(0))
     with (
         listening(settings.host, settings.port) as listener,
         _imported(names) as imported,
@@ -91,12 +92,10 @@ def _imported(names: Sequence[str]) -> Iterator[Callable[[], None]]:
         gc.enable()
 
     gc.disable()  # while importing, nothing becomes garbage that is worth the looking
+    # A daemon, so that a start that fails or is interrupted does not wait for modules that nobody will use.
     thread = threading.Thread(target=work, name="imports", daemon=True)
     thread.start()
-    try:
-        yield imported
-    finally:
-        thread.join()
+    yield imported
 
 
 def _run_process(
