@@ -83,6 +83,8 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
         occurred_at = read_rfc3339(attributes.time)
         if occurred_at - received_at > AHEAD:
             faults.append(Fault("/time", "lies more than 24 hours ahead of the server's clock"))
+        elif not is_a_time(occurred_at):
+            faults.append(Fault("/time", "lies in the year 1: that is a program's zero, not when something happened"))
     except ValueError as error:
         faults.append(Fault("/time", str(error)))
     try:
@@ -104,6 +106,15 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
         traceparent=_traceparent(attributes.traceparent),
         region=region,
     )
+
+
+def is_a_time(at: datetime) -> bool:
+    """Tell whether something can have happened at `at`.
+
+    The first instant of the year 1 is what programs say that have no time. PostgreSQL's driver takes it for minus
+    infinity, and most time zones have no local time for it.
+    """
+    return at.year > 1
 
 
 def encoded(event: InboundEvent) -> bytes:

@@ -34,7 +34,7 @@ from services.ingest.limits import Pressure, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import whole_body
-from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data, encoded
+from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data, encoded, is_a_time
 from shared.database.engine import transaction
 from shared.events import InboundEvent
 from shared.log.headers import encode_headers
@@ -165,14 +165,15 @@ def events_of(
     events: list[tuple[InboundEvent, bytes]] = []
     quarantined: list[Quarantined] = []
     for draft in drafts:
+        known = draft.time is not None and is_a_time(draft.time)
         event = InboundEvent(
             tenant=account.tenant,
             source=account.source,
             id=storable_id(clean_text(draft.id)),
             type=draft.type,
-            occurred_at=draft.time or received_at,
+            occurred_at=draft.time if draft.time is not None and known else received_at,
             received_at=received_at,
-            data=cleaned(draft.data),
+            data=cleaned(draft.data if known else {**draft.data, "time_estimated": True}),
             subject=clean_text(draft.subject) if draft.subject else None,
             region=account.default_region,
         )

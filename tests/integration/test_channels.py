@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -212,6 +213,8 @@ class Once(Plain):
     def parse(self, request: RawRequest, account: Account) -> Delivery:
         token, _, kind = request.query.partition("&")
         events = (Draft("id-" + "i" * 2_000, "threadline.message.received", None, {"text": "a\0b"}),)
+        if kind == "ancient":
+            events = (Draft("old", "threadline.message.received", datetime(1, 1, 1, tzinfo=UTC), {}),)
         if kind == "invalid":
             events = (Draft("bad", "threadline.survey.answered", None, {"score": "five"}),)
         quarantined = (Quarantined("half understood\0", "part-2"),) if kind == "part" else ()
@@ -247,6 +250,13 @@ async def test_half_a_delivery_is_taken_and_half_of_it_quarantined(ingest: Inges
         ("bad", "the adapter's event is not "),
         ("part-2", "half understood\ufffd"),
     ]
+
+
+async def test_what_a_provider_dates_to_the_year_1_happened_when_it_was_received(ingest: Ingest) -> None:
+    path = (await put(ingest, "once/a")).json()["webhook_path"]
+    assert (await ingest.client.post(f"{path}?t1&ancient", content=b"x")).status_code == 200
+    (event,) = await ingest.inbound()
+    assert (event.occurred_at, event.data["time_estimated"]) == (NOW, True)
 
 
 # Sealing
