@@ -14,11 +14,12 @@ Shown = dict[str, Any]
 
 RECENT = 20
 """Entries that the brief shows at its end unless asked otherwise."""
-TOPICS = 5
 
 
-def summary(conversation: dict[str, Any] | None, entries: Sequence[Shown]) -> dict[str, Any]:
-    """Return what happened so far in one conversation, given all its entries, oldest first."""
+def summary(
+    conversation: dict[str, Any] | None, entries: Sequence[Shown], topics: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what happened so far in one conversation, given its entries, oldest first, and the recent topics."""
     said = [entry for entry in entries if not _is(entry, "conversation.opened")]
     question = last_question(said)
     waiting_since = conversation["waiting_since"] if conversation else None
@@ -34,7 +35,7 @@ def summary(conversation: dict[str, Any] | None, entries: Sequence[Shown]) -> di
         "transfers": [_transfer(entry) for entry in said if _is(entry, "conversation.transferred")],
         "escalations": escalations(said),
         "surveys": [_survey(entry) for entry in said if _is(entry, "survey.answered")],
-        "topics": topics(entries),
+        "topics": list(topics),
     }
 
 
@@ -94,17 +95,6 @@ def escalations(entries: Sequence[Shown]) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def topics(entries: Iterable[Shown]) -> list[str]:
-    """Return the topics named, the latest first."""
-    named: dict[str, None] = {}
-    for entry in entries:
-        topic = entry.get("topic")
-        if isinstance(topic, str) and topic:
-            named.pop(topic, None)
-            named[topic] = None
-    return list(reversed(named))[:TOPICS]
 
 
 def _is(entry: Shown, kind: str) -> bool:

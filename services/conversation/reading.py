@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from services.conversation import context as brief
 from services.conversation.entries import COLUMNS, Entry, render
 from shared import handles
 from shared.events import FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
@@ -365,6 +366,49 @@ JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversa
 WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.contact_id IS NOT NULL AND e.cause_id IS NULL
 GROUP BY m.canonical_id, e.contact_id ORDER BY started_at
 """
+
+
+# The matter at hand: the open conversation last active, or the last one where all are resolved.
+CURRENT = """
+SELECT k.conversation_id FROM conversation.leaf l
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2
+ORDER BY k.resolved_at IS NOT NULL, k.last_activity_at DESC NULLS LAST LIMIT 1
+"""
+
+RECENT_TOPICS = """
+SELECT k.topic FROM conversation.leaf l
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2 AND k.topic IS NOT NULL
+GROUP BY k.topic ORDER BY max(k.last_entry_at) DESC LIMIT 5
+"""
+
+MOST_ENTRIES_OF_A_BRIEF = 500
+"""A conversation longer than this is summed up from its latest part."""
+
+
+async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
+    """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
+    current: UUID | None = await connection.fetchval(CURRENT, tenant, customer_id)
+    found: dict[str, Any] | None = None
+    entries: list[dict[str, Any]] = []
+    if current is not None:
+        found = (await conversations(connection, tenant, [current]))[0]
+        page = Page(limit=MOST_ENTRIES_OF_A_BRIEF)
+        entries, _ = await conversation_entries(connection, tenant, current, page)
+    line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
+    topics = [row["topic"] for row in await connection.fetch(RECENT_TOPICS, tenant, customer_id)]
+    return {
+        "customer": await customer(connection, tenant, customer_id),
+        "conversation": found,
+        "summary": brief.summary(found, list(reversed(entries)), topics),
+        "sla": found["sla"] if found else None,
+        "entries": line,
+    }
 
 
 @dataclass(frozen=True, slots=True)

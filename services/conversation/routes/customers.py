@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from services.conversation import reading, store
+from services.conversation.context import RECENT
 from services.conversation.reading import Page
 from services.conversation.routes import parameters
 from services.conversation.routes.parameters import id_of, invalid, read
@@ -94,6 +95,18 @@ def customers_router(platform: Platform) -> APIRouter:
             )
             entries, more = await reading.timeline(connection, reader.tenant, survivor, page)
         return {"customer_id": str(survivor), **paged(entries, more, page)}
+
+    @router.get("/v1/customers/{customer_id}/context", summary="The brief for whoever picks up")
+    async def context(
+        reader: Reader,
+        customer_id: str,
+        limit: Annotated[int, Query(ge=1, le=200, description="How many of the last entries to show.")] = RECENT,
+    ) -> dict[str, Any]:
+        async with tenant_reader(pool, reader.tenant) as connection:
+            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            if survivor is None:
+                raise not_found("customer")
+            return await reading.context(connection, reader.tenant, survivor, limit)
 
     return router
 

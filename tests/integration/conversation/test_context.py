@@ -1,0 +1,73 @@
+"""The brief for whoever picks up: the whole story of a channel switch, on one waiting clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from shared.settings import Settings
+from tests.timeline_app import Timelines, running_timelines
+
+AGENT = {"type": "agent", "id": "agent-1", "name": "Bo", "team": "front"}
+
+
+@pytest.fixture
+async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
+    async with running_timelines(pool, settings) as running:
+        yield running
+
+
+async def test_the_brief_tells_who_picks_up_what_happened_before_the_channel_switch(timelines: Timelines) -> None:
+    message = timelines.message
+    ann = ("crm:ann", "email:ann@x.example")
+    ticket = {"ticket": "T-1"}
+    transfer = {"from": "front", "to": "billing", "reason": "price"}
+    await timelines.post(
+        message("09:00:00", *ann, contact_id="s1", thread=ticket, text="Where is my order?", topic="delivery"),
+        message("09:01:00", type="info.requested", actor=AGENT, contact_id="s1", field="order_number"),
+        message("09:02:00", type="message.sent", actor=AGENT, contact_id="s1", text="What is its number?"),
+        message("09:03:00", *ann, contact_id="s1", text="It is 42."),
+        message("09:04:00", type="conversation.transferred", actor=AGENT, contact_id="s1", **transfer),
+        message(
+            "09:05:00", *ann, channel="email", message_id="<m1@x.example>", thread=ticket, text="Still waiting. And 42?"
+        ),
+    )
+    customer = await timelines.customer("crm:ann")
+    assert customer is not None
+    brief = await timelines.get(f"/v1/customers/{customer['id']}/context", limit=3)
+    assert brief["customer"] == customer
+    summary = brief["summary"]
+    assert summary["channels"] == ["chat", "email"]
+    assert summary["started_at"] == "2026-03-02T09:00:00.000000Z"
+    # One clock over the switch: she has waited since 09:03 on the chat, not since the mail.
+    assert summary["waiting_since"] == "2026-03-02T09:03:00.000000Z"
+    assert summary["last_customer_question"]["text"] == "Still waiting. And 42?"
+    assert summary["unanswered"] is True
+    assert summary["asked"] == [{"field": "order_number", "at": "2026-03-02T09:01:00.000000Z"}]
+    assert [agent["id"] for agent in summary["agents"]] == ["agent-1"]
+    assert [(row["to"], row["reason"]) for row in summary["transfers"]] == [("billing", "price")]
+    assert [(row["from_channel"], row["to_channel"], row["acknowledged_at"]) for row in summary["escalations"]] == [
+        ("chat", "email", None)
+    ]
+    assert summary["topics"] == ["delivery"]
+    assert len(brief["entries"]) == 3
+
+    await timelines.post(
+        message("09:30:00", type="message.sent", actor=AGENT, channel="email", thread=ticket, text="It left today.")
+    )
+    summary = (await timelines.get(f"/v1/customers/{customer['id']}/context"))["summary"]
+    assert summary["waiting_since"] is None
+    assert summary["unanswered"] is False
+    assert summary["escalations"][0]["acknowledged_at"] == "2026-03-02T09:30:00.000000Z"
+
+
+async def test_a_customer_without_a_conversation_has_an_empty_brief(timelines: Timelines) -> None:
+    await timelines.post(timelines.message("09:00:00", "crm:bo", "email:bo@x.example", type="customer.identified"))
+    customer = await timelines.customer("crm:bo")
+    assert customer is not None
+    brief = await timelines.get(f"/v1/customers/{customer['id']}/context")
+    assert brief["conversation"] is None
+    assert brief["summary"]["last_customer_question"] is None
+    assert brief["summary"]["unanswered"] is False
