@@ -23,6 +23,7 @@ from shared.database import embedded
 from shared.database.engine import open_pool
 from shared.database.migrate import migrate
 from shared.settings import Settings
+from tests.kafka_broker import Broker, broker
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -53,6 +54,7 @@ PREREQUISITES: dict[str, tuple[Callable[[], bool], str]] = {
     "prometheus": (lambda: shutil.which("promtool") is not None, "needs Prometheus and promtool"),
     "toxiproxy": (_toxiproxy, "cutting connections needs toxiproxy-server"),
     "curl": (lambda: shutil.which("curl") is not None, "the README's first steps are typed with curl"),
+    "root": (lambda: os.geteuid() == 0, "what a start by root does can only be seen by root"),
     "shared_data": (SHARED_DATA.is_dir, "the shared test data is not beside this checkout"),
 }
 
@@ -189,3 +191,11 @@ async def pool(database: str, settings: Settings) -> AsyncIterator[asyncpg.Pool]
     """The pool that services get, on `database`."""
     async with open_pool(settings, database) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[Broker]:
+    """One real broker for the whole run; a test that kills it starts it again. Take a topic prefix of your own."""
+    require("kafka")
+    with broker() as running:
+        yield running

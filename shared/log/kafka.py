@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -44,6 +45,11 @@ HEARTBEAT_MS = 1000
 POLL_LIMIT_MS = 600_000
 """A member that asks for nothing for so long leaves the group; a batch that waits for a database is no reason to."""
 REPORT_PERIOD_S = 1.0
+STALL_CHECK_S = 5.0
+"""A member that got nothing for so long asks whether there is something to get: the client has been seen to stand still
+after a broker came back."""
+COORDINATOR_LIMIT_S = 30.0
+"""A client that finds no coordinator for so long, while the broker answers others, is replaced."""
 CHECK_LIMIT_S = 2.0
 CLOSE_LIMIT_S = 3.0
 ENVELOPE_BYTES = 100_000
@@ -103,7 +109,8 @@ class KafkaLog:
         if not records:
             return []
         measure(records, self._options.max_record_bytes)
-        if self._away:
+        checked = self._away
+        if checked:
             await self.check()
             self._away = False
         try:
@@ -112,9 +119,12 @@ class KafkaLog:
                 return await self._send(await self._sender(), self._topic(topic), records)
         except CLIENT_ERRORS as error:
             meant = in_log(error)
-            self._away = self._away or isinstance(meant, LogUnavailable)
-            if isinstance(error, BROKEN_PRODUCER):
-                self._replace_producer()
+            if isinstance(meant, LogUnavailable):
+                # Where the broker answers others and this producer fails again, the producer is at fault.
+                if checked or isinstance(error, BROKEN_PRODUCER):
+                    log.warning("the Kafka producer is replaced", error=type(error).__name__)
+                    self._dispose("_producer")
+                self._away = True
             raise meant from error
 
     async def _send(self, producer: AIOKafkaProducer, name: str, records: Sequence[Outgoing]) -> list[Position]:
@@ -143,11 +153,12 @@ class KafkaLog:
                 self._producer = producer
         return self._producer
 
-    def _replace_producer(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            log.warning("the Kafka producer broke and is replaced")
-            task = asyncio.create_task(_closed(producer))
+    def _dispose(self, attribute: str) -> None:
+        """Forget a client that failed, so that the next call makes a new one, and close it behind our back."""
+        client = getattr(self, attribute)
+        setattr(self, attribute, None)
+        if client is not None:
+            task = asyncio.create_task(_closed(client))
             self._disposals.add(task)
             task.add_done_callback(self._disposals.discard)
 
@@ -169,6 +180,7 @@ class KafkaLog:
                 async with asyncio.timeout(self._options.timeout_s):
                     self._partitions[topic] = await self._ensure(self._topic(topic))
             except CLIENT_ERRORS as error:
+                self._dispose("_admin")
                 raise in_log(error) from error
         return self._partitions[topic]
 
@@ -231,6 +243,7 @@ class KafkaLog:
                 found = await getattr(self._scout, method)(places)
                 return {place.partition: offset for place, offset in found.items()}
         except CLIENT_ERRORS as error:
+            self._dispose("_scout")
             raise in_log(error) from error
 
     async def check(self) -> None:
@@ -244,6 +257,7 @@ class KafkaLog:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 await (await self._administrator()).describe_cluster()
         except CLIENT_ERRORS as error:
+            self._dispose("_admin")
             raise in_log(error) from error
 
     # Groups
@@ -286,6 +300,40 @@ class KafkaLog:
             await asyncio.wait(self._disposals, timeout=CLOSE_LIMIT_S)
 
 
+class StandstillWatch:
+    """Decides, without I/O, whether a client stands still. Times are of a monotonic clock, in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._moved_at = now
+        self._coordinated_at = now
+        self._checked_at = now
+        self._behind: Mapping[int, int] = {}
+
+    def due(self, now: float) -> bool:
+        """Tell whether it is time to ask the broker where the topic ends."""
+        return now - max(self._moved_at, self._checked_at) >= STALL_CHECK_S
+
+    def seen(self, now: float, moved: bool, coordinated: bool) -> None:
+        """Take note that records came, and that the coordinator is known."""
+        if moved:
+            self._moved_at = now
+            self._behind = {}
+        if coordinated:
+            self._coordinated_at = now
+
+    def judge(self, now: float, behind: Mapping[int, int]) -> str | None:
+        """Return why the client has to be replaced, if so. `behind`: positions of partitions that hold more.
+
+        One look is not enough, since records may have come this moment: the same position twice is a standstill.
+        """
+        before, self._behind, self._checked_at = self._behind, behind, now
+        if still := {partition for partition, offset in behind.items() if before.get(partition) == offset}:
+            return f"partitions {sorted(still)} hold records that do not come"
+        if now - self._coordinated_at > COORDINATOR_LIMIT_S:
+            return "no coordinator found while the broker answers"
+        return None
+
+
 class KafkaConsumer(ConsumerRebalanceListener):
     """One member of a Kafka group that takes its positions from `starting_offset`."""
 
@@ -301,6 +349,7 @@ class KafkaConsumer(ConsumerRebalanceListener):
         self._unplaced: set[int] = set()
         self._positions: dict[int, int] = {}
         self._to_report: dict[int, int] = {}
+        self._watch = StandstillWatch(monotonic())
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Called by the client before a rebalance: until it is over nothing is ours."""
@@ -333,8 +382,23 @@ class KafkaConsumer(ConsumerRebalanceListener):
             # While nothing is placed yet it pays to look again soon.
             limit_s = max(0.0, deadline - monotonic())
             batch = await self._get(max_records, limit_s if self._positions else min(limit_s, 0.1))
+            await self._look_after_client(bool(batch))
             if batch or monotonic() >= deadline:
                 return batch
+
+    async def _look_after_client(self, moved: bool) -> None:
+        """Raise LogUnavailable where the client stands still though there is something to get."""
+        now = monotonic()
+        coordinator = getattr(getattr(self._client, "_coordinator", None), "coordinator_id", None)
+        if moved or not self._watch.due(now):
+            self._watch.seen(now, moved, coordinator is not None)
+            return
+        ends = await self._owner.end_offsets(self._topic)
+        behind = {p: o for p, o in self._positions.items() if p in self._mine and o < ends[p]}
+        self._watch.seen(now, moved, coordinator is not None)
+        if reason := self._watch.judge(now, behind):
+            log.warning("the Kafka client stands still and is replaced", topic=self._name, reason=reason)
+            raise LogUnavailable(f"the Kafka client stood still ({reason})")
 
     async def _place(self) -> None:
         """Give each partition that has none its position."""
@@ -349,7 +413,11 @@ class KafkaConsumer(ConsumerRebalanceListener):
 
     async def _get(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
         try:
-            got = await self._client.getmany(timeout_ms=round(max_wait_s * 1000), max_records=max_records)
+            # During a rebalance the client waits for its end, however long that is; we do not.
+            async with asyncio.timeout(max_wait_s + 0.5):
+                got = await self._client.getmany(timeout_ms=round(max_wait_s * 1000), max_records=max_records)
+        except TimeoutError:
+            return {}
         except NoOffsetForPartitionError:
             return {}  # the client looked for a position before we gave it one
         except OffsetOutOfRangeError as error:
@@ -424,13 +492,44 @@ async def _started(client: Any) -> None:
 
 
 async def _closed(client: Any) -> None:
-    """Close `client` without waiting for ever for a broker that is away."""
+    """Close `client`, in an orderly way where that is soon done, else by force."""
     close = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
     try:
         async with asyncio.timeout(CLOSE_LIMIT_S):
             await close()
-    except CLIENT_ERRORS as error:
-        log.info("a Kafka client was closed by force", error=type(error).__name__)
+    except Exception as error:
+        log.info("a Kafka client is closed by force", error=type(error).__name__)
+        await _force_closed(client)
+
+
+INNER_TASKS = (
+    "_coordinator._coordination_task",
+    "_coordinator._heartbeat_task",
+    "_fetcher._fetch_task",
+    "_sender._sender_task",
+)
+"""Where aiokafka 0.14 keeps the tasks that would try for ever; it has no public way to end them."""
+
+
+async def _force_closed(client: Any) -> None:
+    """End what an interrupted `stop` leaves running; an idempotent producer would try to send for ever."""
+    found = (attrgetter(path)(client) for path in INNER_TASKS if _has(client, path))
+    await end(*(task for task in found if task is not None))
+    inner = getattr(client, "_client", None) or getattr(client, "client", None)
+    if inner is not None:
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await inner.close()
+        except Exception as error:
+            log.info("a Kafka connection was left to the system", error=type(error).__name__)
+
+
+def _has(client: Any, path: str) -> bool:
+    try:
+        attrgetter(path)(client)
+    except AttributeError:
+        return False
+    return True
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:

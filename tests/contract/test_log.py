@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,8 +27,7 @@ from shared.log.offsets import compare_and_set, lag, starting_offset
 from shared.log.postgres import PostgresLog
 from shared.log.protocol import Consumer, Log, Outgoing, Position, Record
 from shared.log.runner import Rejection, Runner, RunnerSettings
-from tests.conftest import require
-from tests.kafka_broker import Broker, broker, free_ports
+from tests.kafka_broker import free_ports
 from tests.log_process import KEPT, opened
 from tests.waiting import until
 
@@ -92,13 +91,6 @@ async def heard(process: asyncio.subprocess.Process, line: str) -> None:
             if each.decode().strip() == line:
                 return
     raise AssertionError(f"the process ended without saying {line}")
-
-
-@pytest.fixture(scope="session")
-def kafka_broker() -> Iterator[Broker]:
-    require("kafka")
-    with broker() as running:
-        yield running
 
 
 @pytest.fixture(params=["postgres", "kafka"])
