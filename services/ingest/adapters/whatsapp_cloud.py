@@ -78,14 +78,19 @@ def _thread(ours: str, theirs: str | None) -> dict[str, str]:
     return {"dm_thread": f"whatsapp:{ours}/{theirs}"} if theirs else {}
 
 
+def _group(part: Mapping[str, Json]) -> str | None:
+    group = text(part.get("group_id"))
+    return f"group/{group}" if group else None
+
+
 def _sender(part: Mapping[str, Json], value: Mapping[str, Json], account: Account) -> tuple[dict[str, Any], str | None]:
     """Return (customer, what names the thread)."""
     number, user_id = text(part.get("from")), text(part.get("from_user_id")) or text(part.get("user_id"))
     contacts = [mapping(contact) for contact in items(value.get("contacts"))]
-    contact: Mapping[str, Json] = next(
-        (one for one in contacts if number and text(one.get("wa_id")) == number),
-        contacts[0] if len(contacts) == 1 else {},
-    )
+    same = (one for one in contacts if number and text(one.get("wa_id")) == number)
+    # A contact of another number is somebody else's.
+    sole = contacts[0] if len(contacts) == 1 and not (number and text(contacts[0].get("wa_id"))) else {}
+    contact: Mapping[str, Json] = next(same, sole)
     number = number or text(contact.get("wa_id"))
     user_id = user_id or text(contact.get("user_id"))
     name = text(mapping(contact.get("profile")).get("name"))
@@ -100,7 +105,7 @@ def _message(part: Mapping[str, Json], value: Mapping[str, Json], account: Accou
         "channel": "whatsapp",
         "customer": person,
         "actor": events.CUSTOMER,
-        "thread": _thread(_ours(value, account), who),
+        "thread": _thread(_ours(value, account), _group(part) or who),
     }
     body = mapping(part.get(kind))
     if kind == "reaction":
@@ -180,7 +185,9 @@ def _status(part: Mapping[str, Json], value: Mapping[str, Json], account: Accoun
     identity, status = _id(part), text(part.get("status")) or ""
     if status not in _STATUSES:
         raise _NotUnderstood(f"a status {status[:80]!r}")
-    number, user_id = text(part.get("recipient_id")), text(part.get("recipient_user_id"))
+    to_group = part.get("recipient_type") == "group"
+    recipient = text(part.get("recipient_id"))
+    number, user_id = None if to_group else recipient, text(part.get("recipient_user_id"))
     return events.draft(
         events.STATUS,
         events.key(identity, status),
@@ -188,7 +195,7 @@ def _status(part: Mapping[str, Json], value: Mapping[str, Json], account: Accoun
         channel="whatsapp",
         customer=_person(number, user_id, None, account),
         actor=events.AUTOMATED,
-        thread=_thread(_ours(value, account), number or user_id),
+        thread=_thread(_ours(value, account), f"group/{recipient}" if to_group else number or user_id),
         refers_to=identity,
         status=status,
         errors=items(part.get("errors")),

@@ -263,6 +263,25 @@ def hmac_of(secret: str, message: bytes) -> bytes:
     return hmac.new(base64.b64decode(secret.removeprefix("whpk_")), message, sha256).digest()
 
 
+# --- LINE: line-bot-sdk-python, tests/v3/test_webhook.py. Viber: viber-bot-python, tests/api/test_api.py ------
+
+
+def test_lines_published_signature_is_taken() -> None:
+    account = an_account("line", "channel_secret")
+    headers = {"x-line-signature": "/gg9a+LvFevTH1sd7XCQycD7tsWclCsInj7MhBHxN7k="}
+    assert is_genuine(account, a_request(b"bodybodybodybody", headers))
+    assert not is_genuine(account, a_request(b"bodybodybodybodY", headers))
+    assert not is_genuine(account, a_request(b"bodybodybodybody", {"x-line-signature": "invalid_signature"}))
+
+
+def test_vibers_published_signature_is_taken() -> None:
+    account = an_account("viber", "44dafb7e0f40021e-61a47a1e6778d187-f2c5a676a07050b3")
+    headers = {"X-Viber-Content-Signature": "d21b343448c8aee33b8e93768ef6ceb64a6ba6163099973a2b8bd028fea510ef"}
+    body = b'{"event":"webhook","timestamp":4977069964384421269,"message_token":1478683725125}'
+    assert deliver(account, a_request(body, headers)).answer.status == 200
+    assert not is_genuine(account, a_request(body, {"X-Viber-Content-Signature": "aaaaaaaaaaaaaaaaaaaaaa"}))
+
+
 # --- Mailgun: a token counts once -------------------------------------------------------------------------------------
 
 
