@@ -17,7 +17,7 @@ import pytest
 
 from shared import keys
 from shared.database import embedded
-from tests.conftest import Cluster
+from tests.conftest import Cluster, needs
 from tests.processes import COMMAND, ROOT, Process, System, environment, run, servers_of, up
 from tests.waiting import until
 
@@ -230,7 +230,7 @@ def test_unknown_host_is_one_clear_line(data: Path) -> None:
     assert "--host" in _one_line(run("up", "--data", str(data), "--host", "no.such.host.invalid", "--port", "0"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the server runs as another user only where root starts it")
+@needs("root")
 def test_folder_that_cannot_be_entered_is_one_clear_line(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

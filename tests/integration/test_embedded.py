@@ -22,9 +22,7 @@ import pytest
 from shared import directory
 from shared.database import embedded
 from shared.errors import SetupError
-from tests.conftest import ROOT
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what a start by root does can only be seen by root")
+from tests.conftest import ROOT, needs
 
 # A process like `threadline up`: it holds the directory, runs the server, and lives until it is killed.
 RUN = """
@@ -281,7 +279,7 @@ def test_other_binaries_are_used_where_they_are_named(open_folder: Path) -> None
 # Started by root ------------------------------------------------------------------------------------------------------
 
 
-@as_root
+@needs("root")
 def test_root_runs_the_server_as_another_user_who_is_given_its_folder_and_nothing_else(open_folder: Path) -> None:
     before = stat.S_IMODE(open_folder.parent.stat().st_mode)
     with directory.hold(open_folder, "up", lasting=True), embedded.running(open_folder) as server:
@@ -292,7 +290,7 @@ def test_root_runs_the_server_as_another_user_who_is_given_its_folder_and_nothin
     assert stat.S_IMODE(open_folder.parent.stat().st_mode) == before
 
 
-@as_root
+@needs("root")
 def test_folder_that_the_servers_user_cannot_enter_is_refused_and_not_opened(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -304,7 +302,7 @@ def test_folder_that_the_servers_user_cannot_enter_is_refused_and_not_opened(tmp
     assert list(folder.iterdir()) == []
 
 
-@as_root
+@needs("root")
 def test_programs_in_a_closed_folder_are_copied_to_where_the_servers_user_can_run_them(
     open_folder: Path, tmp_path: Path
 ) -> None:
@@ -323,7 +321,7 @@ def test_programs_in_a_closed_folder_are_copied_to_where_the_servers_user_can_ru
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
-@as_root
+@needs("root")
 def test_ordinary_user_runs_the_server_as_himself(open_folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     data = open_folder / "data"
