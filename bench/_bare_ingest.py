@@ -17,6 +17,7 @@ import orjson
 import uvicorn
 import uvloop
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from fastapi import FastAPI, Request, Response
 
 from shared.log.postgres import postgres_log
@@ -46,6 +47,10 @@ async def kafka_append(kafka: str, stack: AsyncExitStack) -> Append:
     producer = AIOKafkaProducer(
         bootstrap_servers=kafka, enable_idempotence=True, acks="all", compression_type="lz4", linger_ms=0
     )
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.create_topics([NewTopic(f"threadline.{TOPIC}", num_partitions=8, replication_factor=1)])
+    await admin.close()
     await producer.start()
     stack.push_async_callback(producer.stop)
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import orjson
 import uvloop
 
+from bench.report import Row, show
 from shared import directory
 
 KEY = "bench-key-" + "k" * 32
@@ -150,22 +151,42 @@ def run(folder: Path, kafka: str | None, seconds: float) -> dict[tuple[str, int]
         return uvloop.run(measure(ports, seconds))
 
 
+def rows_of(log: str, kafka: str | None, seconds: float) -> list[Row]:
+    """Measure over one log; four rows."""
+    folder = directory.temporary("threadline-bench-")
+    try:
+        rates = run(folder, kafka, seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    bare = "bare FastAPI + aiokafka" if kafka else "bare FastAPI + the same log"
+    rows = []
+    for batch, title in ((1, "singly"), (BATCH_SIZE, f"in batches of {BATCH_SIZE}")):
+        name = f"accepted {title}, {log} log"
+        rows.append(Row(name, rates["threadline", batch], "events/s", f"{bare}, {title}", rates["bare", batch]))
+    rows.append(Row(name, rates["threadline", BATCH_SIZE], "events/s", f"{bare}, singly", rates["bare", 1]))
+    return rows
+
+
+def rows(seconds: float = 4.0, kafka: str | None = None) -> list[Row]:
+    """Measure over PostgreSQL, and over Kafka: the broker given, or one started here where Java and Maven are."""
+    measured = rows_of("PostgreSQL", None, seconds)
+    if kafka is not None:
+        return measured + rows_of("Kafka", kafka, seconds)
+    if shutil.which("java") and shutil.which("mvn"):
+        from tests.kafka_broker import broker
+
+        with broker() as started:
+            measured += rows_of("Kafka", started.bootstrap, seconds)
+    return measured
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kafka", help="bootstrap server; without it the log is PostgreSQL")
+    parser.add_argument("--kafka", help="bootstrap server; without it one is started where Java and Maven are")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one round")
     arguments = parser.parse_args()
-    folder = directory.temporary("threadline-bench-")
-    try:
-        rates = run(folder, arguments.kafka, arguments.seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(f"log: {'Kafka' if arguments.kafka else 'PostgreSQL'}; median of {ROUNDS} rounds of {arguments.seconds} s")
-    print(f"{'events/s':24}{'bare':>10}{'threadline':>12}{'ratio':>8}{'to bare singly':>16}")
-    for batch, title in ((1, "singly"), (BATCH_SIZE, f"in batches of {BATCH_SIZE}")):
-        bare, ours = rates["bare", batch], rates["threadline", batch]
-        print(f"{title:24}{bare:10.0f}{ours:12.0f}{ours / bare:8.2f}{ours / rates['bare', 1]:16.2f}")
+    show(rows(arguments.seconds, arguments.kafka))
 
 
 if __name__ == "__main__":
