@@ -75,12 +75,14 @@ class EventsEndpoint:
     async def status(self, principal: Principal, source: str, event_id: str) -> dict[str, str | None]:
         """Return what became of the event. Raises Problem 404."""
         tenant, source, event_id = principal.tenant, clean_text(source), clean_text(event_id)
+        # Asked before the database: what is put on its timeline in between is forgotten here.
+        waiting = self._platform.accepted.contains(tenant, source, event_id)
         async with tenant_reader(self._platform.pool, tenant) as connection:
             entry_id = entry_id_of(self._entry_secret, tenant, source, event_id)
             found = await status_of(connection, tenant, source, event_id, entry_id, digest_of(tenant, source, event_id))
         if found is not None:
             return found
-        if self._platform.accepted.contains(tenant, source, event_id):
+        if waiting:
             return answer("accepted")
         raise not_found("event")
 
