@@ -26,6 +26,9 @@ DIMENSIONS = ("channel", "family", "team", "agent", "segment", "language")
 DAY = 86_400 * SECOND
 
 
+_DEFAULT_VARIANTS = {"journey_start_ratio": "web"}
+
+
 @dataclass(frozen=True)
 class Query:
     """One question about one KPI; instants in µs. `edges` are the window borders, `now` the service's clock."""
@@ -57,8 +60,9 @@ class Query:
     def series(self) -> str:
         """Return the KPI's own series for the variant and clock asked for."""
         name = self.definition.id
-        if "variant" in self.parameters:
-            name += f":{self.parameters['variant']}"
+        variant = self.parameters.get("variant", _DEFAULT_VARIANTS.get(name))
+        if variant is not None:
+            name += f":{variant}"
         if self.parameters.get("clock") == "business" and self.rules.schedules:
             name += ":business"
         return name

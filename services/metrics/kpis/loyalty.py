@@ -15,20 +15,21 @@ BAD_CSAT = 2 * SECOND
 
 def coming_and_going(customer: Customer, rules: Rules, sink: Sink) -> None:
     """Up where a customer started, down where they churned; one who churned without a start was there before."""
-    here: Entry | None = None
-    events = customer.of("customer.started", "customer.churned")
-    for entry in events:
+    here = False
+    for index, entry in enumerate(customer.of("customer.started", "customer.churned")):
         if entry.type == "customer.started":
-            if here is None:
-                here = entry
+            if not here:
                 sink.step("customer_base", entry.at, customer.dims, 1, (entry,), member=customer.id)
-        else:
-            if here is None:
-                first = customer.entries[0]
-                at = min(first.at, entry.at - 1)
-                sink.step("customer_base", at, customer.dims, 1, (first, entry), member=customer.id)
-            here = None
+            here = True
+            continue
+        if index == 0:
+            first = customer.entries[0]
+            at = min(first.at, entry.at - 1)
+            sink.step("customer_base", at, customer.dims, 1, (first, entry), member=customer.id)
+            here = True
+        if here:
             sink.step("customer_base", entry.at, customer.dims, -1, (entry,), member=customer.id)
+        here = False
 
 
 def after_bad(customer: Customer, rules: Rules, sink: Sink) -> None:
