@@ -39,6 +39,8 @@ from shared.errors import SetupError
 
 CLUSTER = "postgres"
 """DIR/postgres is the cluster (PGDATA), the only thing that the server's user owns."""
+PARTIAL = ".postgres.partial."
+"""A cluster in the making: DIR/.postgres.partial.…"""
 SERVER_LOG = "postgres.log"
 PASSWORD_FILE = "postgres.password"  # noqa: S105 a file name
 DATABASE = "postgres"
@@ -302,6 +304,7 @@ def _as_account(command: list[str], account: Account | None) -> subprocess.Compl
         text=True,
         errors="replace",
         umask=0o077,
+        preexec_fn=_die_with_parent(signal.SIGTERM),
         **_identity(account),
     )
 
@@ -365,10 +368,12 @@ def _password(directory: Path, cluster: Path) -> str:
 
 def _create_cluster(directory: Path, cluster: Path, programs: Binaries, account: Account | None, password: str) -> None:
     """Make the cluster beside its place and rename it, so that one that was interrupted is never taken for whole."""
-    partial = directory / f".{CLUSTER}.partial"
-    password_file = partial.with_name(f".{CLUSTER}.password")
+    # A name of its own: the initdb of a killed start may still be at work in the one before.
+    partial = directory / f"{PARTIAL}{secrets.token_hex(4)}"
+    password_file = directory / f".{CLUSTER}.password"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in directory.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
         if cluster.exists():
             cluster.rmdir()  # an empty one may have been made by hand; anything in it is not ours to remove
         partial.mkdir(mode=0o700)
@@ -423,7 +428,7 @@ def _start(
             stderr=log,
             umask=0o077,
             start_new_session=True,  # a Ctrl-C at the terminal is for us; we stop the server when we are done with it
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_die_with_parent(signal.SIGINT),  # a fast shutdown
             **_identity(account),
         )
     deadline = time.monotonic() + START_LIMIT_S
@@ -458,15 +463,15 @@ def _pid_file_lines(cluster: Path) -> list[str]:
         return []
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child does between fork and exec so that a fast shutdown is asked of it when we are gone."""
+def _die_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
+    """Return what a child does between fork and exec so that it gets `signum` when we are gone."""
     if not sys.platform.startswith("linux"):
         return None  # there the next start stops a left server
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
     def ask() -> None:
-        prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG
+        prctl(1, int(signum), 0, 0, 0)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it went before we asked
             os._exit(1)
 

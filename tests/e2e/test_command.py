@@ -145,8 +145,7 @@ async def test_a_signal_during_the_first_start_leaves_no_server(data: Path, sign
     process = Process(("up", "--data", str(data)), data)
     process.spawn()
     try:
-        begun = (data / "postgres", data / ".postgres.partial")
-        await until(lambda: any(path.exists() for path in begun), "the database is begun")
+        await until(lambda: [*data.glob("postgres"), *data.glob(".postgres.partial.*")], "the database is begun")
         process.signal(signum)
         assert process.process is not None
         assert await asyncio.to_thread(process.process.wait, 20) == 0

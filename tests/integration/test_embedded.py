@@ -162,7 +162,7 @@ def test_start_right_after_a_kill_takes_over_with_everything_committed(folder: P
 
 def test_server_left_running_by_a_killed_parent_is_stopped_first(folder: Path, monkeypatch) -> None:
     # As on a system where a server does not hear of its parent's death.
-    monkeypatch.setattr(embedded, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(embedded, "_die_with_parent", lambda signum: None)
     hold = directory.hold(folder, "up", lasting=True)
     with hold, embedded.running(folder) as left, embedded.running(folder) as server:
         assert not _alive(left.pid)
@@ -227,12 +227,42 @@ async def test_server_that_dies_is_started_again_at_the_same_address(folder: Pat
 
 
 def test_interrupted_first_start_is_begun_anew(open_folder: Path) -> None:
-    partial = open_folder / ".postgres.partial"
+    partial = open_folder / ".postgres.partial.0"
     partial.mkdir()
     (partial / "PG_VERSION").write_text("18\n")
     with directory.hold(open_folder, "up", lasting=True), embedded.running(open_folder) as server:
         assert _ask(server.url, "SELECT 1") == 1
     assert not partial.exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it runs to its end, in a folder of its own")
+def test_first_start_that_is_killed_leaves_no_process_and_does_not_harm_the_next(open_folder: Path) -> None:
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", RUN, str(open_folder)], cwd=ROOT, stdout=subprocess.DEVNULL
+        ) as run:
+            _until(lambda: list(open_folder.glob(".postgres.partial.*/PG_VERSION")), "initdb is at work")
+            run.kill()
+        for left in open_folder.glob(".postgres.partial.*"):
+            shutil.rmtree(left, ignore_errors=True)
+    with directory.hold(open_folder, "up", lasting=True), embedded.running(open_folder) as server:
+        assert _ask(server.url, "SELECT 1") == 1
+    _until(lambda: not _processes_naming(open_folder), "no process is left")
+
+
+def _processes_naming(folder: Path) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if process.pid != os.getpid() and str(folder) in " ".join(_command_line(process))
+    ]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_cluster_of_another_version_is_refused_with_what_to_do(folder: Path) -> None:
