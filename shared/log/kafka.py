@@ -91,6 +91,7 @@ class KafkaLog:
         self._admin: AIOKafkaAdminClient | None = None
         self._scout: AIOKafkaConsumer | None = None
         self._opening = asyncio.Lock()
+        self._making = asyncio.Lock()
         self._checking: asyncio.Task[None] | None = None
         self._away = False
         self._disposals: set[asyncio.Task[None]] = set()
@@ -177,8 +178,9 @@ class KafkaLog:
         """See Log.partitions. Makes the topic where it is missing."""
         if topic not in self._partitions:
             try:
-                async with asyncio.timeout(self._options.timeout_s):
-                    self._partitions[topic] = await self._ensure(self._topic(topic))
+                async with asyncio.timeout(self._options.timeout_s), self._making:
+                    if topic not in self._partitions:
+                        self._partitions[topic] = await self._ensure(self._topic(topic))
             except CLIENT_ERRORS as error:
                 self._dispose("_admin")
                 raise in_log(error) from error

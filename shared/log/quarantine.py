@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.errors import RecordTooLarge
 from shared.log.database import Connection
 from shared.log.headers import encode_headers
-from shared.log.protocol import Record
+from shared.log.protocol import QUARANTINE, Log, Outgoing, Record
 
 # Twice the same position (a replay) is one row.
 INSERT = """
@@ -42,10 +43,36 @@ def _clean(text: str | None) -> str | None:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-async def quarantine(connection: Connection, group: str, name: str, rejections: Sequence[Rejection]) -> None:
-    """Store `rejections` of one topic (`name`: `Log.name(topic)`) inside the caller's transaction, in one statement."""
+def announcement(group: str, rejection: Rejection, *, with_value: bool) -> Outgoing:
+    """Return the record of the quarantine topic: the record as it was, and in its headers why and where."""
+    record = rejection.record
+    told = {
+        "threadline-reason": _clean(rejection.reason),
+        "threadline-group": group,
+        "threadline-topic": record.topic,
+        "threadline-position": f"{record.partition}/{record.offset}",
+        "threadline-tenant": _clean(rejection.tenant),
+        "threadline-value-left-out": None if with_value else "the record is too large with these headers",
+    }
+    headers = tuple((name, text.encode()) for name, text in told.items() if text is not None)
+    return Outgoing(record.key, record.value if with_value else b"", (*record.headers, *headers))
+
+
+async def quarantine(connection: Connection, log: Log, group: str, topic: str, rejections: Sequence[Rejection]) -> None:
+    """Store `rejections` of one topic inside the caller's transaction, in one statement, and tell the quarantine topic.
+
+    Call it last in the transaction; after the commit `log.wake(QUARANTINE)`.
+    """
     if not rejections:
         return
+    await _store(connection, group, log.name(topic), rejections)
+    try:
+        await log.emit(connection, QUARANTINE, [announcement(group, each, with_value=True) for each in rejections])
+    except RecordTooLarge:
+        await log.emit(connection, QUARANTINE, [announcement(group, each, with_value=False) for each in rejections])
+
+
+async def _store(connection: Connection, group: str, name: str, rejections: Sequence[Rejection]) -> None:
     records = [rejection.record for rejection in rejections]
     await connection.execute(
         INSERT,

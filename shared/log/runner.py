@@ -27,7 +27,7 @@ from shared.errors import Fenced, LogTruncated, Rejected, ThreadlineError
 from shared.log.database import Connection, passes
 from shared.log.metrics import Lag, LogMetrics
 from shared.log.offsets import compare_and_set, starting_offset
-from shared.log.protocol import Consumer, Log, Record
+from shared.log.protocol import QUARANTINE, Consumer, Log, Record
 from shared.log.quarantine import Rejection, quarantine
 from shared.log.waiting import being_cancelled, end, wait_at_most
 
@@ -258,7 +258,7 @@ class Runner:
             await compare_and_set(connection, self.group, name, steps(records), self._settings.idle_in_transaction_s)
             rejections = [rejected] if rejected else await self._handler(connection, records)
             run = self._judge(records, rejections)
-            await quarantine(connection, self.group, name, rejections)
+            await quarantine(connection, self._log, self.group, self.topic, rejections)
         self._run_of_rejections = run
         return rejections
 
@@ -277,7 +277,7 @@ class Runner:
         self, consumer: Consumer, records: Sequence[Record], rejections: Sequence[Rejection], seconds: float
     ) -> None:
         """Account for a committed batch, wake the readers of what it emitted, and tell lag tools."""
-        for topic in self._emits:
+        for topic in (*self._emits, QUARANTINE) if rejections else self._emits:
             self._log.wake(topic)
         reached = {partition: after for partition, (_, after) in steps(records).items()}
         self._next_offsets.update(reached)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -14,7 +14,7 @@ from shared.errors import DatabaseUnavailable, Fenced, Rejected
 from shared.log.metrics import LogMetrics
 from shared.log.offsets import compare_and_set, lag, starting_offset
 from shared.log.postgres import PostgresLog, postgres_log
-from shared.log.protocol import Outgoing, Record
+from shared.log.protocol import QUARANTINE, Outgoing, Record
 from shared.log.runner import Handler, Rejection, Runner, RunnerSettings
 from tests.waiting import until
 
@@ -193,6 +193,31 @@ async def test_poison_goes_to_quarantine_and_the_partition_goes_on(log: Postgres
     assert (row["tenant_id"], row["source"], row["event_id"], row["topic"]) == ("acme", "/s", "?", log.name(TOPIC))
     assert (row["reason"], row["value"], row["offset"], row["state"]) == ("three is not liked\ufffd", b"3", 3, "held")
     assert runner.records_quarantined == 1
+    (announced,) = [r for records in (await read_topic(log, QUARANTINE)).values() for r in records]
+    assert (announced.key, announced.value, announced.headers[0]) == (b"k", b"3", ("h", b"\xff\x00"))
+    told = dict(announced.headers)
+    assert told["threadline-reason"].decode() == "three is not liked\ufffd"
+    assert told["threadline-position"].decode() == f"{row['partition']}/3"
+
+
+async def read_topic(log: PostgresLog, topic: str) -> Mapping[int, Sequence[Record]]:
+    async def from_zero(topic: str, partition: int) -> int:
+        return 0
+
+    async with log.consume("reader", topic, from_zero) as consumer:
+        return await consumer.fetch(100, 10.0)
+
+
+async def test_the_largest_record_can_be_quarantined_too(log: PostgresLog, pool: asyncpg.Pool) -> None:
+    async def reject(connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
+        return [Rejection(r, "no") for r in records]
+
+    await log.append(TOPIC, [Outgoing(b"k", b"x" * 999_999)])
+    async with running(log, pool, reject) as runner:
+        await until(done(runner, 1), "the one")
+    assert len(await pool.fetchval("SELECT value FROM log.quarantine")) == 999_999
+    (announced,) = [r for records in (await read_topic(log, QUARANTINE)).values() for r in records]
+    assert announced.value == b"" and "threadline-value-left-out" in dict(announced.headers)
 
 
 async def test_a_rejection_raised_for_a_batch_finds_its_record(log: PostgresLog, pool: asyncpg.Pool) -> None:
