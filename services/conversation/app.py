@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 from fastapi import APIRouter
 
@@ -13,10 +14,15 @@ from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.identity import identity_router
 from services.conversation.routes.policy import policy_router
+from services.conversation.routes.stream import stream_router
+from services.conversation.streaming import Tail
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
 from shared.log.runner import Runner, RunnerSettings
 from shared.service import Platform, Service
+
+STREAM_MEMORY_S = 7 * 86_400.0
+"""How long a stream can be resumed, in seconds."""
 
 
 async def build(platform: Platform, stack: AsyncExitStack) -> Service:
@@ -37,13 +43,15 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         clock=platform.clock,
     )
     stack.callback(runner.stop)
+    tail = Tail(platform.pool)
     router = APIRouter()
     for part in (customers_router, conversations_router, identity_router, policy_router, console_router):
         router.include_router(part(platform))
+    router.include_router(stream_router(platform, tail))
     return Service(
         name="conversation",
         router=router,
-        background=(runner.run,),
+        background=(runner.run, tail.run, partial(tail.prune_for_ever, STREAM_MEMORY_S)),
         ready=(runner.ready,),
         pages={"customers on one line": "/console"},
     )

@@ -618,3 +618,30 @@ async def save_participations(
         await connection.execute(DELETE_PARTICIPATIONS, tenant, ids)
     if pairs := list(rows):
         await connection.execute(SAVE_PARTICIPATIONS, tenant, *_columns(pairs, 2))
+
+
+# --- changes, for streams ---------------------------------------------------------------------------------------------
+
+NEXT_POSITIONS = """
+UPDATE conversation.tenant_state SET position = position + $2 WHERE tenant_id = $1 RETURNING position
+"""
+
+NEW, CORRECTED, GONE = b"n", b"c", b"g"
+
+
+async def save_changes(
+    connection: asyncpg.Connection, tenant: str, changes: Sequence[tuple[bytes, Entry]], now: datetime
+) -> None:
+    """Number what changed on timelines. The tenant's row is locked, so positions follow the order of commits."""
+    if not changes:
+        return
+    last = await connection.fetchval(NEXT_POSITIONS, tenant, len(changes))
+    await connection.copy_records_to_table(
+        "change",
+        schema_name="conversation",
+        columns=["tenant_id", "position", "entry_id", "leaf_id", "conversation_id", "kind", "changed_at"],
+        records=[
+            (tenant, position, entry.entry_id, entry.leaf_id, entry.conversation_id, kind, now)
+            for position, (kind, entry) in enumerate(changes, last - len(changes) + 1)
+        ],
+    )

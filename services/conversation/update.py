@@ -510,6 +510,10 @@ class Update:
         own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
         changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
         self._publish(changed, [*fresh, *kept], stale)
+        added = {entry.entry_id for entry in (*new, *fresh)}
+        told = [(store.NEW if e.entry_id in added else store.CORRECTED, e) for e in (*changed, *fresh, *kept)]
+        told += [(store.GONE, entry) for entry in stale]
+        await store.save_changes(self._connection, self._tenant, _in_order(told), self._now)
         self.outcome.new, self.outcome.moved = len(new), len(moved)
 
     def _place_entries(self) -> tuple[list[Entry], list[Entry]]:
@@ -714,6 +718,11 @@ class Update:
             self.outcome.records.append(
                 TimelineRecord(self._tenant, "conversation", str(id_), self._version, body, deleted=True)
             )
+
+
+def _in_order(changes: list[tuple[bytes, Entry]]) -> list[tuple[bytes, Entry]]:
+    """Sort changes as they happened, what follows from an entry right behind it."""
+    return sorted(changes, key=lambda change: (change[1].occurred_at, change[1].derived, change[1].source))
 
 
 def _before(at: datetime, policy: Policy) -> datetime:

@@ -18,7 +18,8 @@ TABLES = (
         tenant_id text PRIMARY KEY,
         policy jsonb,
         policy_version integer NOT NULL DEFAULT 0,
-        version bigint NOT NULL DEFAULT 0
+        version bigint NOT NULL DEFAULT 0,
+        position bigint NOT NULL DEFAULT 0
     )""",
     # A handle or a session. Entries point at leaves and never move; leaf → customer is flat.
     """
@@ -159,6 +160,19 @@ TABLES = (
         PRIMARY KEY (tenant_id, leaf_id, conversation_id)
     )""",
     "CREATE INDEX participation_conversation ON conversation.participation (tenant_id, conversation_id)",
+    # What changed on timelines, numbered without gaps in commit order per tenant: streams resume from a position.
+    """
+    CREATE TABLE conversation.change (
+        tenant_id text NOT NULL,
+        position bigint NOT NULL,
+        entry_id uuid NOT NULL,
+        leaf_id uuid NOT NULL,
+        conversation_id uuid,
+        kind "char" NOT NULL,
+        changed_at timestamptz NOT NULL,
+        PRIMARY KEY (tenant_id, position)
+    )""",
+    "CREATE INDEX change_age ON conversation.change (changed_at)",
     # Other bytes under an id that was taken: the first stays, this is kept beside it.
     """
     CREATE TABLE conversation.conflict (
@@ -183,6 +197,7 @@ SECURED = (
     "conversation",
     "participation",
     "conflict",
+    "change",
 )
 
 

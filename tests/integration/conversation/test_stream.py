@@ -1,0 +1,129 @@
+"""The stream: every change once, in order, also for a reader that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+
+from services.conversation import streaming
+from services.conversation.streaming import Tail, Wanted
+from shared.settings import Settings
+from tests.timeline_app import Timelines, running_timelines
+
+Event = tuple[str, int, dict[str, Any]]
+
+
+@pytest.fixture
+async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
+    async with running_timelines(pool, settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def tail(pool: asyncpg.Pool) -> AsyncIterator[Tail]:
+    tail = Tail(pool)
+    running = asyncio.ensure_future(tail.run())
+    yield tail
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def parsed(raw: bytes) -> Event | None:
+    if raw.startswith(b":"):
+        return None
+    fields = dict(line.split(b": ", 1) for line in raw.strip().split(b"\n"))
+    return fields[b"event"].decode(), int(fields[b"id"]), orjson.loads(fields[b"data"])
+
+
+async def read(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | None, count: int) -> list[Event]:
+    """Return the next `count` events."""
+    found: list[Event] = []
+    async with asyncio.timeout(30), aclosing(streaming.stream(pool, tail, wanted, after)) as events:
+        async for raw in events:
+            event = parsed(raw)
+            if event is not None:
+                found.append(event)
+            if len(found) >= count:
+                break
+    return found
+
+
+async def test_a_reader_who_comes_and_goes_has_every_entry_once(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    chance = random.Random(7)
+    events = [
+        timelines.message(f"09:{n // 60:02}:{n % 60:02}", f"crm:{n % 7}", contact_id=f"s{n % 7}") for n in range(90)
+    ]
+
+    async def post() -> None:
+        for start in range(0, 90, 10):
+            await timelines.post(*events[start : start + 10])
+
+    posting = asyncio.ensure_future(post())
+    seen: list[Event] = []
+    position = 0
+    total = 90 + 7  # each of seven sessions opens a conversation, which is an entry of its own
+    while len(seen) < total:
+        part = await read(pool, tail, Wanted("acme"), position, min(chance.randint(1, 9), total - len(seen)))
+        seen += part
+        position = part[-1][1]
+    await posting
+    assert [at for _, at, _ in seen] == list(range(1, total + 1))
+    entries = [e["id"] for kind, _, e in seen if kind == "entry"]
+    assert len(set(entries)) == len(entries) == total
+
+
+async def test_a_stream_of_one_customer_sends_nobody_elses_entries(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    await timelines.post(timelines.message("09:00:00", "crm:ann"), timelines.message("09:00:01", "crm:bo"))
+    ann = await timelines.customer("crm:ann")
+    assert ann is not None
+    events = await read(pool, tail, Wanted("acme", customer_id=streaming.UUID(ann["id"])), 0, 2)
+    assert {e["customer_id"] for _, _, e in events} == {ann["id"]}
+    assert [e["type"] for _, _, e in events] == ["threadline.message.received", "threadline.conversation.opened"]
+
+
+async def test_an_entry_that_moves_is_sent_as_a_correction(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    later = timelines.message("09:05:00", "email:ann@x.example", channel="email", thread={"ticket": "T-9"})
+    earlier = timelines.message("09:00:00", "crm:1", thread={"ticket": "T-9"})
+    await timelines.post(later)
+    await timelines.post(earlier)
+    events = await read(pool, tail, Wanted("acme"), 0, 5)
+    kinds = [(kind, e.get("event_id", "").partition(":")[0], e.get("version")) for kind, _, e in events]
+    assert ("correction", later["id"], 2) in kinds
+    moved = next(e for kind, _, e in events if kind == "correction" and e.get("event_id") == later["id"])
+    assert moved["conversation_id"] == (await timelines.status(earlier))["conversation_id"]
+
+
+async def test_a_merge_tells_the_reader_to_start_over(pool: asyncpg.Pool, tail: Tail, timelines: Timelines) -> None:
+    await timelines.post(timelines.message("09:00:00", "crm:ann"), timelines.message("09:00:01", "email:a@x.example"))
+    ann, other = await timelines.customer("crm:ann"), await timelines.customer("email:a@x.example")
+    assert ann is not None
+    assert other is not None
+    last = (await read(pool, tail, Wanted("acme"), 0, 4))[-1][1]
+    reading = asyncio.ensure_future(read(pool, tail, Wanted("acme", customer_id=streaming.UUID(ann["id"])), last, 1))
+    answer = await timelines.call("POST", f"/v1/customers/{ann['id']}/merge", json={"with": other["id"]})
+    assert answer.status_code == 200
+    assert [kind for kind, _, _ in await reading] == ["reset"]
+
+
+async def test_a_position_from_nowhere_is_a_reset_and_nonsense_a_422(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    assert [kind for kind, _, _ in await read(pool, tail, Wanted("acme"), 10_000, 1)] == ["reset"]
+    headers = {"authorization": f"Bearer {timelines.keys['acme']}", "last-event-id": "yesterday"}
+    answer = await timelines.client.get("/v1/stream", headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/header/last-event-id"
+    assert (await timelines.call("GET", "/v1/stream", customer_id=str(streaming.UUID(int=1)))).status_code == 404
