@@ -248,6 +248,8 @@ def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
     # Providers that tell formats apart by the end of the URL (Mailgun: …/mime).
     @router.get("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_get")
     @router.post("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_post")
+    # A browser asks first whether the widget's website may speak here.
+    @router.options("/v1/webhooks/{provider}/{token}", include_in_schema=False, operation_id="webhook_preflight")
     async def deliver(request: Request, provider: str, token: str) -> Response:
         """Answered as the provider expects, once everything genuine in it is durable.
 
