@@ -1045,19 +1045,12 @@ def _churn(r: Reference, start: datetime, end: datetime) -> tuple[float, float]:
 
 
 def here_at(r: Reference, customer: str, when: datetime) -> bool:
-    """Whether they are a customer just before `when`; one who churned without a start was there before."""
-    mine = r.of(customer)
-    steps = [e for e in mine if e["type"] in ("customer.started", "customer.churned")]
-    here, since = False, None
-    if steps and steps[0]["type"] == "customer.churned":
-        since = min(at(mine[0]), at(steps[0]) - timedelta(microseconds=1))
-        here = since < when
-    for e in steps:
-        if at(e) < when:
-            here = e["type"] == "customer.started"
-        elif e["type"] == "customer.churned" and not here:
-            break
-    return here
+    """Whether they are a customer just before `when`; one who churned without a start was one all along."""
+    steps = [e for e in r.of(customer) if e["type"] in ("customer.started", "customer.churned")]
+    before = [e for e in steps if at(e) < when]
+    if before:
+        return before[-1]["type"] == "customer.started"
+    return bool(steps) and steps[0]["type"] == "customer.churned"
 
 
 @windowed("churn_after_bad_ratio")
@@ -1065,8 +1058,8 @@ def _after_bad(r: Reference, start: datetime, end: datetime) -> tuple[float, flo
     customers = left = 0
     for c in r.customers():
         mine = r.of(c)
-        ids = {id(e) for e in mine}
-        bad = [at(e) for e, sent in r.answers() if e["kind"] == "csat" and e["score"] <= 2 and id(e) in ids]
+        # A customer's experience is what they said themselves, also where somebody else answered later.
+        bad = [at(e) for e, _ in Reference(mine, r.owner).answers() if e["kind"] == "csat" and e["score"] <= 2]
         for name in r.opened:
             if r.customer_of(name) == c:
                 bad += [where for where, met in sla_outcomes(r, name) if not met and where <= r.now]

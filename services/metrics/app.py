@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from services.metrics.checking import check_for_ever
 from services.metrics.consumer import MetricsConsumer
+from services.metrics.dashboard import dashboard_router
 from services.metrics.entries import micros
 from services.metrics.exposition import encode, snapshot
 from services.metrics.revision import reevaluate_for_ever
@@ -48,7 +49,14 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     router.include_router(kpi_router(platform))
     router.include_router(rules_router(platform))
     router.include_router(exposition_router(platform))
-    return Service(name="metrics", router=router, background=[runner.run, revise, check], ready=[runner.ready])
+    router.include_router(dashboard_router(platform))
+    return Service(
+        name="metrics",
+        router=router,
+        background=[runner.run, revise, check],
+        ready=[runner.ready],
+        pages={"KPIs": "/ops"},
+    )
 
 
 def exposition_router(platform: Platform) -> APIRouter:

@@ -18,6 +18,19 @@ DEFINITIONS: tuple[Definition, ...] = (
     *loyalty.DEFINITIONS,
 )
 
+FAMILIES: dict[str, list[str]] = {
+    "Volume": [d.id for d in volume.DEFINITIONS],
+    "Replies": [d.id for d in reply.DEFINITIONS],
+    "Resolution": [d.id for d in resolution.DEFINITIONS],
+    "Calls": [d.id for d in calls.DEFINITIONS],
+    "Our effort": [d.id for d in handling.DEFINITIONS],
+    "Bots and self-service": [d.id for d in selfservice.DEFINITIONS],
+    "What customers say": [d.id for d in surveys.DEFINITIONS],
+    "Money": [d.id for d in money.DEFINITIONS],
+    "Loyalty": [d.id for d in loyalty.DEFINITIONS],
+}
+"""The KPIs in the order and under the headings people read them by."""
+
 BY_ID: dict[str, Definition] = {definition.id: definition for definition in DEFINITIONS}
 
 

@@ -11,10 +11,12 @@ from services.metrics.kpis.definition import DAY_S, TENANT, Definition, Entity, 
 from services.metrics.kpis.resolution import sla_outcomes
 
 BAD_CSAT = 2 * SECOND
+BEGINNING = 0
+"""Since when somebody is a customer whose start nobody posted (1970)."""
 
 
 def coming_and_going(customer: Customer, rules: Rules, sink: Sink) -> None:
-    """Up where a customer started, down where they churned; one who churned without a start was there before."""
+    """Up where a customer started, down where they churned; one who churned without a start was there all along."""
     here = False
     for index, entry in enumerate(customer.of("customer.started", "customer.churned")):
         if entry.type == "customer.started":
@@ -23,9 +25,8 @@ def coming_and_going(customer: Customer, rules: Rules, sink: Sink) -> None:
             here = True
             continue
         if index == 0:
-            first = customer.entries[0]
-            at = min(first.at, entry.at - 1)
-            sink.step("customer_base", at, customer.dims, 1, (first, entry), member=customer.id)
+            at = min(BEGINNING, entry.at - 1)
+            sink.step("customer_base", at, customer.dims, 1, (entry,), member=customer.id)
             here = True
         if here:
             sink.step("customer_base", entry.at, customer.dims, -1, (entry,), member=customer.id)
