@@ -153,7 +153,7 @@ class _Demo:
         say = self.console.print
         say("\n[bold]Open these pages[/] (the part after # signs you in and never reaches the server):")
         say(f"  every customer on one line   {url}/console#key={key}", soft_wrap=True)
-        say(f"  the numbers                  {url}/dashboard#key={key}", soft_wrap=True)
+        say(f"  the numbers                  {url}/ops#key={key}", soft_wrap=True)
         say("\nCustomers seen over several channels:")
         for one in best:
             channels = ", ".join(one["channels"])
