@@ -15,6 +15,7 @@ from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.mail import addresses, threading
 from services.ingest.mail.automatic import is_automatic
 from services.ingest.mail.message import read
+from services.ingest.mail.tickets import signed_address
 from services.ingest.mail.words import decode, decode_words, parameters
 from shared.plaintext import html_to_text
 from shared.quoting import split_reply
@@ -209,6 +210,18 @@ def test_mail_of_our_own_list_is_peoples_mail() -> None:
     assert event_data(raw)["actor"]["type"] == "automated"
     assert event_data(raw, own)["actor"] == {"type": "customer"}
     assert "headers" not in event_data(raw, own)
+
+
+def test_only_a_signed_ticket_in_the_receiving_address_counts() -> None:
+    signed = signed_address("support@acme.example", "T-1042", "secret")
+    assert signed.startswith("support+T-1042.")
+    for header in (f"Delivered-To: {signed}\n", f"Cc: Support <{signed}>\n"):
+        assert event_data(a_mail(header))["thread"] == {"ticket": "T-1042"}
+    for forged in (signed.replace("1042", "1043"), "support+T-1042@acme.example",
+                   signed_address("support@acme.example", "T-1042", "another")):  # fmt: skip
+        assert "thread" not in event_data(a_mail(f"Delivered-To: {forged}\n"))
+    with pytest.raises(ValueError, match="does not fit"):
+        signed_address("support@acme.example", "T 1042", "secret")
 
 
 def test_mail_from_our_own_address_is_an_echo_on_the_recipients_timeline() -> None:

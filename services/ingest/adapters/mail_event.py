@@ -11,12 +11,15 @@ from services.ingest.adapters.times import from_rfc2822
 from services.ingest.mail import addresses, threading
 from services.ingest.mail.automatic import is_automatic, telling_headers
 from services.ingest.mail.message import Attachment, Mail
+from services.ingest.mail.tickets import ticket_of
 from shared.plaintext import html_to_text
 
 _OLDEST = datetime(1970, 1, 2, tzinfo=UTC)
 """An older Date is a clock that was never set."""
 
 _MOST_ADDRESSES = 50
+_DELIVERED = ("delivered-to", "x-original-to", "envelope-to")
+"""Headers in which the receiving server writes down the address that it took the mail for."""
 
 
 def mail_id(mail: Mail, body: bytes) -> str:
@@ -45,7 +48,7 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
         "customer": _customer(counterpart),
         "actor": _actor(mail, account, sender, is_own),
         "message_id": _bracketed(threading.own_id(mail.headers)),
-        "thread": _thread(mail),
+        "thread": _thread(mail, account, [address.address for address in (*to, *cc)], facts),
         "headers": _headers(mail, account),
         "subject": mail.headers.text("subject"),
         "text": mail.text.replace("\r\n", "\n") if mail.text is not None else html_to_text(mail.html or ""),
@@ -97,12 +100,17 @@ def _headers(mail: Mail, account: Account) -> dict[str, str]:
     return headers
 
 
-def _thread(mail: Mail) -> dict[str, Any]:
+def _thread(mail: Mail, account: Account, written_to: list[str], facts: dict[str, Any] | None) -> dict[str, Any]:
+    envelope = ((facts or {}).get("envelope") or {}).get("to") or []
+    delivered = [value for name in _DELIVERED for value in mail.headers.get_all(name)]
+    secret = account.options.get("ticket_secret")
+    secrets = [secret] if isinstance(secret, str) and secret else account.secrets
     return without_nothing(
         {
             "in_reply_to": threading.in_reply_to(mail.headers),
             "references": threading.references(mail.headers),
             "original_message_id": threading.original_message_id(mail),
+            "ticket": ticket_of([*envelope, *delivered, *written_to][:_MOST_ADDRESSES], secrets),
         }
     )
 
