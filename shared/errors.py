@@ -36,9 +36,15 @@ class DatabaseUnavailable(Retryable):
 class Rejected(ThreadlineError):
     """It will never work; `reason` is a short sentence for the person who reads the quarantine."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(
+        self, reason: str, *, tenant: str | None = None, source: str | None = None, event_id: str | None = None
+    ) -> None:
+        """`tenant`, `source` and `event_id` say whose event it is, as far as it is known."""
         super().__init__(reason)
         self.reason = reason
+        self.tenant = tenant
+        self.source = source
+        self.event_id = event_id
 
 
 class RecordTooLarge(Rejected):

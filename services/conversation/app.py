@@ -14,7 +14,9 @@ from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.identity import identity_router
 from services.conversation.routes.policy import policy_router
+from services.conversation.routes.search import search_router
 from services.conversation.routes.stream import stream_router
+from services.conversation.search import index_for_ever
 from services.conversation.streaming import Tail
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
@@ -45,13 +47,18 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
     router = APIRouter()
-    for part in (customers_router, conversations_router, identity_router, policy_router, console_router):
+    for part in (customers_router, conversations_router, identity_router, policy_router, search_router, console_router):
         router.include_router(part(platform))
     router.include_router(stream_router(platform, tail))
     return Service(
         name="conversation",
         router=router,
-        background=(runner.run, tail.run, partial(tail.prune_for_ever, STREAM_MEMORY_S)),
+        background=(
+            runner.run,
+            tail.run,
+            partial(tail.prune_for_ever, STREAM_MEMORY_S),
+            partial(index_for_ever, platform.pool),
+        ),
         ready=(runner.ready,),
         pages={"customers on one line": "/console"},
     )

@@ -30,6 +30,7 @@ from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
 from shared import handles
 from shared.entry_ids import entry_id_of
+from shared.errors import Rejected
 from shared.events import InboundEvent, TimelineRecord
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ class Update:
             digest = digest_of(event)
             first = self._arrivals[id_].digest if id_ in self._arrivals else known.get(id_)
             if first is None:
-                self._arrivals[id_] = Arrival(event, facts_of(event, id_, self._policy), digest)
+                self._arrivals[id_] = Arrival(event, self._read(event, id_), digest)
             elif first == digest:
                 self.outcome.repeated += 1
             else:
@@ -190,6 +191,13 @@ class Update:
                 row = (id_, digest, event.received_at, event.occurred_at, event.type, event.data)
                 conflicts[id_, digest] = row
         await store.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
+
+    def _read(self, event: InboundEvent, id_: UUID) -> Facts:
+        """Read an event. Raises Rejected where its data has not the shape that ingest would have let through."""
+        try:
+            return facts_of(event, id_, self._policy)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Rejected(f"the event's data cannot be read ({type(error).__name__} {error})") from error
 
     async def _learn(self, facts: Sequence[Facts]) -> None:
         """Load the people that these events name, and group anew those that they bring together."""

@@ -240,7 +240,7 @@ class Runner:
                 if len(records) > 1:
                     first, second = halves(records)
                     return await self._settle(consumer, first) and await self._settle(consumer, second)
-                rejected = Rejection(records[0], error.reason)
+                rejected = Rejection(records[0], error.reason, error.tenant, error.source, error.event_id)
             except Exception as error:
                 if being_cancelled() or not passes(error):
                     raise

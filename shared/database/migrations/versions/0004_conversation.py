@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from shared.database.migrations.helpers import secure_tenant_table
+from shared.database.migrations.helpers import READER_ROLE, secure_tenant_table
 
 revision = "0004"
 down_revision = "0003"
@@ -173,6 +173,44 @@ TABLES = (
         PRIMARY KEY (tenant_id, position)
     )""",
     "CREATE INDEX change_age ON conversation.change (changed_at)",
+    # Words of entries, written behind the stream of changes so that no event waits for it.
+    """
+    CREATE TABLE conversation.search (
+        tenant_id text NOT NULL,
+        entry_id uuid NOT NULL,
+        document tsvector NOT NULL,
+        PRIMARY KEY (tenant_id, entry_id)
+    )""",
+    "CREATE INDEX search_document ON conversation.search USING gin (document)",
+    """
+    CREATE TABLE conversation.searchable (
+        tenant_id text PRIMARY KEY,
+        position bigint NOT NULL DEFAULT 0
+    )""",
+    # Under row-level security the planner would not use the index for @@, so this runs as the owner and filters by
+    # the tenant that the reader's transaction has set: nobody can ask for another's.
+    """
+    CREATE FUNCTION conversation.find_entries(
+        wanted text, in_channels text[], of_types text[], from_at timestamptz, to_at timestamptz, of_customer uuid,
+        of_conversation uuid, most integer, beyond integer)
+    RETURNS TABLE (entry_id uuid, score real) LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$
+        SELECT s.entry_id, ts_rank_cd(s.document, websearch_to_tsquery('simple', wanted)) AS score
+        FROM conversation.search s
+        JOIN conversation.entry e ON e.tenant_id = s.tenant_id AND e.entry_id = s.entry_id
+        JOIN conversation.leaf l ON l.tenant_id = e.tenant_id AND l.leaf_id = e.leaf_id
+        LEFT JOIN conversation.conversation c
+            ON c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
+        WHERE s.tenant_id = nullif(current_setting('threadline.tenant', true), '')
+            AND s.document @@ websearch_to_tsquery('simple', wanted)
+            AND (in_channels IS NULL OR e.channel = ANY (in_channels))
+            AND (of_types IS NULL OR e.type = ANY (of_types))
+            AND (from_at IS NULL OR e.occurred_at >= from_at)
+            AND (to_at IS NULL OR e.occurred_at < to_at)
+            AND (of_customer IS NULL OR l.customer_id = of_customer)
+            AND (of_conversation IS NULL OR c.canonical_id = of_conversation)
+        ORDER BY score DESC, e.occurred_at DESC, s.entry_id LIMIT most OFFSET beyond
+    $$""",
     # Other bytes under an id that was taken: the first stays, this is kept beside it.
     """
     CREATE TABLE conversation.conflict (
@@ -198,6 +236,8 @@ SECURED = (
     "participation",
     "conflict",
     "change",
+    "search",
+    "searchable",
 )
 
 
@@ -207,6 +247,9 @@ def upgrade() -> None:
         op.execute(statement)
     for table in SECURED:
         secure_tenant_table(f"conversation.{table}")
+    find = "conversation.find_entries(text, text[], text[], timestamptz, timestamptz, uuid, uuid, integer, integer)"
+    op.execute(f"REVOKE ALL ON FUNCTION {find} FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {find} TO {READER_ROLE}")
 
 
 def downgrade() -> None:

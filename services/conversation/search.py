@@ -1,0 +1,153 @@
+"""Full text over entries: an index written behind the stream of changes, and questions to it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.conversation.entries import COLUMNS, Entry, render
+from shared.database.engine import transaction
+from shared.errors import Retryable
+
+LOOK_EVERY_S = 0.25
+AT_ONCE = 2_000
+"""Most changes indexed in one transaction."""
+
+log = structlog.get_logger(__name__)
+
+BEHIND = """
+SELECT t.tenant_id FROM conversation.tenant_state t
+LEFT JOIN conversation.searchable i ON i.tenant_id = t.tenant_id
+WHERE t.position > coalesce(i.position, 0) LIMIT 100
+"""
+
+ENSURE = "INSERT INTO conversation.searchable (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING"
+
+# Another process that is at it already does it.
+CLAIM = "SELECT position FROM conversation.searchable WHERE tenant_id = $1 FOR UPDATE SKIP LOCKED"
+
+LAST = "SELECT position FROM conversation.tenant_state WHERE tenant_id = $1"
+
+INDEX = """
+INSERT INTO conversation.search (tenant_id, entry_id, document)
+SELECT e.tenant_id, e.entry_id,
+       setweight(to_tsvector('simple', left(coalesce(e.data ->> 'subject', ''), 2000)), 'A')
+       || setweight(to_tsvector('simple', left(coalesce(e.new_text, e.data ->> 'text', ''), 100000)), 'B')
+       || setweight(to_tsvector('simple', left(coalesce(e.data -> 'customer' ->> 'name', ''), 500)), 'C')
+       || setweight(to_tsvector('simple', left(coalesce(e.quoted_text, ''), 100000)), 'D')
+FROM conversation.entry e
+WHERE e.tenant_id = $1 AND e.cause_id IS NULL AND e.entry_id IN (
+    SELECT entry_id FROM conversation.change WHERE tenant_id = $1 AND position > $2 AND position <= $3 AND kind = 'n')
+ON CONFLICT (tenant_id, entry_id) DO UPDATE SET document = excluded.document
+"""
+
+REACHED = "UPDATE conversation.searchable SET position = $2 WHERE tenant_id = $1"
+
+
+async def index_for_ever(pool: asyncpg.Pool) -> None:
+    """Keep the index up with the changes of all tenants, for the life of the process."""
+    while True:
+        try:
+            if not await index_once(pool):
+                await asyncio.sleep(LOOK_EVERY_S)
+        except (Retryable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            log.warning("search waits for the database", error=type(error).__name__)
+            await asyncio.sleep(2.0)
+
+
+async def index_once(pool: asyncpg.Pool) -> bool:
+    """Index the next changes of every tenant that is behind; return whether there were any to do."""
+    done = False
+    for row in await pool.fetch(BEHIND):
+        async with transaction(pool) as connection:
+            done |= await _index_tenant(connection, row["tenant_id"])
+    return done
+
+
+async def _index_tenant(connection: asyncpg.Connection, tenant: str) -> bool:
+    await connection.execute(ENSURE, tenant)
+    position = await connection.fetchval(CLAIM, tenant)
+    if position is None:
+        return False
+    reached = min(await connection.fetchval(LAST, tenant), position + AT_ONCE)
+    if reached <= position:
+        return False
+    await connection.execute(INDEX, tenant, position, reached)
+    await connection.execute(REACHED, tenant, reached)
+    return True
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+_COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
+
+# Marks that cannot be in a text: NUL never comes in, these are as rare, and both become <mark> after escaping.
+START, STOP = "\ue000", "\ue001"
+_HEADLINE = f'StartSel={START}, StopSel={STOP}, MaxFragments=2, MaxWords=30, MinWords=8, FragmentDelimiter=" … "'
+
+FIND = f"""
+SELECT f.score, ts_headline('simple', left(coalesce(e.new_text, e.data ->> 'text', ''), 20000),
+                            websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
+       ts_headline('simple', left(coalesce(e.data ->> 'subject', ''), 2000),
+                   websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS subject_shown,
+       {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+FROM conversation.find_entries($1, $2, $3, $4, $5, $6, $7, $8, $9) WITH ORDINALITY AS f (entry_id, score, place)
+JOIN conversation.entry e ON e.tenant_id = $10 AND e.entry_id = f.entry_id
+JOIN conversation.leaf l ON l.tenant_id = $10 AND l.leaf_id = e.leaf_id
+LEFT JOIN conversation.conversation c ON c.tenant_id = $10 AND c.conversation_id = e.conversation_id
+ORDER BY f.place
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to look for: words as people type them (quotes, or, -), and what narrows it."""
+
+    words: str
+    limit: int
+    beyond: int = 0
+    channels: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    customer_id: UUID | None = None
+    conversation_id: UUID | None = None
+
+
+async def find(connection: asyncpg.Connection, tenant: str, question: Question) -> tuple[list[dict[str, Any]], bool]:
+    """Return the best hits, best first, and whether there are more."""
+    rows = await connection.fetch(
+        FIND,
+        question.words,
+        list(question.channels) or None,
+        list(question.kinds) or None,
+        question.since,
+        question.until,
+        question.customer_id,
+        question.conversation_id,
+        question.limit + 1,
+        question.beyond,
+        tenant,
+    )
+    return [_hit(row) for row in rows[: question.limit]], len(rows) > question.limit
+
+
+def _hit(row: asyncpg.Record) -> dict[str, Any]:
+    entry = Entry(*row[3 : 3 + len(COLUMNS)])
+    shown = {**render(entry, row["canonical_id"]), "via": "identity", "customer_id": str(row["customer_id"])}
+    highlights = {"text": _marked(row["text_shown"]), "subject": _marked(row["subject_shown"])}
+    return {"entry": shown, "score": round(row["score"], 6), "highlights": highlights}
+
+
+def _marked(text: str) -> str | None:
+    """Return a headline as HTML in which only <mark> is markup; None where nothing in it matches."""
+    if START not in text:
+        return None
+    return escape(text, quote=False).replace(START, "<mark>").replace(STOP, "</mark>")

@@ -1,0 +1,83 @@
+"""Search: words find entries, ranked and marked, within one tenant only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from shared.settings import Settings
+from tests.timeline_app import Timelines, running_timelines
+from tests.waiting import until
+
+
+@pytest.fixture
+async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
+    async with running_timelines(pool, settings) as running:
+        yield running
+
+
+async def hits(timelines: Timelines, q: str, count: int, **narrowed: Any) -> list[dict[str, Any]]:
+    """Return the hits once there are `count` of them."""
+    found: list[dict[str, Any]] = []
+
+    async def enough() -> bool:
+        found[:] = (await timelines.get("/v1/search", q=q, **narrowed))["hits"]
+        return len(found) == count
+
+    await until(enough, f"{count} hits for {q}")
+    return found
+
+
+async def test_words_find_entries_ranked_and_marked(timelines: Timelines) -> None:
+    await timelines.post(
+        timelines.message("09:00:00", "crm:1", text="my parcel & me are late", channel="chat"),
+        timelines.message("09:01:00", "crm:2", channel="email", subject="Parcel parcel", text="where is my parcel?"),
+        timelines.message("09:02:00", "crm:3", text="an invoice"),
+    )
+    best, other = await hits(timelines, "parcel", 2)
+    assert best["entry"]["channel"] == "email"
+    assert best["highlights"]["subject"] == "<mark>Parcel</mark> <mark>parcel</mark>"
+    # Only the marks are markup.
+    assert other["highlights"] == {"text": "<mark>parcel</mark> &amp; me are late", "subject": None}
+    assert best["score"] > other["score"]
+    assert [hit["entry"]["channel"] for hit in await hits(timelines, "parcel", 1, channel="chat")] == ["chat"]
+    assert await hits(timelines, '"is my parcel"', 1)
+    assert await hits(timelines, "parcel -late", 1)
+    owner = best["entry"]["customer_id"]
+    assert [hit["entry"]["id"] for hit in await hits(timelines, "parcel", 1, customer_id=owner)] == [
+        best["entry"]["id"]
+    ]
+
+
+async def test_pages_of_a_search_hold_each_hit_once(timelines: Timelines) -> None:
+    await timelines.post(*(timelines.message(f"09:00:{n:02}", f"crm:{n}", text="lost key") for n in range(12)))
+    await hits(timelines, "key", 12)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await timelines.get("/v1/search", q="key", limit=5, cursor=cursor)
+        seen += [hit["entry"]["id"] for hit in page["hits"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == 12
+
+
+async def test_another_tenant_finds_nothing(timelines: Timelines) -> None:
+    await timelines.post(timelines.message("09:00:00", "crm:1", text="the parcel"))
+    await hits(timelines, "parcel", 1)
+    assert (await timelines.get("/v1/search", tenant="globex", q="parcel"))["hits"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [({"q": ""}, "#/query/q"), ({"q": "x" * 10_000}, "#/query/q"), ({"q": "x", "cursor": "?"}, "#/query/cursor"),
+     ({"q": "x", "since": "yesterday"}, "#/query/since"), ({"q": "x", "limit": 0}, "#/query/limit")],
+)  # fmt: skip
+async def test_a_search_that_cannot_be_is_refused(timelines: Timelines, query: dict[str, Any], pointer: str) -> None:
+    answer = await timelines.call("GET", "/v1/search", **query)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
