@@ -1,0 +1,75 @@
+"""Every recorded delivery of every provider, over HTTP: what is answered is in the log or in the quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx
+import pytest
+
+from shared.settings import Settings
+from tests.contract.adapters.providers import NOW, PROVIDERS, Provider
+from tests.contract.adapters.recorded import recorded
+from tests.ingest_app import Ingest, running_ingest
+
+RECORDED = recorded()
+
+
+@pytest.fixture
+async def ingest(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Ingest]:
+    async with running_ingest(pool, settings) as running:
+        running.clock.time = NOW
+        yield running
+
+
+async def an_account(ingest: Ingest, provider: Provider) -> str:
+    """Make the provider's account, both secrets active, and return its webhook path."""
+    body = {
+        "secrets": list(provider.secrets[:2]),
+        "public_url": "https://hooks.acme.example/in?a=1",
+        "own_addresses": list(provider.own_addresses),
+        "default_region": "NL",
+        "options": dict(provider.options),
+    }
+    response = await ingest.client.put(
+        f"/v1/channels/{provider.name}/acme", json=body, headers={"authorization": f"Bearer {ingest.keys['admin']}"}
+    )
+    assert response.status_code == 200, response.text
+    return str(response.json()["webhook_path"])
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_what_a_provider_sends_is_in_the_log_or_the_quarantine(ingest: Ingest, name: str) -> None:
+    provider = PROVIDERS[name]
+    path = await an_account(ingest, provider)
+    expected, held = set(), set()
+    for number, record in enumerate(one for one in RECORDED if one.provider is provider):
+        request = provider.sign(record.signing, provider.secrets[number % 2])
+        response: httpx.Response = await ingest.client.post(
+            f"{path}?{request.query}" if request.query else path,
+            content=request.body,
+            headers=[(key, value) for key, value in request.headers.items()],
+        )
+        assert response.status_code == record.document["answer"]["status"], response.text
+        if name not in ("chat", "mailgun"):
+            assert response.text == record.document["answer"]["body"]
+        if name == "mailgun" and number:
+            # All of them carry one token: the second is a duplicate whatever it says.
+            continue
+        expected |= {(event["id"], event["type"]) for event in record.document["events"]}
+        held |= {part["dedupe_key"] for part in record.document["quarantined"]}
+    taken = await ingest.inbound()
+    assert {(event.id, event.type) for event in taken} == expected
+    assert {event.source for event in taken} <= {f"/{name}/acme"}
+    rows = await ingest.platform.pool.fetch("SELECT event_id, source, reason FROM log.quarantine")
+    assert {row["event_id"] for row in rows} == held
+    assert all(row["source"] == f"/{name}/acme" and row["reason"] for row in rows)
+
+
+async def test_browser_may_speak_from_the_websites_of_the_account_only(ingest: Ingest) -> None:
+    path = await an_account(ingest, PROVIDERS["chat"])
+    ours = await ingest.client.options(path, headers={"origin": "https://www.acme.example"})
+    assert (ours.status_code, ours.headers["access-control-allow-origin"]) == (204, "https://www.acme.example")
+    theirs = await ingest.client.options(path, headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in theirs.headers
