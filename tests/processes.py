@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import signal
 import socket
@@ -127,6 +129,44 @@ class Process:
         return self.output.read_text(errors="replace")[-4000:] if self.output.exists() else "(nothing printed)"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP answer."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+class Caller:
+    """One kept connection to one service for one tenant: for thousands of calls, which httpx makes ten times dearer."""
+
+    def __init__(self, process: Process, key: str) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=60)
+        self.headers = {"Authorization": f"Bearer {key}"}
+
+    def call(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
+        """Make one call and return its answer."""
+        headers = {**self.headers, **({"Content-Type": content_type} if content_type else {})}
+        self.connection.request(method, path, body, headers)
+        answer = self.connection.getresponse()
+        named = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, named, answer.read())
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+
 @dataclass
 class System:
     """A running Threadline: where its services answer, its processes, and keys for tenants."""
@@ -149,6 +189,10 @@ class System:
             assert made.returncode == 0, made.stderr
             self.keys[tenant] = made.stdout.strip()
         return self.keys[tenant]
+
+    def caller(self, tenant: str, process: Process) -> Caller:
+        """Return a connection to one service for one tenant."""
+        return Caller(process, self.key(tenant))
 
     def client(self, tenant: str, process: Process, **options: Any) -> httpx.AsyncClient:
         """Return a client of one service for one tenant."""

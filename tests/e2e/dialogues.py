@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
-import httpx
+from tests.processes import Answer, System
 
-from tests.processes import System
+Result = TypeVar("Result")
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -77,32 +78,35 @@ async def put_policies(system: System, dialogues: Dialogues) -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def post(system: System, dialogues: Dialogues) -> list[tuple[Delivery, httpx.Response]]:
+async def post(system: System, dialogues: Dialogues) -> list[tuple[Delivery, Answer]]:
     """Post every delivery of each tenant in order, one request each; return the answers.
 
     The tenants go side by side: what one of them sends never concerns the other.
     """
 
-    async def of_one(tenant: str) -> list[tuple[Delivery, httpx.Response]]:
-        async with system.client(tenant, system.ingest) as client:
+    def of_one(tenant: str) -> list[tuple[Delivery, Answer]]:
+        with system.caller(tenant, system.ingest) as caller:
             return [
-                (one, await client.post("/v1/events", content=one.body.encode(), headers={"Content-Type": STRUCTURED}))
+                (one, caller.call("POST", "/v1/events", one.body.encode(), STRUCTURED))
                 for one in dialogues.deliveries
                 if one.tenant == tenant
             ]
 
-    return [answer for answers in await asyncio.gather(*map(of_one, dialogues.tenants)) for answer in answers]
+    return [answer for answers in await _side_by_side(of_one, system, dialogues) for answer in answers]
 
 
 async def post_in_batches(system: System, dialogues: Dialogues, size: int = 100) -> None:
     """Post the deliveries that are to be accepted, in order, `size` a request."""
-    for tenant in dialogues.tenants:
+
+    def of_one(tenant: str) -> None:
         bodies = [one.body for one in dialogues.deliveries if one.tenant == tenant and one.expect == "accepted"]
-        async with system.client(tenant, system.ingest) as client:
+        with system.caller(tenant, system.ingest) as caller:
             for start in range(0, len(bodies), size):
                 body = f"[{','.join(bodies[start : start + size])}]".encode()
-                answer = await client.post("/v1/events", content=body, headers={"Content-Type": BATCH})
+                answer = caller.call("POST", "/v1/events", body, BATCH)
                 assert answer.status_code == 202, answer.text
+
+    await _side_by_side(of_one, system, dialogues)
 
 
 async def statuses(system: System, dialogues: Dialogues, patience_s: float = 90) -> dict[str, dict[str, Any]]:
@@ -121,19 +125,27 @@ async def _ask_all(system: System, names: Iterable[str]) -> dict[str, dict[str, 
     by_tenant: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_tenant[name.partition("|")[0]].append(name)
-    found: dict[str, dict[str, Any]] = {}
-    for tenant, theirs in by_tenant.items():
-        async with system.client(tenant, system.ingest) as client:
-            limit = asyncio.Semaphore(16)
 
-            async def ask(name: str, client: httpx.AsyncClient = client, limit: asyncio.Semaphore = limit) -> None:
+    def of_one(tenant: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        with system.caller(tenant, system.ingest) as caller:
+            for name in by_tenant[tenant]:
                 _, source, event_id = name.split("|", 2)
-                async with limit:
-                    answer = await client.get("/v1/events/status", params={"source": source, "id": event_id})
+                answer = caller.call("GET", f"/v1/events/status?{urlencode({'source': source, 'id': event_id})}")
                 found[name] = answer.json() if answer.status_code == 200 else {"status": f"http {answer.status_code}"}
+        return found
 
-            await asyncio.gather(*(ask(name) for name in theirs))
-    return found
+    for tenant in by_tenant:
+        system.key(tenant)
+    told = await asyncio.gather(*(asyncio.to_thread(of_one, tenant) for tenant in by_tenant))
+    return {name: one for found in told for name, one in found.items()}
+
+
+async def _side_by_side(work: Callable[[str], Result], system: System, dialogues: Dialogues) -> list[Result]:
+    """Do `work` for every tenant, each in a thread of its own."""
+    for tenant in dialogues.tenants:
+        system.key(tenant)
+    return await asyncio.gather(*(asyncio.to_thread(work, tenant) for tenant in dialogues.tenants))
 
 
 def apart_or_fused(pairs: Iterable[tuple[str, Hashable, Hashable]]) -> list[str]:
@@ -175,15 +187,19 @@ def differences(dialogues: Dialogues, found: Mapping[str, Mapping[str, Any]]) ->
 
 async def handles(system: System, dialogues: Dialogues) -> list[str]:
     """Ask for every handle of the truth; return what differs from its clusters."""
-    pairs = []
-    for tenant in dialogues.tenants:
-        async with system.client(tenant, system.conversation) as client:
+
+    def of_one(tenant: str) -> list[tuple[str, Hashable, Hashable]]:
+        pairs: list[tuple[str, Hashable, Hashable]] = []
+        with system.caller(tenant, system.conversation) as caller:
             for name, cluster in dialogues.clusters.items():
                 whose, _, node = name.partition("|")
                 if whose != tenant or node.startswith("contact:"):
                     continue
-                answer = (await client.get("/v1/customers", params={"handle": node})).raise_for_status().json()
-                ids = [one["id"] for one in answer["customers"]]
+                answer = caller.call("GET", f"/v1/customers?{urlencode({'handle': node})}")
+                assert answer.status_code == 200, answer.text
+                ids = [one["id"] for one in answer.json()["customers"]]
                 assert len(ids) == 1, f"{name}: {ids}"
                 pairs.append((name, cluster, ids[0]))
-    return apart_or_fused(pairs)
+        return pairs
+
+    return apart_or_fused(pair for pairs in await _side_by_side(of_one, system, dialogues) for pair in pairs)

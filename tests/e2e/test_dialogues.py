@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import needs
 from tests.e2e import dialogues as told
-from tests.e2e.dialogues import Dialogues
-from tests.processes import System, apart, up
+from tests.e2e.dialogues import Delivery, Dialogues
+from tests.processes import Answer, System, apart, up
 
 SECRET_KEY = base64.b64encode(b"k" * 32).decode()
 
@@ -69,7 +69,7 @@ async def kpis(system: System, dialogues: Dialogues) -> dict[str, object]:
     return totals
 
 
-def judge_answers(answers: list) -> None:  # type: ignore[type-arg]
+def judge_answers(answers: Sequence[tuple[Delivery, Answer]]) -> None:
     """Every accepted line 202 naming its event; every refused one 4xx that says where and what."""
     for delivery, answer in answers:
         if delivery.expect == "accepted":
