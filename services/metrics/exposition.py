@@ -34,7 +34,7 @@ from shared.log.database import Connection
 
 WINDOWS = {"1h": 3600, "24h": 86_400, "7d": 604_800}
 BUSIEST = 8
-FAMILIES = ("chat", "email", "phone", "social", "self_service")
+FAMILY_LABELS = ("chat", "email", "phone", "social", "self_service")
 
 ARRIVALS = "SELECT kpi, channel, bucket, n, total FROM metrics.arrival WHERE tenant_id = $1"
 CORRECTIONS = "SELECT kpi, reason, n FROM metrics.correction WHERE tenant_id = $1"
@@ -115,7 +115,7 @@ async def _gauges(
     by_family = {d: replace(q, group_by=("family",)) for d, q in by_channel.items()}
     families = await ask_together(connection, tenant, list(by_family.values()))
     for kpi, answer in zip(by_family, families, strict=True):
-        found += [(BY_ID[kpi], window, name, one) for name, one in _split(answer, "family", FAMILIES)]
+        found += [(BY_ID[kpi], window, name, one) for name, one in _split(answer, "family", FAMILY_LABELS)]
         found += [(BY_ID[kpi], window, name, one) for name, one in _split(split[kpi], "channel", busiest)]
     return found
 
@@ -127,7 +127,7 @@ def _defaults(definition: Definition, currency: str) -> dict[str, str]:
 def _busiest(received: Answer) -> list[str]:
     """Return the busiest channels whose name is not a family's: a family's series shows those."""
     counts = {p.group["channel"] or "": p.figures.count for p in received.points}
-    names = sorted((c for c in counts if c and c not in FAMILIES), key=lambda c: (-counts[c], c))
+    names = sorted((c for c in counts if c and c not in FAMILY_LABELS), key=lambda c: (-counts[c], c))
     return names[:BUSIEST]
 
 
@@ -230,17 +230,31 @@ def _gauge_families(
         "_numerator": GaugeMetricFamily(f"{name}_numerator", f"Numerator of: {text}", labels=labels),
         "_denominator": GaugeMetricFamily(f"{name}_denominator", f"Denominator of: {text}", labels=labels),
     }
+    spread = _spread_names(definition)
+    for figure, spread_name in spread.items():
+        help_text = f"{_SPREAD[figure]} of: {text}"
+        parts[figure] = GaugeMetricFamily(spread_name, help_text, labels=labels)
     if counts_arrivals(definition):
         del parts[""]  # the counter has this name
     for window, channel, answer in found:
         figures = answer.total.figures
         place = (channel, window, currency) if money else (channel, window)
-        for suffix, value in (
-            ("", figures.value), ("_numerator", figures.numerator), ("_denominator", figures.denominator),
-        ):  # fmt: skip
+        shown = {"": figures.value, "_numerator": figures.numerator, "_denominator": figures.denominator}
+        for suffix, value in (*shown.items(), *((figure, getattr(figures, figure)) for figure in spread)):
             if value is not None and suffix in parts:
                 parts[suffix].add_metric(place, value)
     yield from parts.values()
+
+
+_SPREAD = {"p50": "Median", "p90": "90th percentile", "max": "Maximum"}
+
+
+def _spread_names(definition: Definition) -> dict[str, str]:
+    """Return the names of the gauges of a duration's spread; of the backlog, of the ages."""
+    base = "cs_backlog_age" if definition.id == "backlog" else gauge_name(definition).removesuffix("_seconds")
+    if not definition.histogram and definition.id != "backlog":
+        return {}
+    return {figure: f"{base}_{figure}_seconds" for figure in _SPREAD}
 
 
 Arrivals = Mapping[tuple[str, str], Mapping[int, tuple[int, int]]]
@@ -274,7 +288,9 @@ def _histogram(definition: Definition, arrivals: Arrivals) -> HistogramMetricFam
 def _by_label(kpi: str, arrivals: Arrivals) -> dict[str, dict[int, tuple[int, int]]]:
     """Return label → buckets: families, and the eight busiest other channels."""
     own = {channel: buckets for (name, channel), buckets in arrivals.items() if name == kpi}
-    others = sorted((c for c in own if c and c not in FAMILIES), key=lambda c: (-sum(n for n, _ in own[c].values()), c))
+    others = sorted(
+        (c for c in own if c and c not in FAMILY_LABELS), key=lambda c: (-sum(n for n, _ in own[c].values()), c)
+    )
     found: dict[str, dict[int, tuple[int, int]]] = {}
     for channel, buckets in own.items():
         labels = {family_of(channel or None) or "none"}

@@ -95,7 +95,7 @@ function draw(data) {
 
 function card(kpi) {
   const parts = { value: h("span", { class: "value" }), moved: h("span", { class: "moved" }), graph: h("span", {}), foot: h("span", { class: "foot" }) };
-  const button = h("button", { class: "card", type: "button", title: kpi.meaning, "data-kpi": kpi.id, onclick: () => open(kpi) },
+  const button = h("button", { class: "card", type: "button", title: kpi.meaning, "data-kpi": kpi.id, onclick: () => open(shown.get(kpi.id).kpi) },
     h("span", { class: "name" }, kpi.id.replaceAll("_", " ")), parts.value, h("span", {}, parts.moved, parts.graph), parts.foot);
   shown.set(kpi.id, { parts, button, value: undefined });
   return button;
@@ -111,6 +111,7 @@ function update(kpi) {
     button.classList.add("changed");
   }
   place.value = kpi.value;
+  place.kpi = kpi;
   parts.value.textContent = amount(kpi, kpi.value);
   parts.value.classList.toggle("none", kpi.value === null);
   const moved = movement(kpi);
