@@ -11,7 +11,7 @@ the broker is known to be away an append is refused after one short question ins
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -95,6 +95,8 @@ class KafkaLog:
         self._checking: asyncio.Task[None] | None = None
         self._away = False
         self._disposals: set[asyncio.Task[None]] = set()
+        self.relay_faults: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+        """Says what keeps the relay of the outbox from publishing; set by who runs one."""
 
     def name(self, topic: str) -> str:
         """Return the stored name of `topic`; it is not the PostgreSQL log's, whose offsets mean other records."""
@@ -112,7 +114,7 @@ class KafkaLog:
         measure(records, self._options.max_record_bytes)
         checked = self._away
         if checked:
-            await self.check()
+            await self._reached()
             self._away = False
         try:
             async with asyncio.timeout(self._options.timeout_s):
@@ -249,7 +251,13 @@ class KafkaLog:
             raise in_log(error) from error
 
     async def check(self) -> None:
-        """See Log.check. Of many who ask at once one asks the broker."""
+        """See Log.check. The relay of the outbox belongs to it."""
+        await self._reached()
+        if self.relay_faults is not None and (faults := await self.relay_faults()):
+            raise LogUnavailable(f"what was emitted is not published: {'; '.join(faults.values())}")
+
+    async def _reached(self) -> None:
+        """Raise LogUnavailable where the broker does not answer. Of many who ask at once one asks it."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check())
         await asyncio.shield(self._checking)

@@ -85,6 +85,7 @@ async def kafka_with_outbox(
         kafka_log(options, outbox) as log,
     ):
         relay = Relay(outbox, log, pool, topics, metrics=metrics)
+        log.relay_faults = relay.faults
         task = asyncio.create_task(relay.run())
         try:
             yield log

@@ -114,6 +114,7 @@ class PostgresLog:
         self._max_record_bytes = max_record_bytes
         self._timeout_s = timeout_s
         self._layouts: dict[str, Sequence[int]] = {}
+        self._asked: dict[str, asyncio.Future[Sequence[int]]] = {}
         self._consumers: dict[UUID, PostgresConsumer] = {}
         self._dirty: set[str] = set()
         self._attention = asyncio.Event()
@@ -148,20 +149,35 @@ class PostgresLog:
         self._appended(topic)
 
     async def _layout(self, topic: str) -> Sequence[int]:
-        """Return the ids of the partitions of `topic`, made if there are none. Raises LogUnavailable."""
+        """Return the ids of the partitions of `topic`, made if there are none. Raises LogUnavailable.
+
+        Asked on the log's own connection: who emits holds one of the pool and must not wait for another.
+        """
         known = self._layouts.get(topic)
         if known is not None:
             return known
+        if self._fault is not None:
+            raise LogUnavailable(self._fault)
+        answer = self._asked.setdefault(topic, asyncio.get_running_loop().create_future())
+        self._attention.set()
         try:
-            async with self._pool.acquire(timeout=self._timeout_s) as connection:
-                rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
-                if not rows:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(answer)
+        except TimeoutError as error:
+            raise LogUnavailable("the log's database did not answer in time") from error
+
+    async def _answer(self, connection: Connection) -> None:
+        """Find or make the topics that somebody asks for; one that fails is asked for again after a reconnect."""
+        for topic, answer in list(self._asked.items()):
+            rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
+            if not rows:
+                async with connection.transaction():
+                    await connection.execute("SET LOCAL synchronous_commit = on")
                     await connection.execute(CREATE_TOPIC, self.name(topic), self._new_partitions)
-                    rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
-        except Exception as error:
-            raise in_log(error) from error
-        self._layouts[topic] = [row["id"] for row in rows]
-        return self._layouts[topic]
+                rows = await connection.fetch(LAYOUT, self.name(topic), timeout=self._timeout_s)
+            self._layouts[topic] = [row["id"] for row in rows]
+            del self._asked[topic]
+            answer.set_result(self._layouts[topic])
 
     # Waking readers
 
@@ -246,6 +262,7 @@ class PostgresLog:
     async def _attend(self, connection: Connection, session: asyncpg.Record) -> None:
         self._beat_at = 0.0
         while True:
+            await self._answer(connection)
             if self._dirty:
                 names, self._dirty = self._dirty, set()
                 payloads = [name if name.startswith("group:") else f"topic:{name}" for name in sorted(names)]

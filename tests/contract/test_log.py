@@ -24,7 +24,7 @@ from aiokafka.structs import TopicPartition
 
 from shared.errors import Fenced, LogTruncated, LogUnavailable, RecordTooLarge
 from shared.log.offsets import compare_and_set, lag, starting_offset
-from shared.log.postgres import PostgresLog
+from shared.log.postgres import SESSION_TIMEOUT_S, PostgresLog
 from shared.log.protocol import Consumer, Log, Outgoing, Position, Record
 from shared.log.runner import Rejection, Runner, RunnerSettings
 from tests.kafka_broker import free_ports
@@ -416,7 +416,10 @@ async def test_partitions_of_a_member_that_is_gone_go_to_the_others(place: Place
             beyond = [marks[partition] + 20 for partition in range(PARTITIONS)]
             began = monotonic()
             await until(lambda: _equals(pool.fetchval(reached, beyond), PARTITIONS), "work on all partitions", 60)
-            print(f"\n{end.name}: all partitions at work again after {monotonic() - began:.2f} s")
+            took_s = monotonic() - began
+            print(f"\n{end.name}: all partitions at work again after {took_s:.2f} s")
+            if place.kafka is None and end == signal.SIGKILL:
+                assert took_s < SESSION_TIMEOUT_S - 1, "a killed member has to be seen before the session time-out"
             if end == signal.SIGSTOP:
                 victim.send_signal(signal.SIGCONT)
                 marks = await log.end_offsets(TOPIC)
