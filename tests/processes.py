@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import http.client
 import json
 import os
@@ -29,6 +30,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    # A test run that is killed must not leave servers behind: PR_SET_PDEATHSIG.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +80,7 @@ class Process:
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
                 [*COMMAND, *self.arguments, "--port", str(self.port)], cwd=ROOT, env=environment(self.env),
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=_end_with_parent,
             )  # fmt: skip
 
     async def ready(self, timeout_s: float = START_S) -> None:
