@@ -91,7 +91,7 @@ class _Update:
         author = mapping(message.get("from")) or mapping(message.get("sender_chat"))
         identity = _key(message)
         reply = mapping(message.get("reply_to_message"))
-        return self._draft(
+        found = self._draft(
             events.SENT if self._is_ours(message, author) else events.RECEIVED,
             identity,
             from_unix_s(message.get("date")),
@@ -103,6 +103,8 @@ class _Update:
             media_group_id=text(message.get("media_group_id")),
             forwarded=message.get("forward_origin"),
         )
+        _add_own_number(found, mapping(message.get("contact")), author)
+        return found
 
     def _edited(self, message: Mapping[str, Json]) -> Draft | None:
         said = _said(message)
@@ -129,6 +131,15 @@ class _Update:
             events.REACTED, self.update_id, from_unix_s(reaction.get("date")), reaction, author,
             refers_to=_key(reaction), emoji=next((emoji for emoji in new if emoji), None), removed=not new,
         )  # fmt: skip
+
+
+def _add_own_number(found: Draft, contact: Mapping[str, Json], author: Mapping[str, Json]) -> None:
+    """Who shares their own contact has proven the number: Telegram puts the sender's id beside it."""
+    number = text(contact.get("phone_number"))
+    if number and contact.get("user_id") is not None and contact.get("user_id") == author.get("id"):
+        handles = found.data.get("customer", {}).get("handles")
+        if handles:
+            handles.append({"kind": "phone", "value": "+" + number.lstrip("+"), "verified": True})
 
 
 def _key(message: Mapping[str, Json]) -> str:
