@@ -16,6 +16,8 @@ _BLOCKS = frozenset(
     }
 )  # fmt: skip
 _SPACED = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "table", "pre"})
+_OPENING = re.compile(r"<(?=[A-Za-z/!?])")
+"""Where a tag begins; any other "<" is text."""
 _NAME = re.compile(r"/?\s*([A-Za-z][A-Za-z0-9]{0,19})")
 _BLANKS = re.compile(r"[ \t\r\n\f]+")
 _LONGEST_TAG = 65_536
@@ -56,9 +58,8 @@ def html_to_text(source: str) -> str:
     preformatted = 0
     unclosed: set[str] = set()
     while at < len(source):
-        start = source.find("<", at)
-        if start < 0:
-            start = len(source)
+        opening = _OPENING.search(source, at)
+        start = opening.start() if opening is not None else len(source)
         if skipped is None and start > at:
             text = html.unescape(source[at:start])
             if preformatted:
@@ -72,11 +73,6 @@ def html_to_text(source: str) -> str:
             at = len(source) if end < 0 else end + 3
             continue
         match = _NAME.match(source, start + 1)
-        if match is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
-            # A lone "<" is text.
-            writer.write("<" if skipped is None else "")
-            at = start + 1
-            continue
         end = source.find(">", start, start + _LONGEST_TAG)
         at = len(source) if end < 0 else end + 1
         if match is None:

@@ -104,13 +104,14 @@ _HEADERS = {word: role for role, words in _HEADER_WORDS.items() for word in word
 _ROLES = frozenset(_HEADER_WORDS)
 _FIRST_ROLES = frozenset({"from", "date"})
 
+_ENDS = frozenset({":", "：", ">"})
 _PADDING = " \t\u200b\u200e\u200f\ufeff*"
 
 
 class _Text:
     """The lines of one text: as they are, as they read, and what each looks like (worked out once per wording)."""
 
-    __slots__ = ("_kinds", "_says", "bare", "following", "quote", "raw")
+    __slots__ = ("_kinds", "_says", "bare", "ends", "following", "quote", "raw")
 
     def __init__(self, text: str) -> None:
         if "\r" in text:
@@ -118,6 +119,7 @@ class _Text:
         self.raw = text.split("\n")
         self.bare = [_bare(raw) if raw else "" for raw in self.raw]
         self.quote = [bare[:1] == ">" for bare in self.bare]
+        self.ends = [bare[-1:] in _ENDS for bare in self.bare]
         self.following = _next_filled(self.bare)
         self._kinds: dict[str, str] = {}
         self._says: dict[str, str] = {}
@@ -218,6 +220,8 @@ def _marks(lines: _Text, forwarded: bool) -> list[bool]:
 
 def _attribution(lines: _Text, at: int) -> tuple[int, bool] | None:
     """Return (index after the attribution, whether all the rest is the quote), or None where `at` begins none."""
+    if not any(lines.ends[at : at + _WRAP]):
+        return None
     first = lines.bare[at]
     wrapped = _may_wrap(first)
     joined = first
@@ -227,7 +231,7 @@ def _attribution(lines: _Text, at: int) -> tuple[int, bool] | None:
             if lines.quote[end - 1] or not following:
                 return None
             joined = f"{joined} {following}"
-        if joined[-1] in ":：>" and (says := lines.says(joined)):
+        if lines.ends[end - 1] and (says := lines.says(joined)):
             span = _extent(lines, end, joined, wrapped, says)
             if span is not None or says == "wrote":
                 return span
