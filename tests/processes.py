@@ -211,6 +211,12 @@ class System:
         """Run `threadline verify`."""
         return run("verify", "--timeout", str(timeout_s), *self.cli_data, env=self.cli_env, timeout_s=timeout_s + 120)
 
+    def verified(self, timeout_s: int = 120) -> None:
+        """`threadline verify`, which first waits for the log's end, has nothing to say."""
+        checked = self.verify(timeout_s)
+        said = checked.stdout + checked.stderr
+        assert checked.returncode == 0 and not said, said
+
 
 @asynccontextmanager
 async def up(folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[System]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -109,19 +108,8 @@ async def post_in_batches(system: System, dialogues: Dialogues, size: int = 100)
     await _side_by_side(of_one, system, dialogues)
 
 
-async def statuses(system: System, dialogues: Dialogues, patience_s: float = 90) -> dict[str, dict[str, Any]]:
-    """Return the status of every event of the truth, once all are on a timeline (or patience is at its end)."""
-    deadline, waiting = monotonic() + patience_s, list(dialogues.events)
-    while waiting and monotonic() < deadline:
-        found = await _ask_all(system, waiting)
-        waiting = [name for name, one in found.items() if one.get("status") != "on_timeline"]
-        if waiting:
-            await asyncio.sleep(0.3)
-    # What came early may have been merged or moved by what came late: read everything once more.
-    return await _ask_all(system, dialogues.events)
-
-
-async def _ask_all(system: System, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+async def statuses(system: System, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the status of every event named."""
     by_tenant: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_tenant[name.partition("|")[0]].append(name)

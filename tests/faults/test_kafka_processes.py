@@ -10,7 +10,6 @@ from random import Random
 import pytest
 
 from tests.conftest import needs
-from tests.e2e.dialogues import statuses
 from tests.faults import traffic
 from tests.faults.conftest import Ground
 from tests.processes import Process, apart, stopped
@@ -51,9 +50,7 @@ async def test_frozen_process_that_wakes_after_its_partitions_were_given_away_ch
             with stopped(zombie):
                 await posting
                 # What the zombie held is done by the other one while it sleeps.
-                true = traffic.as_dialogues(posted[:half])
-                found = await statuses(system, true)
-                assert all(one["status"] == "on_timeline" for one in found.values())
+                system.verified()
             _, posting = await traffic.under_traffic(system, system.ingest, posted[half:])
             await posting
             await zombie.ready()

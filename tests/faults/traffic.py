@@ -89,8 +89,7 @@ def as_dialogues(posted: Sequence[Event]) -> Dialogues:
 
 async def judge(system: System, posted: Sequence[Event]) -> None:
     """Everything acknowledged is there once, grouped as the truth says, and counted exactly."""
-    checked = system.verify(120)
-    assert checked.returncode == 0 and not checked.stdout and not checked.stderr, checked.stdout + checked.stderr
+    system.verified()
     true = as_dialogues(posted)
     found = await stored(system)
     assert {what: wrong[:5] for what, wrong in differences(true, found).items() if wrong} == {}
