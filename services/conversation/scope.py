@@ -60,3 +60,15 @@ class Scope:
 
     def conversations(self) -> list[UUID]:
         return [name for kind, name in self._parent if kind == "conversation"]
+
+
+def key_name(key: str) -> Name:
+    return "key", key
+
+
+def component_name(component_id: UUID) -> Name:
+    return "component", component_id
+
+
+def conversation_name(conversation_id: UUID) -> Name:
+    return "conversation", conversation_id

@@ -1,0 +1,100 @@
+"""What is known while one tenant's new events are put where they belong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from services.conversation.entries import Entry
+from services.conversation.facts import Facts, Key
+from services.conversation.identity import Evidence
+from services.conversation.people import People
+from services.conversation.policy import Policy
+from services.conversation.scope import Name, Scope, conversation_name
+from services.conversation.store import StoredConversation
+from shared.events import InboundEvent, TimelineRecord
+
+BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
+"""Before every event."""
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One event of the batch that is new."""
+
+    event: InboundEvent
+    facts: Facts
+    digest: bytes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch did to a tenant: the records to publish and some counts for telemetry."""
+
+    records: list[TimelineRecord] = field(default_factory=list)
+    new: int = 0
+    repeated: int = 0
+    conflicts: int = 0
+    moved: int = 0
+
+
+@dataclass
+class Batch:
+    """The work on one tenant within one transaction: filled by `loading`, decided by `folding`, stored by `saving`."""
+
+    connection: asyncpg.Connection
+    tenant: str
+    policy: Policy
+    version: int
+    """The number of this change of the tenant: versions whatever is not an entry of its own."""
+    secret: bytes
+    now: datetime
+    people: People = field(init=False)
+    scope: Scope = field(default_factory=Scope)
+    everything: bool = False
+    """Whether all that is stored is decided again, from nothing."""
+
+    arrivals: dict[UUID, Arrival] = field(default_factory=dict)
+    stored: dict[UUID, Entry] = field(default_factory=dict)
+    """Entries that are there and are decided again."""
+    derived: dict[UUID, Entry] = field(default_factory=dict)
+    """Derived entries that are there and may no longer hold."""
+    facts: dict[UUID, Facts] = field(default_factory=dict)
+    """Of all entries that are decided, new or again."""
+    evidence: list[Evidence] = field(default_factory=list)
+    """What is new about who is who."""
+
+    bound: dict[Key, UUID] = field(default_factory=dict)
+    """What keys meant before their part of the scope begins."""
+    owned: set[tuple[UUID, UUID]] = field(default_factory=set)
+    """(leaf, conversation) of those that rule 4 may find."""
+    named: dict[UUID, tuple[UUID, datetime]] = field(default_factory=dict)
+    """Entries that events name by `conversation_id`: their conversation and instant."""
+    answered: set[str] = field(default_factory=set)
+    """Contacts whose call was answered."""
+    conversations: dict[UUID, StoredConversation] = field(default_factory=dict)
+    rebuilt: set[UUID] = field(default_factory=set)
+    """Conversations that are told anew from their entries."""
+    history: list[Entry] = field(default_factory=list)
+    """Entries of those from before their part of the scope begins."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __post_init__(self) -> None:
+        self.people = People(self.policy, uuid4)
+
+    def part_of(self, conversation_id: UUID) -> Name:
+        """Return the name of the part of the scope that a stored conversation belongs to."""
+        return conversation_name(self.conversations[conversation_id].canonical_id)
+
+    def since(self, conversation_id: UUID) -> datetime:
+        """Return the instant from which a stored conversation is decided again."""
+        return BEGINNING if self.everything else self.scope.since(self.part_of(conversation_id))
+
+    def reaches_into(self, conversation_id: UUID) -> bool:
+        """Tell whether a stored conversation has entries at or after that instant."""
+        last = self.conversations[self.conversations[conversation_id].canonical_id].summary.last_entry_at
+        return last is not None and last >= self.scope.since(self.part_of(conversation_id))

@@ -1,0 +1,310 @@
+"""Load what a batch touches: who is known, what is connected, and the state before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from services.conversation import store
+from services.conversation.batch import BEGINNING, Arrival, Batch
+from services.conversation.entries import Entry, digest_of
+from services.conversation.facts import Facts, facts_of
+from services.conversation.scope import Name, component_name, key_name
+from shared.entry_ids import entry_id_of
+from shared.errors import Rejected
+from shared.events import InboundEvent
+
+T = TypeVar("T")
+
+
+class Loading:
+    """Fills a batch. Each question to the database is asked once for all of it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._connection, self._tenant, self._people = batch.connection, batch.tenant, batch.people
+        self._scope = batch.scope
+        self._asked: set[tuple[object, ...]] = set()
+        self._later: set[UUID] = set()
+        """Entries that name a key of the scope at or after its instant."""
+        self._regrouped: dict[UUID, datetime] = {}
+        """Components of people who are grouped otherwise now, from which instant on."""
+
+    async def take(self, events: Sequence[InboundEvent]) -> None:
+        """Take a batch: tell the new from the known, learn who is who, and load what the new ones touch."""
+        await self._tell_new_from_known(events)
+        if not self._batch.arrivals:
+            return
+        facts = [arrival.facts for arrival in self._batch.arrivals.values()]
+        self._batch.facts = {fact.entry_id: fact for fact in facts}
+        await self._learn(facts)
+        await self._ask_calls(facts)
+        for fact in facts:
+            self._scope.touch(self._names(fact), fact.occurred_at)
+        for component, at in self._regrouped.items():
+            # Rule 4 at an instant knows the evidence up to the open window after it.
+            self._scope.touch((component_name(component),), self._decided_by(at))
+        await self._load_connected()
+        await self._load_past_links()
+
+    async def take_all(self) -> None:
+        """Take everything that is stored, to be decided again from nothing."""
+        self._batch.everything = True
+        for entry in await store.all_entries(self._connection, self._tenant):
+            (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
+        self._batch.facts = {entry.entry_id: entry.facts(self._batch.policy) for entry in self._batch.stored.values()}
+        self._people.take(await store.all_leaves(self._connection, self._tenant))
+        for leaf in self._people.by_id.values():
+            leaf.shared, leaf.linked_at = False, None
+            self._people.changed.add(leaf.node)
+        for fact in self._batch.facts.values():
+            for node in fact.nodes:
+                self._people.leaf(node)
+        self._people.linked = set(self._people.members)
+        self._batch.evidence = list(self._people.evidence_of(self._batch.facts.values()).values())
+        await store.clear_links(self._connection, self._tenant)
+        self._people.learn(self._batch.evidence)
+        self._people.regroup(list(self._people.members))
+        self._batch.answered = {
+            f.contact for f in self._batch.facts.values() if f.type == "call.answered" and f.contact
+        }
+        ids = {entry.conversation_id for entry in self._batch.stored.values() if entry.conversation_id}
+        self._batch.conversations = await store.conversations(self._connection, self._tenant, ids)
+        self._batch.rebuilt = set(self._batch.conversations)
+
+    async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
+        ids = [entry_id_of(self._batch.secret, self._tenant, event.source, event.id) for event in events]
+        known = await store.known_digests(self._connection, self._tenant, ids)
+        conflicts = {}
+        for id_, event in zip(ids, events, strict=True):
+            digest = digest_of(event)
+            first = self._batch.arrivals[id_].digest if id_ in self._batch.arrivals else known.get(id_)
+            if first is None:
+                self._batch.arrivals[id_] = Arrival(event, self._read(event, id_), digest)
+            elif first == digest:
+                self._batch.outcome.repeated += 1
+            else:
+                self._batch.outcome.conflicts += 1
+                row = (id_, digest, event.received_at, event.occurred_at, event.type, event.data)
+                conflicts[id_, digest] = row
+        await store.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
+
+    def _read(self, event: InboundEvent, id_: UUID) -> Facts:
+        """Read an event. Raises Rejected where its data has not the shape that ingest would have let through."""
+        try:
+            return facts_of(event, id_, self._batch.policy)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Rejected(f"the event's data cannot be read ({type(error).__name__} {error})") from error
+
+    async def _learn(self, facts: Sequence[Facts]) -> None:
+        """Load the people that these events name, and group anew those that they bring together."""
+        nodes = {node for fact in facts for node in (*fact.nodes, *fact.owners)}
+        nodes |= {node for fact in facts for a, b, _ in fact.decisions for node in (a, b)}
+        self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, nodes))
+        for node in sorted({node for fact in facts for node in fact.nodes}):
+            self._people.leaf(node)
+        found = self._people.evidence_of(facts)
+        if not found:
+            return
+        pairs = {evidence.pair for evidence in found.values()}
+        known = await store.links_of_pairs(self._connection, self._tenant, pairs)
+        self._batch.evidence = [e for key, e in found.items() if key not in known or e.supersedes(known[key])]
+        if not self._batch.evidence:
+            return
+        components = {self._people.leaf(node).component_id for link in self._batch.evidence for node in link.pair}
+        await self._load_links(components)
+        self._regrouped = self._people.learn(self._batch.evidence)
+        await self._disown_newly_shared()
+
+    async def _load_links(self, components: Iterable[UUID]) -> None:
+        missing = [id_ for id_ in components if id_ not in self._people.linked]
+        nodes = [node for id_ in missing for node in self._people.members[id_]]
+        if nodes:
+            for link in await store.links_of_nodes(self._connection, self._tenant, nodes):
+                self._people.take_link(link)
+            self._people.linked.update(missing)
+
+    async def _disown_newly_shared(self) -> None:
+        """A handle found out to be shared owns nothing, from the beginning: decide its entries again."""
+        if not self._people.newly_shared:
+            return
+        leaves = [self._people.leaf(node).leaf_id for node in self._people.newly_shared]
+        for entry in await store.entries_of_leaves(self._connection, self._tenant, leaves):
+            await self._take_stored([entry])
+            self._scope.touch(self._names(self._batch.facts[entry.entry_id]), entry.occurred_at)
+        for leaf in list(self._people.by_id.values()):
+            self._scope.touch((component_name(leaf.component_id),), BEGINNING)
+
+    async def _ask_calls(self, facts: Sequence[Facts]) -> None:
+        """Find out which calls were answered; an answer makes its call open where it queued."""
+        contacts = {fact.contact for fact in facts if fact.type.startswith("call.") and fact.contact}
+        if not contacts:
+            return
+        answered_now = {fact.contact for fact in facts if fact.type == "call.answered"}
+        self._batch.answered |= {contact for contact in answered_now if contact}
+        for contact, at, answered in await store.calls_of_contacts(self._connection, self._tenant, contacts):
+            if answered:
+                self._batch.answered.add(contact)
+            if contact in answered_now:
+                self._scope.touch((key_name(f"contact:{contact}"),), at)
+
+    # --- what is connected ------------------------------------------------------------------------------------------
+
+    def _names(self, fact: Facts) -> list[Name]:
+        names = [key_name(key) for key in fact.keys]
+        names.append(key_name(f"conversation:{fact.entry_id}"))
+        if fact.conversation_id:
+            names.append(key_name(f"conversation:{fact.conversation_id}"))
+        owner = self._people.owner(fact)
+        if owner:
+            names.append(component_name(owner.component_id))
+        return names
+
+    async def _load_connected(self) -> None:
+        """Load the state before each part of the scope, and whatever is connected with it from then on.
+
+        Each round may connect more, or reach further back; in order, one round finds that there is nothing more.
+        """
+        while True:
+            known = (self._scope.version, len(self._batch.stored))
+            keys = self._unasked("key", ((key, self._scope.since(key_name(key))) for key in self._scope.keys_known()))
+            bound = await store.bindings(self._connection, self._tenant, keys) if keys else []
+            for key, _ in keys:
+                self._batch.bound.pop(key, None)
+            self._batch.bound.update({b.key: b.conversation_id for b in bound if not b.later and b.conversation_id})
+            self._later.update(b.entry_id for b in bound if b.later)
+            await self._load_named()
+            await self._load_conversations(bound)
+            await self._load_later()
+            if known == (self._scope.version, len(self._batch.stored)):
+                break
+        await self._load_history()
+
+    def _unasked(self, what: str, wanted: Iterable[tuple[T, datetime]]) -> list[tuple[T, datetime]]:
+        """Return those of (name, instant) that no round has asked for yet, and remember them."""
+        fresh = [pair for pair in wanted if (what, *pair) not in self._asked]
+        self._asked.update((what, *pair) for pair in fresh)
+        return fresh
+
+    async def _load_named(self) -> None:
+        """Look up the entries that events name by `conversation_id`."""
+        wanted = []
+        for fact in self._batch.facts.values():
+            if fact.conversation_id:
+                try:
+                    wanted.append(UUID(fact.conversation_id))
+                except ValueError:
+                    continue  # never an id of ours; it binds like any other key
+        if wanted:
+            self._batch.named = await store.named_entries(self._connection, self._tenant, wanted)
+
+    async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
+        window = self._batch.policy.open_window
+        wanted = []
+        for component in self._scope.components():
+            since = self._scope.since(component_name(component))
+            active_since = max(since - window, BEGINNING) if since - BEGINNING > window else BEGINNING
+            wanted += [(self._people.leaves[n].leaf_id, active_since) for n in self._people.members[component]]
+        leaves = self._unasked("leaf's conversations", wanted)
+        owned = await store.open_conversations(self._connection, self._tenant, leaves) if leaves else []
+        self._batch.owned.update(owned)
+        named = {self._batch.named[id_][0] for id_ in self._batch.named}
+        ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
+        ids |= {e.conversation_id for e in self._batch.stored.values() if e.conversation_id}
+        ids |= set(self._scope.conversations())
+        ids -= set(self._batch.conversations)
+        if ids:
+            found = await store.conversations(self._connection, self._tenant, ids)
+            self._batch.conversations.update(found)
+        self._connect(bound, owned)
+
+    def _connect(self, bound: Sequence[store.Bound], owned: Sequence[tuple[UUID, UUID]]) -> None:
+        """Say what belongs together: keys and what they mean, people and where they take part."""
+        for b in bound:
+            if b.conversation_id in self._batch.conversations:
+                self._scope.touch((key_name(b.key), self._batch.part_of(b.conversation_id)))
+        for leaf_id, conversation_id in owned:
+            component = self._people.by_id[leaf_id].component_id
+            self._scope.touch((component_name(component), self._batch.part_of(conversation_id)))
+        for fact in self._batch.facts.values():
+            if fact.conversation_id:
+                for named, (conversation_id, _) in self._batch.named.items():
+                    if fact.conversation_id == str(named) and conversation_id in self._batch.conversations:
+                        self._scope.touch((*self._names(fact), self._batch.part_of(conversation_id)))
+        for entry in self._batch.stored.values():
+            if entry.conversation_id in self._batch.conversations:
+                names = self._names(self._batch.facts[entry.entry_id])
+                self._scope.touch((*names, self._batch.part_of(entry.conversation_id)))
+
+    async def _load_later(self) -> None:
+        """Load the entries that lie at or after the instant from which their part of the scope is decided again."""
+        leaves = []
+        for component in self._scope.components():
+            since = self._scope.since(component_name(component))
+            for node in self._people.members[component]:
+                leaf = self._people.leaves[node]
+                if leaf.last_entry_at is not None and leaf.last_entry_at >= since:
+                    leaves.append((leaf.leaf_id, since))
+        conversations = []
+        for id_ in self._batch.conversations:
+            if self._batch.reaches_into(id_):
+                since = self._batch.since(id_)
+                conversations.append((id_, since))
+        leaves, conversations = self._unasked("leaf", leaves), self._unasked("conversation", conversations)
+        later = [id_ for id_ in self._later if id_ not in self._batch.stored]
+        if leaves or conversations or later:
+            found = await store.entries_since(self._connection, self._tenant, leaves, conversations, later)
+            await self._take_stored(found)
+
+    async def _take_stored(self, entries: Sequence[Entry]) -> None:
+        fresh = [e for e in entries if e.entry_id not in self._batch.stored and e.entry_id not in self._batch.derived]
+        for entry in fresh:
+            (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
+        posted = {entry.entry_id: entry for entry in fresh if not entry.derived}
+        if not posted:
+            return
+        facts = {id_: entry.facts(self._batch.policy) for id_, entry in posted.items()}
+        self._batch.facts.update(facts)
+        # By node for those that policy or sharing took their entry from, by id for the anonymous.
+        unknown = {n for f in facts.values() for n in f.owners if n not in self._people.leaves}
+        if unknown:
+            self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, unknown))
+        owners = {entry.leaf_id for entry in posted.values()} - set(self._people.by_id)
+        if owners:
+            self._people.take(await store.leaves_of_ids(self._connection, self._tenant, owners))
+        await self._ask_calls(list(facts.values()))
+        for id_, fact in facts.items():
+            since = posted[id_].occurred_at
+            self._scope.touch(self._names(fact), since)
+
+    async def _load_history(self) -> None:
+        """Load what came before in conversations that are decided again from within."""
+        wanted = []
+        for id_ in self._batch.conversations:
+            if self._batch.reaches_into(id_):
+                since = self._batch.since(id_)
+                self._batch.rebuilt.add(id_)
+                wanted.append((id_, since))
+        if wanted:
+            self._batch.history = await store.entries_before(self._connection, self._tenant, wanted)
+            unknown = {e.leaf_id for e in self._batch.history} - set(self._people.by_id)
+            if unknown:
+                self._people.take(await store.leaves_of_ids(self._connection, self._tenant, unknown))
+
+    async def _load_past_links(self) -> None:
+        """Load the links of people for whom an event asks who was one customer before they were all known."""
+        window = self._batch.policy.open_window
+        components = set()
+        for fact in self._batch.facts.values():
+            owner = self._people.owner(fact)
+            if owner and self._people.needs_links(owner, fact.occurred_at + window):
+                components.add(owner.component_id)
+        if components:
+            await self._load_links(components)
+
+    def _decided_by(self, at: datetime) -> datetime:
+        """Return the first instant at which rule 4 knows evidence from `at`: the open window before it."""
+        window = self._batch.policy.open_window
+        return at - window if at - BEGINNING > window else BEGINNING

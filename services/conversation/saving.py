@@ -1,0 +1,262 @@
+"""Store what a batch decided, and note what to publish."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from services.conversation import store
+from services.conversation.batch import Batch
+from services.conversation.entries import Entry, derived, made_from, record_of
+from services.conversation.facts import Facts
+from services.conversation.folding import Fold
+from services.conversation.identity import strength
+from services.conversation.stitching import Placement
+from services.conversation.store import StoredConversation
+from services.conversation.summary import Summary
+from shared import handles
+from shared.events import InboundEvent, TimelineRecord
+
+
+class Saving:
+    """Carries out the decisions on a batch. One statement per concern."""
+
+    def __init__(self, batch: Batch, fold: Fold) -> None:
+        self._batch = batch
+        self._connection, self._tenant, self._people = batch.connection, batch.tenant, batch.people
+        self._fold = fold
+        self._leaf_of: dict[UUID, UUID] = {}
+        """Decided entry → the leaf that owns it."""
+
+    async def save(self) -> None:
+        """Store what changed and note what to publish."""
+        new, moved = self._place_entries()
+        fresh, stale, kept = self._derive(new, moved)
+        reowned = await self._save_conversations()
+        await store.save_leaves(
+            self._connection,
+            self._tenant,
+            [self._people.leaves[node] for node in self._people.changed],
+        )
+        await store.save_links(self._connection, self._tenant, self._batch.evidence)
+        await self._save_seen(moved)
+        await store.delete_entries(self._connection, self._tenant, [entry.entry_id for entry in stale])
+        await store.insert_entries(self._connection, [*new, *fresh])
+        await store.move_entries(self._connection, self._tenant, [*moved, *kept])
+        await self._save_participations(new, moved)
+        bindings = self._fold.stitcher.bindings
+        await store.save_bindings(self._connection, self._tenant, list(self._batch.stored), bindings)
+        own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
+        changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
+        self._publish(changed, [*fresh, *kept], stale)
+        added = {entry.entry_id for entry in (*new, *fresh)}
+        told = [(store.NEW if e.entry_id in added else store.CORRECTED, e) for e in (*changed, *fresh, *kept)]
+        told += [(store.GONE, entry) for entry in stale]
+        await store.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
+        self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
+
+    def _place_entries(self) -> tuple[list[Entry], list[Entry]]:
+        new, moved = [], []
+        for id_, fact in self._batch.facts.items():
+            placement = self._fold.placements[id_]
+            leaf = self._leaf_for(fact, placement)
+            self._leaf_of[id_] = leaf
+            if id_ in self._batch.arrivals:
+                arrival = self._batch.arrivals[id_]
+                new.append(made_from(arrival.event, fact, leaf, placement, self._batch.now, arrival.digest))
+                continue
+            old = self._batch.stored[id_]
+            entry = old.moved(leaf, placement.conversation_id, placement.rule, placement.key)
+            entry = replace(entry, automatic=fact.automatic, by_conversation=not self._people.owner(fact))
+            if replace(entry, version=old.version) != old:
+                moved.append(entry)
+        return new, moved
+
+    def _leaf_for(self, fact: Facts, placement: Placement) -> UUID:
+        owner = self._people.owner(fact)
+        if owner:
+            return owner.leaf_id
+        if placement.conversation_id is not None:
+            leaf_id = self._fold.stitcher.conversation(placement.conversation_id).owner_leaf
+            if leaf_id is not None:
+                return leaf_id
+        return self._people.leaf(f"anonymous:{fact.entry_id}").leaf_id
+
+    def _derive(self, new: Sequence[Entry], moved: Sequence[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
+        """Derive what follows from the placements; return what is new, what no longer holds, what changed its place."""
+        entries = {**self._batch.stored, **{entry.entry_id: entry for entry in (*new, *moved)}}
+        holds: dict[UUID, Entry] = {}
+        for id_, placement in self._fold.placements.items():
+            for entry in self._derived_from(entries[id_], self._batch.facts[id_], placement):
+                holds[entry.entry_id] = entry
+        stale = [e for id_, e in self._batch.derived.items() if id_ not in holds and self._decided_again(e)]
+        fresh = [entry for id_, entry in holds.items() if id_ not in self._batch.derived]
+        kept = []
+        for id_, entry in holds.items():
+            old = self._batch.derived.get(id_)
+            if old and (old.leaf_id, old.conversation_id) != (entry.leaf_id, entry.conversation_id):
+                kept.append(replace(entry, version=old.version + 1))
+        return fresh, stale, kept
+
+    def _decided_again(self, entry: Entry) -> bool:
+        return entry.cause_id in self._batch.stored
+
+    def _derived_from(self, cause: Entry, fact: Facts, placement: Placement) -> list[Entry]:
+        if placement.conversation_id is None:
+            return []
+        made: list[tuple[str, dict[str, object]]] = []
+        if placement.founded and fact.type != "conversation.opened":
+            initiator = "customer" if fact.from_customer else "company"
+            opened: dict[str, object] = {"channel": fact.channel, "initiator": initiator}
+            if placement.follow_up_of:
+                opened["follow_up_of"] = str(placement.follow_up_of)
+            made.append(("conversation.opened", opened))
+        if placement.reopened:
+            made.append(("conversation.reopened", {"channel": fact.channel}))
+        if placement.escalated_from:
+            change = {"from_channel": placement.escalated_from, "to_channel": fact.channel, "channel": fact.channel}
+            made.append(("conversation.escalated", {**change, "to_contact": fact.contact}))
+        for gone, into in placement.merged:
+            made.append(("conversation.merged", {"from": str(gone), "into": str(into), "channel": fact.channel}))
+        if not made:
+            return []
+        owner = self._fold.stitcher.conversation(placement.conversation_id).owner_leaf or cause.leaf_id
+        recorded = replace(cause, recorded_at=self._batch.now)
+        return [derived(recorded, kind, data, self._batch.secret, owner) for kind, data in made]
+
+    async def _save_conversations(self) -> list[Entry]:
+        stitcher = self._fold.stitcher
+        touched = {p.conversation_id for p in self._fold.placements.values() if p.conversation_id} | self._batch.rebuilt
+        touched |= {stitcher.canonical.get(id_, id_) for id_ in touched}
+        touched |= set(self._fold.merges) | {into for into, _ in self._fold.merges.values()}
+        # A merge moves everything that was merged into the lesser one before.
+        touched |= {
+            id_
+            for id_, target in stitcher.canonical.items()
+            if id_ not in self._batch.conversations or self._batch.conversations[id_].canonical_id != target
+        }
+        rows, gone = [], []
+        for id_ in sorted(touched):
+            if id_ in stitcher.conversations:
+                rows.append(self._conversation_row(id_))
+            elif id_ in self._batch.conversations and id_ not in self._batch.rebuilt:
+                rows.append(replace(self._batch.conversations[id_], canonical_id=stitcher.canonical[id_]))
+            else:
+                gone.append(id_)
+        await store.save_conversations(self._connection, self._tenant, rows, gone)
+        self._publish_conversations(rows, gone)
+        return await self._reown(rows)
+
+    def _conversation_row(self, id_: UUID) -> StoredConversation:
+        into, by = self._fold.merges.get(id_, (None, None))
+        return StoredConversation(
+            id=id_,
+            canonical_id=self._fold.stitcher.canonical.get(id_, id_),
+            merged_into=into,
+            merged_by=by,
+            state=self._fold.stitcher.conversations[id_],
+            summary=self._fold.summaries.get(id_) or Summary(),
+        )
+
+    async def _reown(self, rows: Sequence[StoredConversation]) -> list[Entry]:
+        """Entries without an owner of their own belong to whoever owns the conversation now."""
+        owners = []
+        for row in rows:
+            before = self._batch.conversations.get(row.id)
+            owner = self._fold.stitcher.conversations[row.canonical_id].owner_leaf
+            if before is None or owner is None:
+                continue
+            if row.id in self._batch.rebuilt or before.canonical_id != row.canonical_id:
+                owners.append((row.id, owner))
+        return await store.reown_entries(self._connection, self._tenant, owners)
+
+    async def _save_seen(self, moved: Sequence[Entry]) -> None:
+        """Keep what the new entries say of the handles they name and of their owners."""
+        seen: dict[UUID, list[object]] = {}
+        sightings: dict[tuple[str, UUID], list[object]] = {}
+        owned: dict[tuple[UUID, str | None], list[object]] = {}
+        for id_, arrival in sorted(self._batch.arrivals.items(), key=lambda item: item[1].facts.order):
+            fact, at, leaf_id = arrival.facts, arrival.facts.occurred_at, self._leaf_of[id_]
+            for claim in fact.claims:
+                if not claim.usable:
+                    continue
+                leaf = self._people.leaves.get(claim.node)
+                shown = claim.shown.partition(":")[2]
+                if leaf is not None:
+                    row = seen.setdefault(leaf.leaf_id, [leaf.leaf_id, at, at, shown, False])
+                    row[2], row[3], row[4] = at, shown, bool(row[4]) or claim.verified
+                if strength(claim.node) >= handles.WEAK:
+                    row = sightings.setdefault((claim.node, leaf_id), [claim.node, leaf_id, shown, False, at, at])
+                    row[3], row[5] = bool(row[3]) or claim.verified, at
+            self._note_owned(owned, leaf_id, fact, arrival.event)
+        for entry in sorted(moved, key=lambda entry: entry.occurred_at):
+            self._note_owned(owned, entry.leaf_id, self._batch.facts[entry.entry_id], entry.event())
+        await store.save_seen(self._connection, self._tenant, list(seen.values()))
+        await store.save_sightings(self._connection, self._tenant, list(sightings.values()))
+        await self._save_owned(owned)
+
+    def _note_owned(
+        self, owned: dict[tuple[UUID, str | None], list[object]], leaf_id: UUID, fact: Facts, event: InboundEvent
+    ) -> None:
+        at = fact.occurred_at
+        row = owned.setdefault((leaf_id, fact.channel), [leaf_id, at, at, None, None, {}, fact.channel])
+        row[1], row[2] = min(row[1], at), max(row[2], at)  # type: ignore[call-overload]
+        customer = event.data.get("customer") or {}
+        if isinstance(customer.get("name"), str) and customer["name"].strip():
+            row[3], row[4] = customer["name"].strip(), at
+        attributes = row[5]
+        if isinstance(attributes, dict) and isinstance(customer.get("attributes"), dict):
+            attributes.update({name: [value, at.isoformat()] for name, value in customer["attributes"].items()})
+
+    async def _save_owned(self, owned: dict[tuple[UUID, str | None], list[object]]) -> None:
+        # One UPDATE touches a row once: a leaf seen on several channels in one batch takes several rounds.
+        rounds: dict[int, list[list[object]]] = defaultdict(list)
+        count: dict[UUID, int] = defaultdict(int)
+        for (leaf_id, _), row in owned.items():
+            rounds[count[leaf_id]].append(row)
+            count[leaf_id] += 1
+        for rows in rounds.values():
+            await store.save_owned(self._connection, self._tenant, rows)
+
+    async def _save_participations(self, new: Sequence[Entry], moved: Sequence[Entry]) -> None:
+        rows = {(entry.leaf_id, entry.conversation_id) for entry in (*new, *moved) if entry.conversation_id}
+        if self._batch.rebuilt:
+            rows |= {(e.leaf_id, e.conversation_id) for e in self._batch.history if e.conversation_id}
+            placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
+            rows |= {(leaf, conversation) for leaf, conversation in placed if conversation}
+        known = [(leaf, conversation) for leaf, conversation in rows if conversation is not None]
+        await store.save_participations(self._connection, self._tenant, self._batch.rebuilt, known)
+
+    def _publish(self, changed: Sequence[Entry], derived_: Sequence[Entry], stale: Sequence[Entry]) -> None:
+        records = self._batch.outcome.records
+        for node in sorted(self._people.moved):
+            leaf = self._people.leaves[node]
+            kind, _, value = node.partition(":")
+            body = {"customer_id": str(leaf.customer_id), "kind": kind, "value": value}
+            records.append(TimelineRecord(self._tenant, "leaf", str(leaf.leaf_id), self._batch.version, body))
+        records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in changed]
+        records += [record_of(entry, version=self._batch.version) for entry in derived_]
+        records += [record_of(entry, deleted=True, version=self._batch.version) for entry in stale]
+
+    def _publish_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> None:
+        for row in rows:
+            before = self._batch.conversations.get(row.id)
+            canonical = before.canonical_id if before else row.id
+            if row.canonical_id != canonical or (before is None and row.state.follow_up_of):
+                follow_up_of = str(row.state.follow_up_of) if row.state.follow_up_of else None
+                body = {"canonical_id": str(row.canonical_id), "follow_up_of": follow_up_of}
+                self._batch.outcome.records.append(
+                    TimelineRecord(self._tenant, "conversation", str(row.id), self._batch.version, body)
+                )
+        for id_ in gone:
+            body = {"canonical_id": str(id_), "follow_up_of": None}
+            self._batch.outcome.records.append(
+                TimelineRecord(self._tenant, "conversation", str(id_), self._batch.version, body, deleted=True)
+            )
+
+
+def _in_order(changes: list[tuple[bytes, Entry]]) -> list[tuple[bytes, Entry]]:
+    """Sort changes as they happened, what follows from an entry right behind it."""
+    return sorted(changes, key=lambda change: (change[1].occurred_at, change[1].derived, change[1].source))
