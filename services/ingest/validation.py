@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -115,6 +116,12 @@ def is_a_time(at: datetime) -> bool:
     infinity, and most time zones have no local time for it.
     """
     return at.year > 1
+
+
+def storable_id(event_id: str) -> str:
+    """Return the id, or its SHA-256 where it is longer than an index row takes."""
+    data = event_id.encode()
+    return event_id if len(data) <= MAX_ATTRIBUTE_BYTES else "sha256:" + sha256(data).hexdigest()
 
 
 def encoded(event: InboundEvent) -> bytes:

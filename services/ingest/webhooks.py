@@ -34,7 +34,7 @@ from services.ingest.limits import Pressure, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import whole_body
-from services.ingest.validation import MAX_ATTRIBUTE_BYTES, InvalidEvent, check_data, encoded, is_a_time
+from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
 from shared.database.engine import transaction
 from shared.events import InboundEvent
 from shared.log.headers import encode_headers
@@ -183,12 +183,6 @@ def events_of(
         except InvalidEvent as error:
             quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event.id))
     return events, quarantined
-
-
-def storable_id(event_id: str) -> str:
-    """Return the id, or its SHA-256 where it is longer than an index row takes."""
-    data = event_id.encode()
-    return event_id if len(data) <= MAX_ATTRIBUTE_BYTES else "sha256:" + sha256(data).hexdigest()
 
 
 async def _is_new(connection: asyncpg.Connection, token: ReplayToken, account: Account, now: datetime) -> bool:

@@ -15,7 +15,8 @@ from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Answer, Delivery, Draft, Plain, Quarantined, RawRequest, ReplayToken
 from services.ingest.channels import Channels
 from services.ingest.sealing import Sealer
-from services.ingest.webhooks import FORGET_EXPIRED, storable_id
+from services.ingest.validation import storable_id
+from services.ingest.webhooks import FORGET_EXPIRED
 from shared.errors import LogUnavailable, SetupError
 from shared.settings import Settings
 from tests.ingest_app import NOW, SECRET_KEY, Ingest, running_ingest

@@ -217,6 +217,19 @@ def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery
         return Delivery(problem(error.status, error.detail))
 
 
+def reread(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:
+    """Read what needs no proof: a delivery that was proven when it came, or history of one's own. Never raises.
+
+    What is not understood comes back as a quarantined part.
+    """
+    try:
+        return _settled(_parsed(adapter, request, account), request)
+    except (Malformed, Forged) as error:
+        return Delivery(
+            problem(error.status, error.detail), quarantined=(Quarantined(error.detail, body_key(request.body)),)
+        )
+
+
 def _prove(adapter: Adapter, request: RawRequest, account: Account) -> None:
     try:
         adapter.verify(request, account)

@@ -1,0 +1,73 @@
+"""One piece of history → the CloudEvent to post, as bytes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from services.ingest.adapters.base import Account, Headers, RawRequest, reread
+from services.ingest.adapters.email_raw import EmailRaw
+from services.ingest.importers.pieces import Piece
+from services.ingest.reading import NotJson, clean_text, cleaned, read_json
+from services.ingest.validation import storable_id
+from shared.events import rfc3339
+
+PROVIDER = "email_raw"
+MOST_BYTES = 5 * 1024 * 1024 - 2
+"""An event that is larger fits into no request."""
+
+_EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
+"""Mailboxes write the beginning of 1970 where they do not know."""
+_ADAPTER = EmailRaw()
+
+
+class CannotImport(ValueError):
+    """This piece is no event; the text is the reason."""
+
+
+def mail_account(account: str, own_addresses: tuple[str, ...]) -> Account:
+    """Return the account that imported mail belongs to: what was sent from its own addresses was sent by agents."""
+    return Account("", PROVIDER, account, (), own_addresses=own_addresses, options={"own_mail": "agent"})
+
+
+def mail_event(piece: Piece, account: Account, now: datetime) -> bytes:
+    """Return the event of a mail: id and data as the adapter of raw mail gives them, and its own time.
+
+    Without a usable Date the time is when the mailbox got it, else `now`; then `time_estimated` is true. Raises
+    CannotImport.
+    """
+    if not piece.raw.strip():
+        raise CannotImport("it is empty")
+    delivery = reread(_ADAPTER, RawRequest("POST", "", "", Headers(), piece.raw, now), account)
+    if delivery.quarantined:
+        raise CannotImport(delivery.quarantined[0].reason)
+    (draft,) = delivery.events
+    at = draft.time or now
+    if draft.data.get("time_estimated") and piece.delivered_at and _EARLIEST <= piece.delivered_at <= now:
+        at = piece.delivered_at
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": storable_id(clean_text(draft.id)),
+        "source": account.source,
+        "type": draft.type,
+        "time": rfc3339(at),
+        "data": cleaned(draft.data),
+    }
+    return _of_a_size(orjson.dumps(event))
+
+
+def line_event(piece: Piece) -> bytes:
+    """Return the event of a JSON line: the line itself. Raises CannotImport."""
+    try:
+        read_json(piece.raw)
+    except NotJson as error:
+        raise CannotImport(str(error).replace("the body", "it")) from error
+    return _of_a_size(piece.raw)
+
+
+def _of_a_size(event: bytes) -> bytes:
+    if len(event) > MOST_BYTES:
+        raise CannotImport(f"its event has {len(event)} bytes, and at most {MOST_BYTES} can be posted")
+    return event

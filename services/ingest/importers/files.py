@@ -1,0 +1,55 @@
+"""Mail that lies in files of its own: a maildir, one `.eml`, or a folder of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from services.ingest.importers.pieces import MOST_BYTES, NotReadable, Piece, too_large
+
+_UNIX_S = re.compile(r"(\d{9,10})\.")
+
+
+def in_maildir(folder: Path) -> list[Path]:
+    """Return the mails of a maildir, `new` and `cur`, the oldest first as far as their names tell.
+
+    Raises NotReadable where it is none, OSError.
+    """
+    parts = [part for part in (folder / "cur", folder / "new") if part.is_dir()]
+    if not parts:
+        raise NotReadable("it is no maildir: that is a folder with `cur` and `new` in it")
+    found = [file for part in parts for file in part.iterdir() if not file.name.startswith(".") and file.is_file()]
+    return sorted(found, key=lambda file: (_delivered_s(file) or 0, file.name))
+
+
+def of_eml(path: Path) -> list[Path]:
+    """Return `path` itself, or the `.eml` files in and below it in order of their names. Raises NotReadable."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".eml" and file.is_file())
+    if not found:
+        raise NotReadable("there is no .eml file in it")
+    return found
+
+
+def read(files: Sequence[Path], root: Path) -> Iterator[Piece]:
+    """Yield one piece for each file, a fault where it cannot be read. Places are paths below `root`."""
+    for done, file in enumerate(files, start=1):
+        place = str(file.relative_to(root)) if file != root else file.name
+        try:
+            about = file.stat()
+            if about.st_size > MOST_BYTES:
+                yield Piece(place, b"", done, fault=too_large(about.st_size))
+                continue
+            at = datetime.fromtimestamp(_delivered_s(file) or about.st_mtime, UTC)
+            yield Piece(place, file.read_bytes(), done, at)
+        except (OSError, ValueError, OverflowError) as error:
+            yield Piece(place, b"", done, fault=f"it cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _delivered_s(file: Path) -> int | None:
+    """Return the Unix seconds with which a maildir's file names begin."""
+    match = _UNIX_S.match(file.name)
+    return int(match[1]) if match else None
