@@ -71,14 +71,14 @@ class Batch:
     """What keys meant before their part of the scope begins."""
     owned: set[tuple[UUID, UUID]] = field(default_factory=set)
     """(leaf, conversation) of those that rule 4 may find."""
-    named: dict[UUID, tuple[UUID, datetime]] = field(default_factory=dict)
-    """Entries that events name by `conversation_id`: their conversation and instant."""
+    named: dict[UUID, tuple[UUID | None, datetime]] = field(default_factory=dict)
+    """Entries that events name by `conversation_id`: their conversation, where they are in one, and instant."""
     answered: set[str] = field(default_factory=set)
     """Contacts whose call was answered."""
     conversations: dict[UUID, StoredConversation] = field(default_factory=dict)
     rebuilt: set[UUID] = field(default_factory=set)
     """Conversations that are told anew from their entries."""
-    history: list[Entry] = field(default_factory=list)
+    history: list[tuple[Entry, Facts]] = field(default_factory=list)
     """Entries of those from before their part of the scope begins."""
 
     outcome: Outcome = field(default_factory=Outcome)

@@ -102,9 +102,16 @@ def digest_of(event: InboundEvent) -> bytes:
 
 
 def made_from(
-    event: InboundEvent, facts: Facts, leaf_id: UUID, placement: Placement, recorded_at: datetime, digest: bytes
+    event: InboundEvent,
+    facts: Facts,
+    leaf_id: UUID,
+    placement: Placement,
+    recorded_at: datetime,
+    digest: bytes,
+    *,
+    by_conversation: bool,
 ) -> Entry:
-    """Make the entry of a new event."""
+    """Make the entry of a new event. `by_conversation`: nothing in it says whose it is, its conversation does."""
     new_text, quoted_text = _texts(event, facts)
     html = event.data.get("html")
     return Entry(
@@ -118,7 +125,7 @@ def made_from(
         cause_id=None,
         version=1,
         automatic=facts.automatic,
-        by_conversation=not facts.owners,
+        by_conversation=by_conversation,
         source=event.source,
         event_id=event.id,
         type=event.type,

@@ -72,7 +72,9 @@ class Facts:
     nodes: tuple[Node, ...]
     """What this event proves to belong together: usable handles that link, and the session."""
     owners: tuple[Node, ...]
-    """All usable handles and the session, strongest first: the first that is not shared owns the entry."""
+    """Usable handles that link and the session, strongest first: the first that is not shared owns the entry."""
+    weak: Node | None
+    """A handle that identifies nobody by itself (a browser): it owns only what nothing else says whose it is."""
     actor: str | None
     automatic: bool
     conversation_id: str | None
@@ -90,6 +92,16 @@ class Facts:
     @property
     def occurred_at(self) -> datetime:
         return self.order[0]
+
+    @property
+    def claimants(self) -> tuple[Node, ...]:
+        """All nodes that may own the entry or, without an owner, stand for whom it is about."""
+        return (*self.owners, self.weak) if self.weak else self.owners
+
+    @property
+    def nobody(self) -> Node:
+        """The node that owns the entry where nothing says whose it is."""
+        return f"anonymous:{self.entry_id}"
 
     @property
     def opens(self) -> bool:
@@ -136,12 +148,13 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     session = key_of("contact", contact) if contact and channel in SESSION_CHANNELS else None
     usable = [claim.node for claim in claims if claim.usable]
     linking = [node for node in usable if strength(node) < handles.WEAK]
-    candidates = [*usable, session] if session else usable
+    weak = [node for node in usable if strength(node) >= handles.WEAK]
     actor = (data.get("actor") or {}).get("type")
     own_mail = _mail_key(data.get("message_id")) if channel == "email" else None
     perpetual = family_of(channel) == "social"
-    contact_keys = [key_of("contact", value) for value in (contact, thread.get("continues")) if value]
+    contact_keys = dict.fromkeys(key_of("contact", value) for value in (contact, thread.get("continues")) if value)
     dm = [key_of("dm", thread["dm_thread"])] if thread.get("dm_thread") else []
+    nodes = tuple(dict.fromkeys([*linking, session] if session else linking))
     return Facts(
         entry_id=entry_id,
         order=(event.occurred_at, event.source, event.id),
@@ -149,8 +162,9 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         channel=channel,
         claims=claims,
         contact=contact,
-        nodes=tuple(dict.fromkeys([*linking, session] if session else linking)),
-        owners=tuple(sorted(candidates, key=lambda node: (strength(node), node))),
+        nodes=nodes,
+        owners=tuple(sorted(nodes, key=lambda node: (strength(node), node))),
+        weak=min(weak, default=None),
         actor=actor,
         automatic=is_automatic(data, kind, actor, policy, claims),
         conversation_id=str(data.get("conversation_id") or "").strip().lower()[:_LONGEST_KEY] or None,
@@ -177,6 +191,7 @@ def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, An
         contact=None,
         nodes=(),
         owners=tuple(sorted(one, key=lambda node: (strength(node), node))),
+        weak=None,
         actor=(data.get("actor") or {}).get("type"),
         automatic=False,
         conversation_id=None,

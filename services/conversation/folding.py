@@ -8,7 +8,6 @@ from uuid import UUID
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
-from services.conversation.people import Leaf
 from services.conversation.stitching import Placement, Stitcher
 from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
@@ -34,12 +33,12 @@ class Fold:
             if stitcher.canonical.get(conversation_id, conversation_id) in stitcher.conversations:
                 stitcher.bound[key] = conversation_id
         for fact in sorted(self._batch.facts.values(), key=lambda fact: fact.order):
-            owner = self._batch.people.owner(fact)
-            placement = stitcher.place(fact, owner.leaf_id if owner else None)
+            owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
+            placement = stitcher.place(fact, owner.leaf_id if owner else None, person.leaf_id if person else None)
             self.placements[fact.entry_id] = placement
             self._merge(placement.merged, fact.order)
             if placement.conversation_id is not None:
-                self._settle_owner(fact, placement, owner)
+                self._settle_owner(fact, placement)
                 data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
                 data = data if data is not None else self._batch.stored[fact.entry_id].data
                 self._summary(placement.conversation_id).apply(fact, data)
@@ -56,37 +55,50 @@ class Fold:
         for leaf_id, conversation_id in self._batch.owned:
             if conversation_id not in self._batch.rebuilt:
                 stitcher.owned[leaf_id].add(conversation_id)
-        for id_, (conversation_id, _) in self._batch.named.items():
-            if id_ not in self._batch.facts and conversation_id not in self._batch.rebuilt:
-                stitcher.placed[id_] = conversation_id
+        for id_, (held_by, _) in self._batch.named.items():
+            if id_ not in self._batch.facts and held_by and held_by not in self._batch.rebuilt:
+                stitcher.placed[id_] = held_by
 
     def _replay(self, stitcher: Stitcher) -> None:
         """Build the state of the conversations that are told anew, up to where the fold begins."""
-        steps: list[tuple[Order, Entry | StoredConversation]] = []
-        steps += [((e.occurred_at, e.source, e.event_id), e) for e in self._batch.history]
+        steps: list[tuple[Order, tuple[Entry, Facts] | StoredConversation]] = []
         for id_ in self._batch.rebuilt:
             conversation = self._batch.conversations[id_]
             if conversation.merged_by and conversation.merged_by[0] < self._batch.since(id_):
                 steps.append((conversation.merged_by, conversation))
+        # Behind the merge that it brings about: an entry acts on the whole.
+        steps += [(fact.order, (entry, fact)) for entry, fact in self._batch.history]
         for _, step in sorted(steps, key=lambda item: item[0]):
             if isinstance(step, StoredConversation):
                 if step.merged_into is not None and step.merged_by is not None:
                     merged = stitcher.replay_merge(step.id, step.merged_into)
                     self._merge(merged, step.merged_by)
                 continue
-            fact = step.facts(self._batch.policy)
-            owner = self._batch.people.owner(fact)
-            stitcher.replay(fact, owner.leaf_id if owner else None, step.conversation_id)
-            if step.conversation_id is not None:
-                state = stitcher.conversation(step.conversation_id)
-                state.owner_leaf = state.owner_leaf or step.leaf_id
-                self._summary(step.conversation_id).apply(fact, step.data)
+            entry, fact = step
+            if entry.conversation_id is not None:
+                self._replay_entry(entry, fact, entry.conversation_id)
 
-    def _settle_owner(self, fact: Facts, placement: Placement, owner: Leaf | None) -> None:
-        if placement.founded and placement.conversation_id is not None and owner is None:
-            conversation = self.stitcher.conversation(placement.conversation_id)
-            if conversation.id == fact.entry_id:
-                conversation.owner_leaf = self._batch.people.leaf(f"anonymous:{fact.entry_id}").leaf_id
+    def _replay_entry(self, entry: Entry, fact: Facts, conversation_id: UUID) -> None:
+        owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
+        known = self._batch.conversations.get(conversation_id)
+        self.stitcher.replay(
+            fact,
+            owner.leaf_id if owner else None,
+            person.leaf_id if person else None,
+            conversation_id,
+            known.state.follow_up_of if known else None,
+        )
+        self._own(conversation_id, fact)
+        self._summary(conversation_id).apply(fact, entry.data)
+
+    def _settle_owner(self, fact: Facts, placement: Placement) -> None:
+        if placement.founded and placement.conversation_id is not None:
+            self._own(placement.conversation_id, fact)
+
+    def _own(self, conversation_id: UUID, fact: Facts) -> None:
+        """Give a conversation whose first entry is nobody's to the nobody of that entry."""
+        conversation = self.stitcher.conversation(conversation_id)
+        conversation.owner_leaf = conversation.owner_leaf or self._batch.people.leaf(fact.nobody).leaf_id
 
     def _summary(self, conversation_id: UUID) -> Summary:
         canonical = self.stitcher.canonical.get(conversation_id, conversation_id)

@@ -11,7 +11,7 @@ from services.conversation import store
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, facts_of
-from services.conversation.scope import Name, component_name, key_name
+from services.conversation.scope import NEVER, Name, component_name, key_name
 from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
 from shared.events import InboundEvent
@@ -29,6 +29,8 @@ class Loading:
         self._asked: set[tuple[object, ...]] = set()
         self._later: set[UUID] = set()
         """Entries that name a key of the scope at or after its instant."""
+        self._participants: set[tuple[UUID, UUID]] = set()
+        """(leaf, conversation before merges) of everybody in the conversations of the scope."""
         self._regrouped: dict[UUID, datetime] = {}
         """Components of people who are grouped otherwise now, from which instant on."""
 
@@ -100,7 +102,7 @@ class Loading:
 
     async def _learn(self, facts: Sequence[Facts]) -> None:
         """Load the people that these events name, and group anew those that they bring together."""
-        nodes = {node for fact in facts for node in (*fact.nodes, *fact.owners)}
+        nodes = {node for fact in facts for node in (*fact.nodes, *fact.claimants)}
         nodes |= {node for fact in facts for a, b, _ in fact.decisions for node in (a, b)}
         self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, nodes))
         for node in sorted({node for fact in facts for node in fact.nodes}):
@@ -157,9 +159,9 @@ class Loading:
         names.append(key_name(f"conversation:{fact.entry_id}"))
         if fact.conversation_id:
             names.append(key_name(f"conversation:{fact.conversation_id}"))
-        owner = self._people.owner(fact)
-        if owner:
-            names.append(component_name(owner.component_id))
+        person = self._people.person(fact)
+        if person:
+            names.append(component_name(person.component_id))
         return names
 
     async def _load_connected(self) -> None:
@@ -177,6 +179,7 @@ class Loading:
             self._later.update(b.entry_id for b in bound if b.later)
             await self._load_named()
             await self._load_conversations(bound)
+            await self._load_reach()
             await self._load_later()
             if known == (self._scope.version, len(self._batch.stored)):
                 break
@@ -199,6 +202,8 @@ class Loading:
                     continue  # never an id of ours; it binds like any other key
         if wanted:
             self._batch.named = await store.named_entries(self._connection, self._tenant, wanted)
+            # An entry that is in none joins what named it before it happened.
+            self._later |= {id_ for id_, (held_by, _) in self._batch.named.items() if held_by is None}
 
     async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
         window = self._batch.policy.open_window
@@ -210,7 +215,7 @@ class Loading:
         leaves = self._unasked("leaf's conversations", wanted)
         owned = await store.open_conversations(self._connection, self._tenant, leaves) if leaves else []
         self._batch.owned.update(owned)
-        named = {self._batch.named[id_][0] for id_ in self._batch.named}
+        named = {held_by for held_by, _ in self._batch.named.values() if held_by}
         ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
         ids |= {e.conversation_id for e in self._batch.stored.values() if e.conversation_id}
         ids |= set(self._scope.conversations())
@@ -230,13 +235,32 @@ class Loading:
             self._scope.touch((component_name(component), self._batch.part_of(conversation_id)))
         for fact in self._batch.facts.values():
             if fact.conversation_id:
-                for named, (conversation_id, _) in self._batch.named.items():
-                    if fact.conversation_id == str(named) and conversation_id in self._batch.conversations:
-                        self._scope.touch((*self._names(fact), self._batch.part_of(conversation_id)))
+                for named, (held_by, _) in self._batch.named.items():
+                    if fact.conversation_id == str(named) and held_by in self._batch.conversations:
+                        self._scope.touch((*self._names(fact), self._batch.part_of(held_by)))
         for entry in self._batch.stored.values():
             if entry.conversation_id in self._batch.conversations:
                 names = self._names(self._batch.facts[entry.entry_id])
                 self._scope.touch((*names, self._batch.part_of(entry.conversation_id)))
+
+    async def _load_reach(self) -> None:
+        """Find what was decided later in view of a conversation without being placed in it.
+
+        What happens in a conversation decides until when its keys mean it and until when its people find it open.
+        """
+        since = {id_: self._batch.since(id_) for id_ in self._batch.conversations}
+        wanted = self._unasked("reach", ((id_, at) for id_, at in since.items() if at < NEVER))
+        if wanted:
+            for key, id_ in await store.keys_named_since(self._connection, self._tenant, wanted):
+                self._scope.touch((key_name(key), self._batch.part_of(id_)))
+            found = await store.participants(self._connection, self._tenant, wanted)
+            self._participants.update((leaf_id, id_) for leaf_id, id_, _ in found)
+            await self._load_leaves_by_id(leaf_id for leaf_id, _, seen_later in found if seen_later)
+        for leaf_id, id_ in self._participants:
+            if leaf_id in self._people.by_id:
+                component = self._people.by_id[leaf_id].component_id
+                self._scope.touch((component_name(component), self._batch.part_of(id_)))
+                self._batch.owned.add((leaf_id, self._batch.conversations[id_].canonical_id))
 
     async def _load_later(self) -> None:
         """Load the entries that lie at or after the instant from which their part of the scope is decided again."""
@@ -267,13 +291,9 @@ class Loading:
             return
         facts = {id_: entry.facts(self._batch.policy) for id_, entry in posted.items()}
         self._batch.facts.update(facts)
-        # By node for those that policy or sharing took their entry from, by id for the anonymous.
-        unknown = {n for f in facts.values() for n in f.owners if n not in self._people.leaves}
-        if unknown:
-            self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, unknown))
-        owners = {entry.leaf_id for entry in posted.values()} - set(self._people.by_id)
-        if owners:
-            self._people.take(await store.leaves_of_ids(self._connection, self._tenant, owners))
+        # By node for those that policy or sharing took their entry from, by id for those whom their conversation owns.
+        await self._load_leaves(facts.values())
+        await self._load_leaves_by_id(entry.leaf_id for entry in posted.values())
         await self._ask_calls(list(facts.values()))
         for id_, fact in facts.items():
             since = posted[id_].occurred_at
@@ -288,10 +308,24 @@ class Loading:
                 self._batch.rebuilt.add(id_)
                 wanted.append((id_, since))
         if wanted:
-            self._batch.history = await store.entries_before(self._connection, self._tenant, wanted)
-            unknown = {e.leaf_id for e in self._batch.history} - set(self._people.by_id)
-            if unknown:
-                self._people.take(await store.leaves_of_ids(self._connection, self._tenant, unknown))
+            entries = await store.entries_before(self._connection, self._tenant, wanted)
+            facts = [entry.facts(self._batch.policy) for entry in entries]
+            self._batch.history = list(zip(entries, facts, strict=True))
+            await self._load_leaves(facts)
+            await self._load_leaves_by_id(entry.leaf_id for entry in entries)
+            contacts = {fact.contact for fact in facts if fact.contact and fact.type.startswith("call.")}
+            calls = await store.calls_of_contacts(self._connection, self._tenant, contacts) if contacts else []
+            self._batch.answered.update(contact for contact, _, answered in calls if answered)
+
+    async def _load_leaves(self, facts: Iterable[Facts]) -> None:
+        unknown = {node for fact in facts for node in (*fact.claimants, fact.nobody)} - set(self._people.leaves)
+        if unknown:
+            self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, unknown))
+
+    async def _load_leaves_by_id(self, ids: Iterable[UUID]) -> None:
+        unknown = set(ids) - set(self._people.by_id)
+        if unknown:
+            self._people.take(await store.leaves_of_ids(self._connection, self._tenant, unknown))
 
     async def _load_past_links(self) -> None:
         """Load the links of people for whom an event asks who was one customer before they were all known."""

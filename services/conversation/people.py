@@ -101,6 +101,10 @@ class People:
                 return leaf
         return None
 
+    def person(self, event: Facts) -> Leaf | None:
+        """Return the leaf that stands for whom an event is about: its owner, else what identifies weakly."""
+        return self.owner(event) or (self.leaf(event.weak) if event.weak else None)
+
     @staticmethod
     def evidence_of(events: Iterable[Facts]) -> dict[EvidenceKey, Evidence]:
         """Return what these events say of each pair: the earliest that names both, a person's latest decision."""

@@ -46,6 +46,8 @@ class Saving:
         await store.insert_entries(self._connection, [*new, *fresh])
         await store.move_entries(self._connection, self._tenant, [*moved, *kept])
         await self._save_participations(new, moved)
+        reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
+        await store.recount_participations(self._connection, self._tenant, reowned_in)
         bindings = self._fold.stitcher.bindings
         await store.save_bindings(self._connection, self._tenant, list(self._batch.stored), bindings)
         own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
@@ -65,7 +67,9 @@ class Saving:
             self._leaf_of[id_] = leaf
             if id_ in self._batch.arrivals:
                 arrival = self._batch.arrivals[id_]
-                new.append(made_from(arrival.event, fact, leaf, placement, self._batch.now, arrival.digest))
+                event, digest = arrival.event, arrival.digest
+                ownerless = not self._people.owner(fact)
+                new.append(made_from(event, fact, leaf, placement, self._batch.now, digest, by_conversation=ownerless))
                 continue
             old = self._batch.stored[id_]
             entry = old.moved(leaf, placement.conversation_id, placement.rule, placement.key)
@@ -82,7 +86,7 @@ class Saving:
             leaf_id = self._fold.stitcher.conversation(placement.conversation_id).owner_leaf
             if leaf_id is not None:
                 return leaf_id
-        return self._people.leaf(f"anonymous:{fact.entry_id}").leaf_id
+        return (self._people.person(fact) or self._people.leaf(fact.nobody)).leaf_id
 
     def _derive(self, new: Sequence[Entry], moved: Sequence[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
         """Derive what follows from the placements; return what is new, what no longer holds, what changed its place."""
@@ -223,7 +227,7 @@ class Saving:
     async def _save_participations(self, new: Sequence[Entry], moved: Sequence[Entry]) -> None:
         rows = {(entry.leaf_id, entry.conversation_id) for entry in (*new, *moved) if entry.conversation_id}
         if self._batch.rebuilt:
-            rows |= {(e.leaf_id, e.conversation_id) for e in self._batch.history if e.conversation_id}
+            rows |= {(e.leaf_id, e.conversation_id) for e, _ in self._batch.history if e.conversation_id}
             placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
             rows |= {(leaf, conversation) for leaf, conversation in placed if conversation}
         known = [(leaf, conversation) for leaf, conversation in rows if conversation is not None]

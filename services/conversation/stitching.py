@@ -106,12 +106,15 @@ class Stitcher:
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
-    def place(self, event: Facts, leaf: LeafId | None) -> Placement:
-        """Decide where `event`, owned by `leaf` (None: by whoever owns its conversation), belongs, and record it."""
-        found, rule, key, follow_up_of = self._find(event, leaf)
+    def place(self, event: Facts, leaf: LeafId | None, person: LeafId | None = None) -> Placement:
+        """Decide where `event`, owned by `leaf` (None: by whoever owns its conversation), belongs, and record it.
+
+        `person` is whom it is about where that is known only weakly: they own what they open.
+        """
+        found, rule, key, follow_up_of = self._find(event, leaf, person)
         founded = False
         if found is None and (rule == "follow_up" or self._opens(event)):
-            found, founded = self._open(event, leaf, follow_up_of), True
+            found, founded = self._open(event, leaf or person, follow_up_of), True
         merged = self._merge_mails(event)
         if found is None:
             self._bind(event, None)
@@ -123,12 +126,22 @@ class Stitcher:
             conversation.id, rule, key, follow_up_of if founded else None, founded, reopened, escalated_from, merged
         )
 
-    def replay(self, event: Facts, leaf: LeafId | None, conversation_id: ConversationId | None) -> None:
-        """Take an event whose place is known: history before the instant from which to decide anew."""
+    def replay(
+        self,
+        event: Facts,
+        leaf: LeafId | None,
+        person: LeafId | None,
+        conversation_id: ConversationId | None,
+        follow_up_of: ConversationId | None,
+    ) -> None:
+        """Take an event whose place is known: history before the instant from which to decide anew.
+
+        `follow_up_of` is its conversation's, for the event that opens it.
+        """
         if conversation_id is None:
             return
         if conversation_id not in self.conversations:
-            self._open(event, leaf, None, conversation_id)
+            self._open(event, leaf or person, follow_up_of, conversation_id)
         conversation = self.conversation(conversation_id)
         self._live(event, conversation, leaf)
         self.placed[event.entry_id] = conversation_id
@@ -146,7 +159,7 @@ class Stitcher:
         return self.conversations[self.canonical.get(conversation_id, conversation_id)]
 
     def _find(
-        self, event: Facts, leaf: LeafId | None
+        self, event: Facts, leaf: LeafId | None, person: LeafId | None
     ) -> tuple[ConversationId | None, Rule, Key | None, ConversationId | None]:
         stale: ConversationId | None = None
         found, key = self._named(event)
@@ -169,7 +182,7 @@ class Stitcher:
                 return found, "dm_thread", key, None
         if stale is not None and self._opens(event):
             return None, "follow_up", None, stale
-        found = self._open_conversation(event, leaf)
+        found = self._open_conversation(event, leaf, person)
         if found is not None:
             return found, "open_conversation", None, None
         return None, "new", None, None
@@ -203,19 +216,27 @@ class Stitcher:
         return at - self.conversations[conversation_id].closed_at() <= self._policy.follow_up_window
 
     def _warm(self, conversation_id: ConversationId, at: datetime) -> bool:
-        last = self.conversations[conversation_id].last_activity_at
-        return last is not None and at - last <= self._policy.open_window
+        conversation = self.conversations[conversation_id]
+        return at - (conversation.last_activity_at or conversation.opened[0]) <= self._policy.open_window
 
-    def _open_conversation(self, event: Facts, leaf: LeafId | None) -> ConversationId | None:
+    def _open_at(self, conversation_id: ConversationId, at: datetime) -> bool:
+        """Tell whether rule 4 may find it: what only machines wrote was never active."""
+        conversation = self.conversations[conversation_id]
+        never_active = conversation.last_activity_at is None
+        return conversation.resolved_at is None and not never_active and self._warm(conversation_id, at)
+
+    def _open_conversation(self, event: Facts, leaf: LeafId | None, person: LeafId | None) -> ConversationId | None:
         """Rule 4: the one open conversation of the customer."""
-        if leaf is None or not self._policy.open_window_s or not self._seeks(event):
+        if not self._policy.open_window_s or not self._seeks(event):
             return None
         owned: set[ConversationId] = set()
-        for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
-            owned.update(self.canonical.get(c, c) for c in self.owned.get(other, ()))
-        candidates = [
-            c for c in owned if self.conversations[c].resolved_at is None and self._warm(c, event.occurred_at)
-        ]
+        if leaf is not None:
+            for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
+                owned.update(self.canonical.get(c, c) for c in self.owned.get(other, ()))
+        elif person is not None:
+            opened = {self.canonical.get(c, c) for c in self.owned.get(person, ())}
+            owned = {c for c in opened if self.conversations[c].owner_leaf == person}
+        candidates = [c for c in owned if self._open_at(c, event.occurred_at)]
         if len(candidates) != 1:
             return None
         tickets = {key for key in event.tokens if key.startswith("ticket:")}
@@ -240,6 +261,8 @@ class Stitcher:
     ) -> ConversationId:
         id_ = id_ or event.entry_id
         self.conversations[id_] = Conversation(id_, event.order, leaf, follow_up_of=follow_up_of)
+        if leaf is not None:
+            self.owned[leaf].add(id_)
         return id_
 
     def _live(self, event: Facts, conversation: Conversation, leaf: LeafId | None) -> tuple[bool, str | None]:

@@ -296,6 +296,28 @@ LATERAL (SELECT last_entry_at FROM conversation.conversation
 WHERE k.last_entry_at >= l.active_since
 """
 
+# The keys of conversations that were named from an instant on: what they meant may depend on what happens before.
+# OFFSET 0 keeps the look-ups nested, as above.
+KEYS_NAMED_SINCE = """
+SELECT DISTINCT b.key, c.conversation_id
+FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
+LATERAL (SELECT key FROM conversation.binding
+         WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS b
+WHERE EXISTS (SELECT FROM conversation.binding
+              WHERE tenant_id = $1 AND key = b.key AND occurred_at >= c.since)
+"""
+
+# Those who take part in conversations, and whether they are, as the person they are, owners of later entries.
+PARTICIPANTS = """
+SELECT p.leaf_id, c.conversation_id,
+       EXISTS (SELECT FROM conversation.leaf
+               WHERE tenant_id = $1 AND component_id = l.component_id AND last_entry_at >= c.since)
+FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
+LATERAL (SELECT leaf_id FROM conversation.participation
+         WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS p,
+LATERAL (SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = p.leaf_id OFFSET 0) AS l
+"""
+
 _ENTRY = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
 
 # Every entry from an instant on that belongs to one of these leaves or conversations, or is named.
@@ -320,7 +342,7 @@ ALL_ENTRIES = f"SELECT {_ENTRY} FROM conversation.entry e WHERE e.tenant_id = $1
 
 NAMED_ENTRIES = """
 SELECT entry_id, conversation_id, occurred_at FROM conversation.entry
-WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) AND conversation_id IS NOT NULL
+WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
 """
 
 CALLS_OF_CONTACTS = """
@@ -375,6 +397,22 @@ async def open_conversations(
     """Return (leaf, canonical conversation) for each leaf's conversations with an entry since the given instant."""
     rows = await connection.fetch(OPEN_CONVERSATIONS, tenant, *_columns(wanted, 2))
     return [(row[0], row[1]) for row in rows]
+
+
+async def keys_named_since(
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
+) -> list[tuple[str, UUID]]:
+    """Return (key, conversation) for the keys of each conversation that were named from the given instant on."""
+    rows = await connection.fetch(KEYS_NAMED_SINCE, tenant, *_columns(wanted, 2))
+    return [(row[0], row[1]) for row in rows]
+
+
+async def participants(
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
+) -> list[tuple[UUID, UUID, bool]]:
+    """Return (leaf, conversation, whether seen later) for those in each conversation, later than the given instant."""
+    rows = await connection.fetch(PARTICIPANTS, tenant, *_columns(wanted, 2))
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _conversation(row: asyncpg.Record) -> StoredConversation:
@@ -442,8 +480,8 @@ async def entries_of_leaves(connection: asyncpg.Connection, tenant: str, leaves:
 
 async def named_entries(
     connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]
-) -> dict[UUID, tuple[UUID, datetime]]:
-    """Return entry → (conversation, occurred_at) of those entries that are in a conversation."""
+) -> dict[UUID, tuple[UUID | None, datetime]]:
+    """Return entry → (conversation or None, occurred_at) of those of these entries that exist."""
     rows = await connection.fetch(NAMED_ENTRIES, tenant, list(ids))
     return {row[0]: (row[1], row[2]) for row in rows}
 
@@ -477,6 +515,12 @@ DELETE FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id =
 
 DELETE_PARTICIPATIONS = """
 DELETE FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[])
+"""
+
+RECOUNT_PARTICIPATIONS = """
+INSERT INTO conversation.participation (tenant_id, leaf_id, conversation_id)
+SELECT DISTINCT tenant_id, leaf_id, conversation_id FROM conversation.entry
+WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[]) AND cause_id IS NULL
 """
 
 SAVE_PARTICIPATIONS = """
@@ -608,6 +652,13 @@ def _conversation_row(row: StoredConversation) -> dict[str, Any]:
         "waiting_since": summary.waiting_since,
         "entries": summary.entries,
     }
+
+
+async def recount_participations(connection: asyncpg.Connection, tenant: str, conversations: Iterable[UUID]) -> None:
+    """Tell anew, from their entries, who takes part in these conversations."""
+    if ids := list(conversations):
+        await connection.execute(DELETE_PARTICIPATIONS, tenant, ids)
+        await connection.execute(RECOUNT_PARTICIPATIONS, tenant, ids)
 
 
 async def save_participations(

@@ -121,6 +121,7 @@ TABLES = (
         PRIMARY KEY (tenant_id, key, occurred_at, entry_id)
     )""",
     "CREATE INDEX binding_entry ON conversation.binding (tenant_id, entry_id)",
+    "CREATE INDEX binding_conversation ON conversation.binding (tenant_id, conversation_id)",
     """
     CREATE TABLE conversation.conversation (
         tenant_id text NOT NULL,

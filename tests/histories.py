@@ -1,0 +1,192 @@
+"""Random histories of a tenant, rich in what makes identity and stitching go wrong.
+
+Few people share few handles, keys are named before they exist, and the times sit on the borders of the rules. A history
+is a function of its seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from services.conversation.policy import Limits, Policy
+from shared.entry_ids import entry_id_of
+from shared.events import InboundEvent
+
+SECRET = b"a secret of the tests"
+BEGINNING = datetime(2026, 3, 1, 9, tzinfo=UTC)
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+WINDOW, REOPEN = timedelta(hours=72), timedelta(days=28)
+GHOST = UUID(int=7)
+
+STEPS = [
+    *[timedelta()] * 2, SECOND, 5 * SECOND, *[HOUR] * 4, 20 * HOUR, *[2 * DAY] * 2, WINDOW - SECOND, WINDOW,
+    WINDOW + SECOND, 5 * DAY, REOPEN, REOPEN + SECOND,
+]  # fmt: skip
+
+HANDLES = [
+    ("crm", "1"), ("crm", "2"), ("email", "ann@a.example"), ("email", "Ann+shop@a.example"), ("email", "bob@b.example"),
+    ("email", "us@own.example"), ("phone", "+31612345671"), ("phone", "+31612345672"), ("phone", "+31612345670"),
+    ("messenger", "p/1"), ("messenger", "p/2"), ("telegram", "b/1"), ("visitor", "v1"), ("visitor", "v2"),
+    ("email", "noreply@own.example"), ("crm", "null"),
+]  # fmt: skip
+
+MAILS = [f"<m{number}@x.example>" for number in range(6)]
+
+
+def a_policy(chance: random.Random) -> Policy:
+    return Policy(
+        blocked=("phone:+31612345670",) if chance.random() < 0.5 else (),
+        shared=("email:bob@b.example",) if chance.random() < 0.1 else (),
+        limits=Limits(email=chance.choice([1, 2, 5]), phone=chance.choice([1, 5]), contact=chance.choice([2, 200])),
+        degree_limit=chance.choice([2, 3, 20, 20]),
+        own_addresses=("us@own.example",),
+        open_window_s=chance.choice([0, 3600, *[259_200] * 8]),
+    )
+
+
+def a_history(chance: random.Random, tenant: str, length: int) -> list[InboundEvent]:
+    """Return events of one tenant, in the order in which they happened as far as they have one."""
+    at, events = BEGINNING, list[InboundEvent]()
+    only = chance.choice([None, None, None, "mail", "chat", "call", "dm"])
+    for number in range(length):
+        at += chance.choice(STEPS)
+        if events and chance.random() < 0.15:
+            at = chance.choice(events).occurred_at + chance.choice([timedelta(), SECOND, WINDOW, REOPEN])
+        kind = only or chance.choice(["chat", "mail", "mail", "call", "dm", "other"])
+        type_, data = _MAKERS[kind](chance)
+        if chance.random() < 0.12:
+            data["conversation_id"] = _some_conversation(chance, tenant, length)
+        source = chance.choice(["/a", "/a", "/b"])
+        events.append(
+            InboundEvent(tenant, source, f"e{number:02}", f"threadline.{type_}", at, at + chance.choice(STEPS), data)
+        )
+    return sorted(events, key=lambda event: event.occurred_at)
+
+
+def arrivals(chance: random.Random, events: Sequence[InboundEvent]) -> Iterator[list[InboundEvent]]:
+    """Yield batches in which each event arrives at least once: in order, nearly in order, or in any order."""
+    manner = chance.choice(["ordered", "late", "shuffled"])
+    queue = list(events)
+    if manner == "shuffled":
+        chance.shuffle(queue)
+    if manner == "late":
+        late = chance.sample(queue, min(len(queue), chance.choice([1, 2, 3])))
+        queue = [event for event in queue if event not in late] + late
+    for event in chance.sample(queue, len(queue) // 5):
+        queue.insert(chance.randrange(len(queue) + 1), event)
+    size = chance.choice([1, 1, 3, 8, len(queue)])
+    while queue:
+        count = chance.randint(1, size)
+        yield queue[:count]
+        queue = queue[count:]
+
+
+def _some_conversation(chance: random.Random, tenant: str, length: int) -> str:
+    if chance.random() < 0.1:
+        return str(GHOST)
+    return str(entry_id_of(SECRET, tenant, chance.choice(["/a", "/a", "/b"]), f"e{chance.randrange(length):02}"))
+
+
+def _person(chance: random.Random, data: dict[str, Any], pool: Sequence[tuple[str, str]], most: int = 3) -> None:
+    count = chance.choice([0, 1, 1, 1, 2, most])
+    given = [{"kind": kind, "value": value} for kind, value in chance.sample(pool, min(count, len(pool)))]
+    if given:
+        data["customer"] = {"handles": given}
+
+
+def _actor(chance: random.Random) -> tuple[str, dict[str, str]]:
+    """Return a message's type and actor."""
+    kind = chance.choice(["customer", "customer", "customer", "agent", "agent", "bot", "automated"])
+    return ("message.received" if kind == "customer" else "message.sent"), {"type": kind}
+
+
+def _tokens(chance: random.Random, thread: dict[str, Any], likely: float) -> None:
+    if chance.random() < likely:
+        name, values = chance.choice(
+            [("ticket", ["T-1", "T-2"]), ("ticket", ["T-1", "T-2"]), ("callback_id", ["b1"]), ("handoff_token", ["h1"])]
+        )
+        thread[name] = chance.choice(values)
+
+
+def _chat(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    type_, actor = _actor(chance)
+    data: dict[str, Any] = {"channel": "chat", "actor": actor, "contact_id": chance.choice(["s1", "s2", "s3", "s4"])}
+    if chance.random() < 0.15:
+        del data["contact_id"]
+    _person(chance, data, HANDLES)
+    if chance.random() < 0.3:
+        type_ = chance.choice(
+            ["customer.identified", "conversation.resolved", "conversation.escalated", "conversation.reopened",
+             "survey.answered", "bot.handed_over", "conversation.opened", "message.status"]
+        )  # fmt: skip
+    thread: dict[str, Any] = {}
+    _tokens(chance, thread, 0.15)
+    if chance.random() < 0.1:
+        thread["continues"] = chance.choice(["s1", "s2", "c1"])
+    return type_, {**data, "thread": thread}
+
+
+def _mail(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    type_, actor = _actor(chance)
+    data: dict[str, Any] = {"channel": "email", "actor": actor}
+    _person(chance, data, [handle for handle in HANDLES if handle[0] in ("email", "crm")], 2)
+    thread: dict[str, Any] = {}
+    if chance.random() < 0.8:
+        data["message_id"] = chance.choice(MAILS)
+    if chance.random() < 0.5:
+        thread["in_reply_to"] = chance.choice([*MAILS, "yes", "(now) <m1@x.example>", "see <m2@x.example> please"])
+    if chance.random() < 0.4:
+        thread["references"] = chance.sample([*MAILS, "<yes>"], chance.choice([1, 2, 3]))
+    if chance.random() < 0.05:
+        thread["original_message_id"] = chance.choice(MAILS)
+    if chance.random() < 0.15:
+        data["headers"] = chance.choice([{"Auto-Submitted": "auto-replied"}, {"List-Id": "x"}, {"Return-Path": "<>"}])
+    if chance.random() < 0.1:
+        data["subject"] = f"Re: [#{chance.choice(['T-1', 'T-2'])}] it"
+    _tokens(chance, thread, 0.2)
+    return type_, {**data, "thread": thread}
+
+
+def _call(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    data: dict[str, Any] = {"channel": "phone", "contact_id": chance.choice(["c1", "c2", "c3"])}
+    _person(chance, data, [handle for handle in HANDLES if handle[0] in ("phone", "crm")], 2)
+    thread: dict[str, Any] = {}
+    _tokens(chance, thread, 0.2)
+    if chance.random() < 0.1:
+        thread["continues"] = chance.choice(["s1", "s2", "c1"])
+    kinds = ["queued", "queued", "queued", "answered", "answered", "abandoned", "ended", "held"]
+    return f"call.{chance.choice(kinds)}", {**data, "thread": thread}
+
+
+def _dm(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    type_, actor = _actor(chance)
+    channel = chance.choice(["messenger", "sms", "whatsapp", "telegram"])
+    data: dict[str, Any] = {"channel": channel, "actor": actor}
+    kinds = ("phone",) if channel in ("sms", "whatsapp") else ("messenger", "telegram")
+    _person(chance, data, [handle for handle in HANDLES if handle[0] in kinds], 1)
+    thread: dict[str, Any] = {}
+    if chance.random() < 0.7:
+        thread["dm_thread"] = chance.choice(["d1", "d2"])
+    if chance.random() < 0.2:
+        data["contact_id"] = chance.choice(["d1", "d3", "s1"])
+    if chance.random() < 0.1:
+        thread["continues"] = chance.choice(["s1", "s2"])
+    _tokens(chance, thread, 0.15)
+    return type_, {**data, "thread": thread}
+
+
+def _other(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    """What has no channel of its own: identifications, what agents do, surveys."""
+    data: dict[str, Any] = {}
+    _person(chance, data, HANDLES, 4)
+    thread: dict[str, Any] = {}
+    _tokens(chance, thread, 0.2)
+    types = ["customer.identified"] * 3 + ["conversation.resolved"] * 2 + ["survey.answered", "conversation.assigned"]
+    return chance.choice(types), {**data, "thread": thread}
+
+
+_MAKERS = {"chat": _chat, "mail": _mail, "call": _call, "dm": _dm, "other": _other}

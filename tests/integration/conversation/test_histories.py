@@ -1,0 +1,97 @@
+"""Random histories held to the reference: whatever the order, the batches and the repetitions of their arrival.
+
+THREADLINE_TEST_HISTORIES says how many are tried (default 60); a failure names the seed that shows it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from services.conversation.update import Outcome, put_events, resolve_again
+from shared.events import InboundEvent
+from tests.comparing import Reader, differences, places
+from tests.histories import SECRET, a_history, a_policy, arrivals
+from tests.integration.conversation.test_dialogues import dump
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "60"))
+GROUPS = 6
+WRITERS = 16
+
+
+async def put(pool: asyncpg.Pool, tenant: str, events: list[InboundEvent]) -> Outcome:
+    async with pool.acquire() as connection, connection.transaction():
+        return await put_events(connection, tenant, events, SECRET, NOW)
+
+
+async def decide_again(pool: asyncpg.Pool, tenant: str, **policy: object) -> Outcome:
+    async with pool.acquire() as connection, connection.transaction():
+        return await resolve_again(connection, tenant, SECRET, NOW, **policy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+async def test_any_arrival_of_a_history_gives_what_the_rules_give_for_the_whole(pool: asyncpg.Pool, group: int) -> None:
+    for seed in range(group, HISTORIES, GROUPS):
+        chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
+        policy = a_policy(chance)
+        events = a_history(chance, tenant, chance.choice([4, 6, 8, 12, 20, 30]))
+        reader.read((await decide_again(pool, tenant, policy=policy)).records)
+        for batch in arrivals(chance, events):
+            reader.read((await put(pool, tenant, batch)).records)
+        got = await places(pool, tenant)
+        assert differences(events, policy, got) == [], seed
+        assert reader.places() == got, f"what the topic says, seed {seed}"
+        before = await dump(pool, tenant)
+        outcome = await decide_again(pool, tenant)
+        after = await dump(pool, tenant)
+        for table, rows in before.items():
+            assert after[table] == rows, (table, seed)
+        assert outcome.moved == 0, seed
+
+
+async def test_sixteen_writers_at_once_end_in_the_right_groups_without_a_deadlock(pool: asyncpg.Pool) -> None:
+    chance = random.Random(16)
+    tenants = ["one", "two", "three"]
+    histories = {tenant: a_history(chance, tenant, 60) for tenant in tenants}
+    policies = {tenant: a_policy(chance) for tenant in tenants}
+    for tenant in tenants:
+        await decide_again(pool, tenant, policy=policies[tenant])
+    # Every event comes twice, by different writers; half of all goes to one tenant.
+    queue = [event for tenant in tenants for event in histories[tenant] * 2]
+    chance.shuffle(queue)
+    shares = [queue[number::WRITERS] for number in range(WRITERS)]
+
+    async def write(share: list[InboundEvent], seed: int) -> None:
+        own = random.Random(seed)
+        while share:
+            batch, share = share[: (size := own.randint(1, 6))], share[size:]
+            async with pool.acquire() as connection, connection.transaction():
+                # As the consumer does it: several tenants in one transaction, in one order over all writers.
+                for tenant in sorted({event.tenant for event in batch}):
+                    mine = [event for event in batch if event.tenant == tenant]
+                    await put_events(connection, tenant, mine, SECRET, NOW)
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(write(share, seed) for seed, share in enumerate(shares)))
+    for tenant in tenants:
+        assert differences(histories[tenant], policies[tenant], await places(pool, tenant)) == []
+        assert (await decide_again(pool, tenant)).moved == 0
+
+
+async def test_another_tenants_events_change_no_byte_of_the_first_ones(pool: asyncpg.Pool) -> None:
+    chance = random.Random(7)
+    events = a_history(chance, "first", 30)
+    await put(pool, "first", events)
+    before = await dump(pool, "first")
+    for event in events:
+        other = InboundEvent(
+            "second", event.source, event.id, event.type, event.occurred_at, event.received_at, event.data
+        )
+        await put(pool, "second", [other])
+    assert await dump(pool, "first") == before
