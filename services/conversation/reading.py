@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -366,6 +366,32 @@ JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversa
 WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.contact_id IS NOT NULL AND e.cause_id IS NULL
 GROUP BY m.canonical_id, e.contact_id ORDER BY started_at
 """
+
+
+EXPORTED = f"""
+SELECT {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+FROM conversation.leaf l
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
+LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2
+ORDER BY e.occurred_at, e.source, e.event_id
+"""  # noqa: S608
+
+
+async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> AsyncIterator[dict[str, Any]]:
+    """Yield everything that is kept of one surviving customer: who they are, their conversations, their entries.
+
+    An entry comes as the API shows it, with `data` as it was posted. Reads a row at a time, whatever the length.
+    """
+    yield {"kind": "customer", **await customer(connection, tenant, customer_id)}
+    met: set[UUID] = set()
+    async for row in connection.cursor(EXPORTED, tenant, customer_id, prefetch=200):
+        entry = Entry(*row[: len(COLUMNS)])
+        if row["canonical_id"] is not None:
+            met.add(row["canonical_id"])
+        yield {"kind": "entry", **_seen_by(customer_id, row), "data": entry.data}
+    for conversation in await conversations(connection, tenant, sorted(met)):
+        yield {"kind": "conversation", **conversation}
 
 
 # The matter at hand: the open conversation last active, or the last one where all are resolved.

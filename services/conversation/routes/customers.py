@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
+from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
 
 from services.conversation import reading, store
 from services.conversation.context import RECENT
@@ -18,6 +22,7 @@ from shared.problems import not_found
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("timeline:read"))]
+Exporter = Annotated[Principal, Depends(require("privacy"))]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most entries of a page.")]
 Choice = Annotated[list[str] | None, Query(description="Repeat it or separate with commas to allow several.")]
 
@@ -108,7 +113,28 @@ def customers_router(platform: Platform) -> APIRouter:
                 raise not_found("customer")
             return await reading.context(connection, reader.tenant, survivor, limit)
 
+    @router.get(
+        "/v1/customers/{customer_id}/export",
+        summary="Everything on one person, as JSON lines",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/jsonl": {}}, "description": "one JSON object a line"}},
+    )
+    async def export(reader: Exporter, customer_id: str) -> StreamingResponse:
+        async with tenant_reader(pool, reader.tenant) as connection:
+            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+        if survivor is None:
+            raise not_found("customer")
+        headers = {"Content-Disposition": f'attachment; filename="customer-{survivor}.jsonl"'}
+        lines = _lines(platform, reader.tenant, survivor)
+        return StreamingResponse(lines, media_type="application/jsonl", headers=headers)
+
     return router
+
+
+async def _lines(platform: Platform, tenant: str, customer_id: UUID) -> AsyncIterator[bytes]:
+    async with tenant_reader(platform.pool, tenant) as connection:
+        async for item in reading.export(connection, tenant, customer_id):
+            yield orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def paged(entries: list[dict[str, Any]], more: bool, page: Page) -> dict[str, Any]:
