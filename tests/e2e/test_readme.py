@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ async def test_the_first_steps_of_the_readme_show_ann_as_one_customer_on_one_lin
         here = f"KEY=$(cat admin.key)\nURL={system.ingest.url}\n"
         post, replaced = re.subn(r"^KEY=.*\nURL=.*\n", lambda _: here, post)
         assert replaced == 1
-        look = here + look.replace(".venv/bin/python", sys.executable)
+        look = here + look.replace(".venv/bin/python", shlex.quote(sys.executable))
         assert values(post, open_folder) == [
             {"accepted": [{"source": "/chat/shop", "id": "1"}, {"source": "/email/support", "id": "2"}]}
         ]
@@ -47,7 +48,7 @@ async def test_the_first_steps_of_the_readme_show_ann_as_one_customer_on_one_lin
             seen[:] = values(look, open_folder) or []
             return bool(seen) and seen[1]["total"]["value"] == 2
 
-        await until(both_are_counted, "both messages on the timeline and in the KPI")
+        await until(both_are_counted, "both messages on the timeline and in the KPI", limit_s=60)
         timeline, kpi = seen
         told = [entry for entry in timeline["entries"] if entry["type"] == "threadline.message.received"]
         assert [(entry["channel"], entry["text"]) for entry in told] == [
