@@ -32,9 +32,9 @@ from aiokafka.errors import (
     for_code,
 )
 
-from shared.errors import LogTruncated, LogUnavailable
+from shared.errors import LogTruncated, LogUnavailable, ThreadlineError
 from shared.log.database import Connection
-from shared.log.kafka_errors import BROKEN_PRODUCER, CLIENT_ERRORS, in_log
+from shared.log.kafka_errors import BROKEN_PRODUCER, quiet_client, translated
 from shared.log.postgres import PostgresLog
 from shared.log.protocol import Outgoing, Position, Record, StartingOffset
 from shared.log.sizes import measure
@@ -117,18 +117,17 @@ class KafkaLog:
             await self._reached()
             self._away = False
         try:
-            async with asyncio.timeout(self._options.timeout_s):
-                await self.partitions(topic)
-                return await self._send(await self._sender(), self._topic(topic), records)
-        except CLIENT_ERRORS as error:
-            meant = in_log(error)
-            if isinstance(meant, LogUnavailable):
-                # Where the broker answers others and this producer fails again, the producer is at fault.
-                if checked or isinstance(error, BROKEN_PRODUCER):
-                    log.warning("the Kafka producer is replaced", error=type(error).__name__)
-                    self._dispose("_producer")
-                self._away = True
-            raise meant from error
+            with translated():
+                async with asyncio.timeout(self._options.timeout_s):
+                    await self.partitions(topic)
+                    return await self._send(await self._sender(), self._topic(topic), records)
+        except LogUnavailable as error:
+            # Where the broker answers others and this producer fails again, the producer is at fault.
+            if checked or isinstance(error.__cause__, BROKEN_PRODUCER):
+                log.warning("the Kafka producer is replaced", error=str(error))
+                self._dispose("_producer")
+            self._away = True
+            raise
 
     async def _send(self, producer: AIOKafkaProducer, name: str, records: Sequence[Outgoing]) -> list[Position]:
         sent = [await producer.send(name, r.value, r.key, headers=list(r.headers)) for r in records]
@@ -180,12 +179,13 @@ class KafkaLog:
         """See Log.partitions. Makes the topic where it is missing."""
         if topic not in self._partitions:
             try:
-                async with asyncio.timeout(self._options.timeout_s), self._making:
-                    if topic not in self._partitions:
-                        self._partitions[topic] = await self._ensure(self._topic(topic))
-            except CLIENT_ERRORS as error:
+                with translated():
+                    async with asyncio.timeout(self._options.timeout_s), self._making:
+                        if topic not in self._partitions:
+                            self._partitions[topic] = await self._ensure(self._topic(topic))
+            except LogUnavailable:
                 self._dispose("_admin")
-                raise in_log(error) from error
+                raise
         return self._partitions[topic]
 
     async def _ensure(self, name: str) -> int:
@@ -237,18 +237,19 @@ class KafkaLog:
 
     async def _offsets(self, topic: str, method: str) -> Mapping[int, int]:
         try:
-            async with asyncio.timeout(self._options.timeout_s):
-                places = [TopicPartition(self._topic(topic), p) for p in range(await self.partitions(topic))]
-                async with self._opening:
-                    if self._scout is None:
-                        scout = AIOKafkaConsumer(**self._options.client)
-                        await _started(scout)
-                        self._scout = scout
-                found = await getattr(self._scout, method)(places)
-                return {place.partition: offset for place, offset in found.items()}
-        except CLIENT_ERRORS as error:
+            with translated():
+                async with asyncio.timeout(self._options.timeout_s):
+                    places = [TopicPartition(self._topic(topic), p) for p in range(await self.partitions(topic))]
+                    async with self._opening:
+                        if self._scout is None:
+                            scout = AIOKafkaConsumer(**self._options.client)
+                            await _started(scout)
+                            self._scout = scout
+                    found = await getattr(self._scout, method)(places)
+                    return {place.partition: offset for place, offset in found.items()}
+        except LogUnavailable:
             self._dispose("_scout")
-            raise in_log(error) from error
+            raise
 
     async def check(self) -> None:
         """See Log.check. The relay of the outbox belongs to it."""
@@ -264,11 +265,12 @@ class KafkaLog:
 
     async def _check(self) -> None:
         try:
-            async with asyncio.timeout(CHECK_LIMIT_S):
-                await (await self._administrator()).describe_cluster()
-        except CLIENT_ERRORS as error:
+            with translated():
+                async with asyncio.timeout(CHECK_LIMIT_S):
+                    await (await self._administrator()).describe_cluster()
+        except LogUnavailable:
             self._dispose("_admin")
-            raise in_log(error) from error
+            raise
 
     # Groups
 
@@ -287,11 +289,9 @@ class KafkaLog:
             fetch_max_bytes=16_000_000,
             max_partition_fetch_bytes=max(1_048_576, self._options.max_record_bytes + ENVELOPE_BYTES),
         )
-        try:
+        with translated():
             async with asyncio.timeout(self._options.timeout_s):
                 await _started(client)
-        except CLIENT_ERRORS as error:
-            raise in_log(error) from error
         consumer = KafkaConsumer(self, client, topic, self._topic(topic), starting_offset)
         reporting = asyncio.create_task(consumer.report_for_ever())
         try:
@@ -422,18 +422,17 @@ class KafkaConsumer(ConsumerRebalanceListener):
                 self._unplaced.discard(partition)
 
     async def _get(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
-        try:
-            # During a rebalance the client waits for its end, however long that is; we do not.
-            async with asyncio.timeout(max_wait_s + 0.5):
-                got = await self._client.getmany(timeout_ms=round(max_wait_s * 1000), max_records=max_records)
-        except TimeoutError:
-            return {}
-        except NoOffsetForPartitionError:
-            return {}  # the client looked for a position before we gave it one
-        except OffsetOutOfRangeError as error:
-            raise await self._truncated() from error
-        except CLIENT_ERRORS as error:
-            raise in_log(error) from error
+        with translated():
+            try:
+                # During a rebalance the client waits for its end, however long that is; we do not.
+                async with asyncio.timeout(max_wait_s + 0.5):
+                    got = await self._client.getmany(timeout_ms=round(max_wait_s * 1000), max_records=max_records)
+            except TimeoutError:
+                return {}
+            except NoOffsetForPartitionError:
+                return {}  # the client looked for a position before we gave it one
+            except OffsetOutOfRangeError as error:
+                raise await self._truncated() from error
         batch: dict[int, Sequence[Record]] = {}
         for place, messages in got.items():
             expected = self._positions.get(place.partition)
@@ -486,10 +485,11 @@ class KafkaConsumer(ConsumerRebalanceListener):
         if not places:
             return
         try:
-            async with asyncio.timeout(CHECK_LIMIT_S):
-                await self._client.commit(places)
-        except CLIENT_ERRORS as error:
-            log.debug("offsets not reported", topic=self._name, error=type(error).__name__)
+            with translated():
+                async with asyncio.timeout(CHECK_LIMIT_S):
+                    await self._client.commit(places)
+        except ThreadlineError as error:
+            log.debug("offsets not reported", topic=self._name, error=str(error))
 
 
 async def _started(client: Any) -> None:
@@ -505,8 +505,9 @@ async def _closed(client: Any) -> None:
     """Close `client`, in an orderly way where that is soon done, else by force."""
     close = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
     try:
-        async with asyncio.timeout(CLOSE_LIMIT_S):
-            await close()
+        with translated():
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await close()
     except Exception as error:
         log.info("a Kafka client is closed by force", error=type(error).__name__)
         await _force_closed(client)
@@ -528,8 +529,9 @@ async def _force_closed(client: Any) -> None:
     inner = getattr(client, "_client", None) or getattr(client, "client", None)
     if inner is not None:
         try:
-            async with asyncio.timeout(CLOSE_LIMIT_S):
-                await inner.close()
+            with translated():
+                async with asyncio.timeout(CLOSE_LIMIT_S):
+                    await inner.close()
         except Exception as error:
             log.info("a Kafka connection was left to the system", error=type(error).__name__)
 
@@ -551,6 +553,7 @@ def _retrieved(future: asyncio.Future[Any]) -> None:
 @asynccontextmanager
 async def kafka_log(options: KafkaOptions, outbox: PostgresLog) -> AsyncIterator[KafkaLog]:
     """Open the log; connections are made when they are first needed. `outbox` holds what is emitted until published."""
+    quiet_client()
     kafka = KafkaLog(options, outbox)
     try:
         yield kafka

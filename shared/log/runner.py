@@ -23,7 +23,7 @@ import asyncpg
 import structlog
 
 from shared.clock import Clock, SystemClock
-from shared.errors import Fenced, LogTruncated, Rejected, ThreadlineError
+from shared.errors import Fenced, LogTruncated, LogUnavailable, Rejected, ThreadlineError
 from shared.log.database import Connection, passes
 from shared.log.metrics import Lag, LogMetrics
 from shared.log.offsets import compare_and_set, starting_offset
@@ -161,6 +161,12 @@ class Runner:
             try:
                 async with self._log.consume(self.group, self.topic, self._starting_offset) as consumer:
                     await self._consume(consumer)
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                # Nobody asked us to end: a library let one of its own out. It must not end a consumer without a word.
+                attempt += 1
+                await self._back_off(attempt, LogUnavailable("the log's client cut its own work short"))
             except Exception as error:
                 if being_cancelled():
                     raise asyncio.CancelledError from error

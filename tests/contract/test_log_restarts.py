@@ -31,17 +31,21 @@ TOPIC = "durable.v1"
 KEEP = "INSERT INTO kept (partition, place, value) SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[])"
 
 
+Condition = Callable[[], Awaitable[object]]
+
+
 @dataclass
 class Perishable:
     """A log whose server can be killed."""
 
     database: str
     kafka: str | None
-    kill_and_restart: Callable[[], Awaitable[None]]
+    kill_and_restart: Callable[[Condition], Awaitable[None]]
+    """Kills the server, waits (where that is in our hands) for a condition, and sees it back."""
 
 
 @asynccontextmanager
-async def own_postgres() -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
+async def own_postgres() -> AsyncIterator[tuple[str, Callable[[Condition], Awaitable[None]]]]:
     """A server of this test alone, with the commits that a user gets; killed by its pid and started again."""
     folder = directory.temporary("threadline-durable-")
     try:
@@ -49,7 +53,7 @@ async def own_postgres() -> AsyncIterator[tuple[str, Callable[[], Awaitable[None
             await migrate(server.url)
             supervising = asyncio.create_task(server.supervise(0.05))
 
-            async def kill_and_restart() -> None:
+            async def kill_and_restart(noticed: Condition) -> None:
                 os.kill(server.pid, signal.SIGKILL)
                 await until(lambda: _answers(server.url), "the server to be back", 30)
 
@@ -77,8 +81,9 @@ async def perishable(request: pytest.FixtureRequest, database: str) -> AsyncIter
         return
     running: Broker = request.getfixturevalue("kafka_broker")
 
-    async def kill_and_restart() -> None:
+    async def kill_and_restart(noticed: Condition) -> None:
         await asyncio.to_thread(running.kill)
+        await until(noticed, "the consumer to notice", 60)
         await asyncio.to_thread(running.start)
 
     yield Perishable(database, running.bootstrap, kill_and_restart)
@@ -116,7 +121,7 @@ async def test_through_a_kill_of_the_server_nothing_acknowledged_is_lost_and_sta
             reached = len(acknowledged) + 500
             await until(lambda: len(acknowledged) >= reached, "appends", 60)  # noqa: B023
             began = monotonic()
-            await perishable.kill_and_restart()
+            await perishable.kill_and_restart(runner.ready)
             reached = len(acknowledged) + 100
             await until(lambda: len(acknowledged) >= reached, "appends after the restart", 60)  # noqa: B023
             print(f"\nappends again {monotonic() - began:.2f} s after the kill")

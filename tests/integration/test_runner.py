@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from shared.errors import DatabaseUnavailable, Fenced, Rejected
 from shared.log.metrics import LogMetrics
 from shared.log.offsets import compare_and_set, lag, starting_offset
-from shared.log.postgres import PostgresLog, postgres_log
+from shared.log.postgres import PostgresConsumer, PostgresLog, postgres_log
 from shared.log.protocol import QUARANTINE, Outgoing, Record
 from shared.log.runner import Handler, Rejection, Runner, RunnerSettings
 from tests.waiting import until
@@ -418,3 +419,31 @@ async def test_stopping_lets_the_batch_in_hand_commit(log: PostgresLog, pool: as
     await asyncio.wait_for(task, 5)
     assert len(await kept(pool)) == 4
     assert await pool.fetchval("SELECT count(*) FROM log.member") == 0
+
+
+async def test_a_cancellation_that_nobody_asked_for_does_not_end_the_consumer(
+    log: PostgresLog, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka's client lets those of its inner tasks out; the consumer ended without a word."""
+    real_fetch = PostgresConsumer.fetch
+    strays = iter(range(2))
+
+    async def fetch(self: PostgresConsumer, *limits: Any) -> Mapping[int, Sequence[Record]]:
+        for _ in strays:
+            raise asyncio.CancelledError
+        return await real_fetch(self, *limits)
+
+    monkeypatch.setattr(PostgresConsumer, "fetch", fetch)
+    await log.append(TOPIC, numbers(3))
+    async with running(log, pool, keep) as runner:
+        await until(done(runner, 3), "all three")
+
+
+async def test_a_cancelled_runner_ends(log: PostgresLog, pool: asyncpg.Pool) -> None:
+    runner = Runner(log, pool, "group", TOPIC, keep, settings=FAST)
+    task = asyncio.create_task(runner.run())
+    await log.append(TOPIC, numbers(3))
+    await until(done(runner, 3), "all three")
+    task.cancel()
+    done_tasks, _ = await asyncio.wait({task}, timeout=5)
+    assert done_tasks and task.cancelled()
