@@ -10,11 +10,12 @@ change nothing.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import orjson
 
@@ -198,7 +199,7 @@ def _checked(line: TimelineRecord) -> Line:
         _uuid(line.body.get("customer_id"))
     elif line.kind == "conversation" and not line.deleted:
         _uuid(line.body.get("canonical_id"))
-    elif line.kind == "entry" and not line.deleted:
+    elif line.kind == "entry" and not line.deleted and line.body.get("source") != DERIVED_SOURCE:
         entry = compact(line.body)
         for key in (entry.id, entry.conversation, entry.leaf):
             if key is not None:
@@ -209,22 +210,21 @@ def _checked(line: TimelineRecord) -> Line:
     return line
 
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
 def _uuid(value: Any) -> None:
-    if not isinstance(value, str) or len(value) != 36:
+    if not isinstance(value, str) or _UUID.fullmatch(value) is None:
         raise Rejected("the record holds an id that is no uuid")
-    try:
-        UUID(value)
-    except ValueError as error:
-        raise Rejected("the record holds an id that is no uuid") from error
 
 
 def _collect(work: Work, record: TimelineRecord, entry: Entry | None) -> None:
     """Keep the newest version of each within the batch."""
     if record.kind == "entry":
         if entry is None and not record.deleted:
+            if record.body.get("source") == DERIVED_SOURCE:
+                return
             entry = compact(record.body)
-        if entry is not None and entry.source == DERIVED_SOURCE:
-            return
         known = work.entries.get(record.key)
         if known is None or known[0] < record.version:
             work.entries[record.key] = (record.version, entry)
@@ -297,10 +297,8 @@ def _parts(work: Work, changed: Sequence[Entry]) -> set[Ref]:
 
 
 def _surveys_in(memory: Memory, canonical: str) -> set[Ref]:
-    if canonical not in memory.members_of:
-        return set()
-    surveys = (group_of(e) for e in memory.entries_in(canonical) if e.type.startswith("survey."))
-    return {ref for ref in surveys if ref is not None}
+    members = memory.members_of.get(canonical, ())
+    return {ref for raw in members for ref in memory.surveys_in.get(raw, {}).values()}
 
 
 def _canonicals(work: Work, changed: Sequence[Entry]) -> set[str]:
@@ -409,7 +407,7 @@ async def load_conversations(connection: Connection, wanted: Sequence[tuple[Work
     works = {work.tenant: work for work in raws.values()}
     for tenant, entry in await store.entries(connection, store.ENTRIES_OF_CONVERSATIONS, raws):
         if entry.conversation is not None:
-            works[tenant].memory.by_conversation[entry.conversation][entry.id] = entry
+            works[tenant].memory.hold(entry.conversation, entry)
 
 
 async def load_parts(connection: Connection, wanted: Sequence[tuple[Work, Ref]]) -> None:

@@ -6,8 +6,8 @@ a merge or a split of customers is nothing but evaluating both sides again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from services.metrics.buckets import Dims
 from services.metrics.entries import Entry
@@ -26,6 +26,22 @@ RELEVANT = _CONTACTS | {
     "survey.answered", "customer.started", "customer.churned", "revenue.recorded",
 }  # fmt: skip
 """Types of entries outside of conversations that a customer's KPIs read; others make no customer."""
+
+
+T = TypeVar("T")
+
+
+class once(Generic[T]):  # used like property
+    """A property computed when first asked for; functools.cached_property of Python 3.11 takes a lock each time."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._name = compute.__name__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        found: T = self._compute(instance)
+        instance.__dict__[self._name] = found
+        return found
 
 
 class Session:
@@ -54,7 +70,7 @@ class Customer:
         self.conversations = sorted(conversations, key=lambda c: c.opening.order)
         self.strays = corrected(strays)
 
-    @cached_property
+    @once
     def entries(self) -> list[Entry]:
         """All entries: those of the conversations and the strays, by time."""
         found = [e for c in self.conversations for e in c.entries]
@@ -62,14 +78,14 @@ class Customer:
         found.sort(key=lambda e: e.order)
         return found
 
-    @cached_property
+    @once
     def segment(self) -> str | None:
         """The first segment named for them."""
         return next((c.segment for c in self.conversations if c.segment), None) or next(
             (e.segment for e in self.strays if e.segment), None
         )
 
-    @cached_property
+    @once
     def contacts(self) -> list[Contact]:
         """Their contacts by start; one that shows in a conversation and outside of it is one."""
         found: dict[str, Contact] = {}
@@ -90,7 +106,7 @@ class Customer:
                         known.answered = entry
         return sorted(found.values(), key=lambda contact: contact.first.order)
 
-    @cached_property
+    @once
     def _conversation(self) -> dict[str, Conversation]:
         return {c.id: c for c in self.conversations}
 
@@ -155,7 +171,7 @@ class Customer:
                 return entry
         return opened_by
 
-    @cached_property
+    @once
     def _touches(self) -> list[Entry]:
         return [
             e
@@ -163,7 +179,7 @@ class Customer:
             if e.type in ("selfservice.viewed", "message.received", "call.queued", "ivr.ended") and not e.automatic
         ]
 
-    @cached_property
+    @once
     def views(self) -> list[Entry]:
         """Their self-service views."""
         return [e for e in self.entries if e.type == "selfservice.viewed"]
@@ -181,7 +197,7 @@ class Customer:
         """Return their entries of these types, by time."""
         return [e for e in self.entries if e.type in types]
 
-    @cached_property
+    @once
     def answers(self) -> Sequence[Answer]:
         """Their survey answers that count."""
         by_survey: dict[str, list[Entry]] = {}

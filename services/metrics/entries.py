@@ -20,14 +20,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S = 10 * 366 * 86_400
 _MOST_MINOR = 10**15
 
-_KEPT = (
+_KEPT = frozenset({
     "score", "scale", "survey_id", "metric", "kind", "kinds", "hold_s", "wrap_s", "handle_s", "duration_s",
     "from_channel", "to_channel", "from_contact", "to_contact", "session_id", "outcome", "sentiment",
     "suggestion_id", "sections", "system", "field", "amount_minor", "currency", "period_start", "period_end",
     "period", "exposure", "waiting_on", "to_agent", "to_team", "fcr_eligible", "state", "open", "device",
     "ivr_session", "corrects_event_id", "initiator",
-)  # fmt: skip
+})  # fmt: skip
 """Fields of posted data that a KPI reads."""
+
+
+UNKNOWN = object()
 
 
 class Entry:
@@ -35,7 +38,7 @@ class Entry:
 
     __slots__ = (
         "agent", "at", "automatic", "bot", "channel", "contact", "conversation", "data", "event_id", "human", "id",
-        "language", "leaf", "order", "recorded", "segment", "source", "team", "topic", "type",
+        "language", "leaf", "order", "part", "recorded", "segment", "source", "team", "topic", "type",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +83,8 @@ class Entry:
         self.segment = segment
         self.data = data
         self.order = (at, source, event_id)
+        self.part: Any = UNKNOWN
+        """The call, survey, agent or amount it is part of, once evaluation.group_of has looked."""
 
     def pack(self) -> list[Any]:
         """Return what `unpack` reads back, ready for JSON; conversation and leaf are stored beside it."""
@@ -126,10 +131,11 @@ def _compact(body: Mapping[str, Any]) -> Entry:
     if channel is None and type_.startswith("call."):
         channel = "phone"
     agent = text(actor.get("id")) if kind == "agent" else None
-    recorded = body.get("recorded_at") or body["occurred_at"]
+    occurred = micros(parse_rfc3339(body["occurred_at"]))
+    recorded = body.get("recorded_at")
     return Entry(
         body["id"],
-        micros(parse_rfc3339(body["occurred_at"])),
+        occurred,
         body["source"],
         body["event_id"],
         type_,
@@ -137,7 +143,7 @@ def _compact(body: Mapping[str, Any]) -> Entry:
         text(body.get("contact_id")),
         body.get("conversation_id"),
         body.get("leaf_id"),
-        micros(parse_rfc3339(recorded)),
+        micros(parse_rfc3339(recorded)) if recorded else occurred,
         bool(body.get("automatic")) or kind == "automated",
         kind == "agent" or (kind is None and not body.get("automatic")),
         kind == "bot",
@@ -146,7 +152,7 @@ def _compact(body: Mapping[str, Any]) -> Entry:
         text(body.get("topic")),
         text(body.get("language")),
         _segment(data),
-        {name: data[name] for name in _KEPT if data.get(name) is not None},
+        {name: value for name, value in data.items() if name in _KEPT and value is not None},
     )
 
 
@@ -161,6 +167,8 @@ def _segment(data: Mapping[str, Any]) -> str | None:
 
 def text(value: Any) -> str | None:
     """Return a label: a non-empty text of at most 200 characters, a number as text, anything else None."""
+    if value is None:
+        return None
     if isinstance(value, str):
         return value[:200] or None
     if isinstance(value, int | float) and not isinstance(value, bool):

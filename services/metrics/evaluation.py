@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from services.metrics.buckets import Contributions, Sink
 from services.metrics.business import Rules
 from services.metrics.customer import RELEVANT, Customer
-from services.metrics.entries import Entry
+from services.metrics.entries import UNKNOWN, Entry
 from services.metrics.facts import Conversation, analyse
 from services.metrics.kpis import FUNCTIONS
 from services.metrics.kpis.calls import Call
@@ -35,6 +35,13 @@ _AGENTS = frozenset({"agent.status", "agent.joined", "agent.left", "agent.blocke
 
 def group_of(entry: Entry) -> Ref | None:
     """Return the call, survey, agent or amount that `entry` is part of."""
+    if entry.part is UNKNOWN:
+        entry.part = _group_of(entry)
+    found: Ref | None = entry.part
+    return found
+
+
+def _group_of(entry: Entry) -> Ref | None:
     kind = entry.type
     if kind.startswith(("call.", "callback.")):
         return Ref(CALL, entry.contact) if entry.contact else None

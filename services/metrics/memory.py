@@ -32,6 +32,8 @@ class Memory:
     canonical_of: dict[str, str] = field(default_factory=dict)
     members_of: dict[str, set[str]] = field(default_factory=dict)
     by_conversation: dict[str, Entries] = field(default_factory=dict)
+    surveys_in: dict[str, dict[str, Ref]] = field(default_factory=dict)
+    """conversation → its entries about surveys, with the survey"""
     strays_of: dict[str, Entries] = field(default_factory=dict)
     """leaf → its entries outside of conversations"""
     conversations_of: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Memory:
     def forget(self) -> None:
         """Drop everything but the names, which never change."""
         for part in (
-            self.customer_of, self.leaves_of, self.canonical_of, self.members_of, self.by_conversation,
+            self.customer_of, self.leaves_of, self.canonical_of, self.members_of, self.by_conversation, self.surveys_in,
             self.strays_of, self.conversations_of, self.by_part, self.facts, self.cells, self.entity_ids,
         ):  # fmt: skip
             part.clear()
@@ -85,10 +87,18 @@ class Memory:
 
     # Changing
 
+    def hold(self, conversation: str, entry: Entry) -> None:
+        """Remember an entry of a conversation."""
+        self.by_conversation.setdefault(conversation, {})[entry.id] = entry
+        if entry.type.startswith("survey."):
+            survey = group_of(entry)
+            if survey is not None:
+                self.surveys_in.setdefault(conversation, {})[entry.id] = survey
+
     def put(self, entry: Entry) -> None:
         """Add an entry to what is remembered in full."""
         if entry.conversation is not None:
-            self.by_conversation.setdefault(entry.conversation, {})[entry.id] = entry
+            self.hold(entry.conversation, entry)
             self.facts.pop(self.canonical(entry.conversation), None)
             if entry.leaf is not None and entry.leaf in self.conversations_of:
                 counts = self.conversations_of[entry.leaf]
@@ -103,6 +113,7 @@ class Memory:
         """Remove an entry (an older version, or one that is gone)."""
         if entry.conversation is not None:
             self.by_conversation.get(entry.conversation, {}).pop(entry.id, None)
+            self.surveys_in.get(entry.conversation, {}).pop(entry.id, None)
             self.facts.pop(self.canonical(entry.conversation), None)
             if entry.leaf is not None and entry.leaf in self.conversations_of:
                 counts = self.conversations_of[entry.leaf]

@@ -43,48 +43,56 @@ ORDER BY valid_from
 
 STORED = """
 SELECT e.tenant_id, e.entry_id::text, e.version, e.body
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, entry_id) JOIN metrics.entry AS e USING (tenant_id, entry_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, entry_id) JOIN metrics.entry AS e USING (tenant_id, entry_id)
 """
 
 LEAVES = """
 SELECT l.tenant_id, l.leaf_id::text, l.customer_id::text, l.version
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.leaf AS l USING (tenant_id, leaf_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, leaf_id) JOIN metrics.leaf AS l USING (tenant_id, leaf_id)
 """
 
 CONVERSATIONS = """
 SELECT c.tenant_id, c.conversation_id::text, c.canonical_id::text, c.version
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, conversation_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, conversation_id)
 JOIN metrics.conversation AS c USING (tenant_id, conversation_id)
 """
 
 LEAVES_OF_CUSTOMERS = """
 SELECT l.tenant_id, l.customer_id::text, l.leaf_id::text
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, customer_id) JOIN metrics.leaf AS l USING (tenant_id, customer_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, customer_id) JOIN metrics.leaf AS l USING (tenant_id, customer_id)
 """
 
 MEMBERS_OF_CONVERSATIONS = """
 SELECT c.tenant_id, c.canonical_id::text, c.conversation_id::text
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, canonical_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, canonical_id)
 JOIN metrics.conversation AS c USING (tenant_id, canonical_id)
 """
 
 ENTRIES_OF_CONVERSATIONS = """
 SELECT e.tenant_id, e.body
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, conversation_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, conversation_id)
 JOIN metrics.entry AS e USING (tenant_id, conversation_id)
 WHERE e.body IS NOT NULL
 """
 
 CONVERSATIONS_OF_LEAVES = """
 SELECT e.tenant_id, e.leaf_id::text, e.conversation_id::text, count(*) AS entries
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
 WHERE e.conversation_id IS NOT NULL AND e.body IS NOT NULL
 GROUP BY 1, 2, 3
 """
 
 STRAYS_OF_LEAVES = """
 SELECT e.tenant_id, e.body
-FROM unnest($1::text[], $2::uuid[]) AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
+FROM unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[])
+    AS k(tenant_id, leaf_id) JOIN metrics.entry AS e USING (tenant_id, leaf_id)
 WHERE e.conversation_id IS NULL AND e.body IS NOT NULL
 """
 
@@ -113,7 +121,9 @@ LEFT JOIN metrics.dims AS d ON d.dims_id = c.dims_id
 
 PUT_ENTRIES = """
 INSERT INTO metrics.entry AS e (tenant_id, entry_id, version, leaf_id, conversation_id, part_of, body)
-SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::bytea[])
+SELECT * FROM unnest(
+    string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[], string_to_array($3, ',')::bigint[],
+    string_to_array($4, ',', '')::uuid[], string_to_array($5, ',', '')::uuid[], $6::text[], $7::bytea[])
 ON CONFLICT (tenant_id, entry_id) DO UPDATE
 SET version = excluded.version, leaf_id = excluded.leaf_id, conversation_id = excluded.conversation_id,
     part_of = excluded.part_of, body = excluded.body
@@ -122,14 +132,18 @@ WHERE e.version < excluded.version
 
 PUT_LEAVES = """
 INSERT INTO metrics.leaf AS l (tenant_id, leaf_id, version, customer_id)
-SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[])
+SELECT * FROM unnest(
+    string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[], string_to_array($3, ',')::bigint[],
+    string_to_array($4, ',')::uuid[])
 ON CONFLICT (tenant_id, leaf_id) DO UPDATE SET version = excluded.version, customer_id = excluded.customer_id
 WHERE l.version < excluded.version
 """
 
 PUT_CONVERSATIONS = """
 INSERT INTO metrics.conversation AS c (tenant_id, conversation_id, version, canonical_id)
-SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::uuid[])
+SELECT * FROM unnest(
+    string_to_array($1, E'\\x1f'), string_to_array($2, ',')::uuid[], string_to_array($3, ',')::bigint[],
+    string_to_array($4, ',')::uuid[])
 ON CONFLICT (tenant_id, conversation_id) DO UPDATE
 SET version = excluded.version, canonical_id = excluded.canonical_id
 WHERE c.version < excluded.version
@@ -178,6 +192,8 @@ FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS k(tenant_id, la
 WHERE t.tenant_id = k.tenant_id
 """
 
+SEPARATOR = "\x1f"
+
 COLUMNS = (
     "tenant_id", "series_id", "at", "dims_id", "entity_id", "n", "total", "recorded_at", "bucket", "due", "member",
 )  # fmt: skip
@@ -197,6 +213,12 @@ Pairs = Iterable[tuple[str, str]]
 def _columns(pairs: Pairs) -> tuple[list[str], list[str]]:
     found = list(pairs)
     return [tenant for tenant, _ in found], [key for _, key in found]
+
+
+def _ids(pairs: Pairs) -> tuple[str, str]:
+    """Return tenants and uuids, each as one text: the driver looks at every element of an array, at some cost."""
+    tenants, keys = _columns(pairs)
+    return SEPARATOR.join(tenants), ",".join(keys)
 
 
 async def lock(connection: Connection, tenants: Sequence[str]) -> None:
@@ -242,34 +264,35 @@ async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], St
     """Return the entries that are stored already."""
     return {
         (tenant, entry_id): Stored(version, None if body is None else unpack(orjson.loads(body)))
-        for tenant, entry_id, version, body in await connection.fetch(STORED, *_columns(ids))
+        for tenant, entry_id, version, body in await connection.fetch(STORED, *_ids(ids))
     }
 
 
 async def pointers(connection: Connection, statement: str, keys: Pairs) -> dict[tuple[str, str], tuple[str, int]]:
     """Return where leaves or conversations point, with the version (`statement` is LEAVES or CONVERSATIONS)."""
-    rows = await connection.fetch(statement, *_columns(keys))
+    rows = await connection.fetch(statement, *_ids(keys))
     return {(tenant, key): (target, version) for tenant, key, target, version in rows}
 
 
 async def members(connection: Connection, statement: str, keys: Pairs) -> dict[tuple[str, str], set[str]]:
     """Return what points at customers or canonical conversations (LEAVES_OF_… or MEMBERS_OF_…)."""
     found: dict[tuple[str, str], set[str]] = {}
-    for tenant, target, key in await connection.fetch(statement, *_columns(keys)):
+    for tenant, target, key in await connection.fetch(statement, *_ids(keys)):
         found.setdefault((tenant, target), set()).add(key)
     return found
 
 
 async def entries(connection: Connection, statement: str, keys: Pairs) -> list[tuple[str, Entry]]:
     """Return (tenant, entry) of conversations, leaves or parts, as `statement` says."""
-    rows = await connection.fetch(statement, *_columns(keys))
+    arguments = _columns(keys) if statement is ENTRIES_OF_PARTS else _ids(keys)
+    rows = await connection.fetch(statement, *arguments)
     return [(tenant, unpack(orjson.loads(body))) for tenant, body in rows]
 
 
 async def conversations_of_leaves(connection: Connection, keys: Pairs) -> dict[tuple[str, str], dict[str, int]]:
     """Return (tenant, leaf) → conversations with the number of its entries in them."""
     found: dict[tuple[str, str], dict[str, int]] = {}
-    for tenant, leaf, conversation, count in await connection.fetch(CONVERSATIONS_OF_LEAVES, *_columns(keys)):
+    for tenant, leaf, conversation, count in await connection.fetch(CONVERSATIONS_OF_LEAVES, *_ids(keys)):
         found.setdefault((tenant, leaf), {})[conversation] = count
     return found
 
@@ -293,12 +316,17 @@ async def contributions(
 
 async def put_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Store (tenant, id, version, leaf, conversation, part, body); an older version changes nothing."""
-    await connection.execute(PUT_ENTRIES, *_transposed(rows, 7))
+    tenants, ids, versions, leaves, conversations, parts, bodies = zip(*rows, strict=True)
+    texts = SEPARATOR.join(tenants), ",".join(ids), ",".join(map(str, versions))
+    pointers = ",".join(leaf or "" for leaf in leaves), ",".join(c or "" for c in conversations)
+    await connection.execute(PUT_ENTRIES, *texts, *pointers, parts, bodies)
 
 
 async def put_pointers(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Store (tenant, key, version, target) of leaves or conversations."""
-    await connection.execute(statement, *_transposed(rows, 4))
+    tenants, keys, versions, targets = zip(*rows, strict=True)
+    texts = SEPARATOR.join(tenants), ",".join(keys), ",".join(map(str, versions)), ",".join(targets)
+    await connection.execute(statement, *texts)
 
 
 def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
