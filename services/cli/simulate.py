@@ -76,6 +76,10 @@ def simulate(
     Console(stderr=True).print(f"{run.posted} events posted ({len(run.sent)} different) in {run.seconds:.1f} s")
 
 
+BEGUN_AHEAD_S = 600.0
+"""How many seconds' worth of events, at the rate asked for, may be begun and still to come."""
+
+
 class Run:
     """One run of the simulation, and what was acknowledged so far."""
 
@@ -128,9 +132,12 @@ class Run:
             while allowance >= 1:
                 event = going.due(now)
                 if event is None:
-                    if not going.begin(now - 0.001):
+                    # Somebody new; what they do first may be a moment off, so nobody waits for it here.
+                    if len(going.waiting) > rate * BEGUN_AHEAD_S or not going.begin(now - 0.001):
                         break
-                    continue
+                    event = going.due(now)
+                if event is None:
+                    break
                 courier.take(event)
                 allowance -= 1
             arrived = list(courier.arrived(now))
