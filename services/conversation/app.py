@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from functools import partial
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from services.conversation.console import console_router
 from services.conversation.consumer import GROUP, InboundConsumer
@@ -13,6 +13,7 @@ from services.conversation.metrics import ConversationMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.identity import identity_router
+from services.conversation.routes.parameters import writable
 from services.conversation.routes.policy import policy_router
 from services.conversation.routes.search import search_router
 from services.conversation.routes.stream import stream_router
@@ -46,7 +47,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     )
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
-    router = APIRouter()
+    router = APIRouter(dependencies=[Depends(writable)])
     for part in (customers_router, conversations_router, identity_router, policy_router, search_router, console_router):
         router.include_router(part(platform))
     router.include_router(stream_router(platform, tail))

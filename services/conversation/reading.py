@@ -43,12 +43,13 @@ class Cursor:
     def decode(cls, text: str) -> Cursor:
         """Read what `encode` wrote. Raises ValueError."""
         try:
-            parts = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            occurred_at, source, event_id = parts
-            if not isinstance(source, str) or not isinstance(event_id, str):
-                raise ValueError("a cursor holds two texts")
-            return cls(parse_rfc3339(occurred_at), source, event_id)
-        except (ValueError, TypeError, binascii.Error) as error:
+            occurred_at, source, event_id = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            cursor = cls(parse_rfc3339(occurred_at), source, event_id)
+            # Only what was made here: anything else would mean a place that nobody was given.
+            if cursor.encode() != text.rstrip("=") or "\0" in source + event_id:
+                raise ValueError("not as it was given")
+            return cursor
+        except (ValueError, TypeError, OverflowError, binascii.Error) as error:
             raise ValueError("not a cursor of this API; take `before` or `after` of an answer as it is") from error
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import orjson
+from fastapi import Request
 
 from services.conversation.reading import Cursor
 from shared.events import parse_rfc3339, rfc3339
@@ -33,6 +34,13 @@ def invalid(name: str, detail: str) -> Problem:
     return Problem(422, "Invalid query", f"{name}: {detail}", errors=[Fault(f"#/query/{name}", detail)])
 
 
+async def writable(request: Request) -> None:
+    """Refuse a query that holds what no text in the database can hold. Raises Problem 422. A route's dependency."""
+    for name, value in request.query_params.multi_items():
+        if "\0" in value:
+            raise invalid(name, "it holds a NUL character, which no text here does")
+
+
 def instant(text: str) -> datetime:
     """Read an RFC 3339 instant with its offset (a space for `+` is read as `+`). Raises ValueError."""
     try:
@@ -41,7 +49,10 @@ def instant(text: str) -> datetime:
         raise ValueError("write an instant as RFC 3339, such as 2026-03-03T08:00:00Z") from None
     if at.tzinfo is None:
         raise ValueError("the instant lacks its offset; end it with Z for UTC")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the instant lies before the year 1 or after the year 9999 in UTC") from None
 
 
 def cursor(text: str) -> Cursor:
@@ -75,5 +86,5 @@ def read_list_cursor(text: str) -> tuple[datetime, UUID]:
     try:
         at, id_ = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         return parse_rfc3339(at), UUID(id_)
-    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
         raise ValueError("not a cursor of this API; take `next` of an answer as it is") from error
