@@ -151,7 +151,7 @@ class WebhookEndpoint:
                 ):
                     return
                 for part in quarantined:
-                    await _quarantine(connection, part, raw, account)
+                    await keep(connection, part, raw, account)
             with self._metrics.append_seconds.time():
                 await self._intake.accept(events)
         self._metrics.accepted.labels(account.provider).inc(len(events))
@@ -194,7 +194,8 @@ async def _is_new(connection: asyncpg.Connection, token: ReplayToken, account: A
     )
 
 
-async def _quarantine(connection: asyncpg.Connection, part: Quarantined, raw: RawRequest, account: Account) -> None:
+async def keep(connection: asyncpg.Connection, part: Quarantined, raw: RawRequest, account: Account) -> None:
+    """Put one part of a delivery into quarantine with the whole request, once, inside the caller's transaction."""
     headers = tuple(
         (name, value.encode("latin-1", "replace"))
         for name, value in ((":method", raw.method), (":query", raw.query), *raw.headers.items())

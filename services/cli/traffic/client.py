@@ -47,11 +47,13 @@ class Client:
 
     async def post(self, events: Sequence[Event]) -> None:
         """Post `events` in one batch; returns once they are acknowledged. Raises SendingFailed."""
-        answer = await self._patiently(
-            "POST", "/v1/events", orjson.dumps([cloudevent(event) for event in events]), BATCH_TYPE
-        )
+        answer = await self.send(orjson.dumps([cloudevent(event) for event in events]))
         if answer.status_code != 202:
             raise SendingFailed(f"{self.url} refused a batch of {len(events)} events: {problem(answer)}")
+
+    async def send(self, batch: bytes) -> httpx.Response:
+        """Post one batch as it stands, patiently, and return what is answered. Raises SendingFailed."""
+        return await self._patiently("POST", "/v1/events", batch, BATCH_TYPE)
 
     async def post_all(
         self, events: Iterable[Event], acknowledged: Acknowledged, batch: int = 500, in_flight: int = 4
