@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from time import perf_counter
 from uuid import uuid4
@@ -14,10 +15,12 @@ from uuid import uuid4
 import asyncpg
 import uvloop
 
+from shared.log.database import Connection
 from shared.log.kafka import KafkaOptions
 from shared.log.open import kafka_with_outbox
 from shared.log.postgres import postgres_log
-from shared.log.protocol import Log, Outgoing
+from shared.log.protocol import Log, Outgoing, Record
+from shared.log.runner import Rejection, Runner
 
 VALUE = b'{"specversion":"1.0","data":"' + b"x" * 700 + b'"}'
 
@@ -92,6 +95,29 @@ async def round_trip_ms(log: Log, topic: str, times: int) -> tuple[float, float]
     return taken[len(taken) // 2], taken[len(taken) * 99 // 100]
 
 
+async def run_all(log: Log, pool: asyncpg.Pool, topic: str) -> float:
+    """Return records per second through the runner with a handler that does nothing: the cost of the loop itself."""
+
+    times: list[float] = []
+    counts: list[int] = []
+    end = asyncio.Event()
+    left = sum((await log.end_offsets(topic)).values())
+
+    async def nothing(connection: Connection, records: Sequence[Record]) -> Sequence[Rejection]:
+        times.append(perf_counter())
+        counts.append(len(records))
+        if sum(counts) >= left:
+            end.set()
+        return ()
+
+    runner = Runner(log, pool, f"bench-{uuid4()}", topic, nothing)
+    task = asyncio.create_task(runner.run())
+    await end.wait()
+    runner.stop()
+    await task
+    return sum(counts[:-1]) / (times[-1] - times[0])
+
+
 async def main() -> None:
     """Run every figure once and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -113,6 +139,7 @@ async def main() -> None:
         print(f"append, batches of 100  {await append_batches(log, topic, 8, 20, 100):>10,.0f} records/s")
         print(f"append, batches of 1000 {await append_batches(log, topic, 4, 10, 1000):>10,.0f} records/s")
         print(f"read, one member        {await read_all(log, topic):>10,.0f} records/s")
+        print(f"runner, empty handler   {await run_all(log, pool, topic):>10,.0f} records/s")
         p50, p99 = await round_trip_ms(log, topic, 200)
         print(f"append to read, idle    p50 {p50:.2f} ms, p99 {p99:.2f} ms")
 
