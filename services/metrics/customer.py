@@ -6,6 +6,7 @@ a merge or a split of customers is nothing but evaluating both sides again.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +43,13 @@ class once(Generic[T]):  # used like property
         found: T = self._compute(instance)
         instance.__dict__[self._name] = found
         return found
+
+
+_TOUCHES = frozenset({"selfservice.viewed", "message.received", "call.queued", "ivr.ended"})
+
+
+def _at(entry: Entry) -> int:
+    return entry.at
 
 
 class Session:
@@ -117,39 +125,62 @@ class Customer:
         c = self._conversation.get(contact.conversation or "")
         return c.topic if c else None
 
+    @once
+    def _orders(self) -> list[tuple[int, str, str]]:
+        return [contact.first.order for contact in self.contacts]
+
+    @once
+    def _starts(self) -> list[int]:
+        return [contact.start for contact in self.contacts]
+
     def contact_again(self, c: Conversation, resolved: Entry, within: int) -> Contact | None:
         """Return the first contact on the topic of `c` that starts after `resolved`, at most `within` later."""
-        for contact in self.contacts:
-            if contact.first.order <= resolved.order:
-                continue
+        for index in range(bisect_right(self._orders, resolved.order), len(self.contacts)):
+            contact = self.contacts[index]
             if contact.start - resolved.at > within:
                 return None
             if self.topic_of(contact) == c.topic:
                 return contact
         return None
 
+    @once
+    def _resolutions(self) -> dict[str | None, list[tuple[int, tuple[int, str, str], Conversation, Entry]]]:
+        """Resolutions by topic, in order of time."""
+        found: dict[str | None, list[tuple[int, tuple[int, str, str], Conversation, Entry]]] = {}
+        for c in self.conversations:
+            for episode in c.episodes:
+                e = episode.resolved
+                if e is not None:
+                    found.setdefault(c.topic, []).append((e.at, e.order, c, e))
+        for resolutions in found.values():
+            resolutions.sort(key=lambda resolution: resolution[1])
+        return found
+
     def resolution_before(self, c: Conversation, within: int) -> Entry | None:
         """Return the last resolution of another conversation on the topic of `c`, at most `within` before it opened."""
-        best: Entry | None = None
-        for other in self.conversations:
-            if other is c or other.topic != c.topic:
-                continue
-            for episode in other.episodes:
-                e = episode.resolved
-                if e is not None and 0 <= c.opened_at - e.at <= within and (best is None or e.order > best.order):
-                    best = e
-        return best
+        resolutions = self._resolutions.get(c.topic, [])
+        index = bisect_right(resolutions, c.opened_at, key=lambda resolution: resolution[0])
+        while index:
+            index -= 1
+            at, _, other, entry = resolutions[index]
+            if c.opened_at - at > within:
+                return None
+            if other is not c:
+                return entry
+        return None
 
     def contact_between(self, after: int, until: int) -> Contact | None:
         """Return the first contact that starts in (after, until]."""
-        return next((k for k in self.contacts if after < k.start <= until), None)
+        index = bisect_right(self._starts, after)
+        return self.contacts[index] if index < len(self.contacts) and self._starts[index] <= until else None
 
     def switches(self) -> Iterable[tuple[Contact, Contact]]:
         """Yield (first of the unanswered run, the contact on another channel directly after it), ≤ 24 h apart."""
         contacts = self.contacts
         for index, contact in enumerate(contacts):
             start: Contact | None = None
-            for before in reversed(contacts[:index]):
+            for earlier in range(index - 1, -1, -1):
+                before = contacts[earlier]
                 other = before.channel != contact.channel and (start is None or before.channel == start.channel)
                 served = before.answered is not None and before.answered.at <= contact.start
                 if not other or served or contact.start - before.start > DAY:
@@ -164,25 +195,33 @@ class Customer:
 
     def first_touch(self, opened_by: Entry) -> Entry:
         """Return the earliest touch in the day before an episode's first entry, else that entry."""
-        for entry in self._touches:
-            if entry.order >= opened_by.order:
-                break
-            if opened_by.at - entry.at <= DAY:
-                return entry
+        touches = self._touches
+        index = bisect_left(touches, opened_by.at - DAY, key=_at)
+        if index < len(touches) and touches[index].order < opened_by.order:
+            return touches[index]
         return opened_by
 
     @once
     def _touches(self) -> list[Entry]:
-        return [
-            e
-            for e in self.entries
-            if e.type in ("selfservice.viewed", "message.received", "call.queued", "ivr.ended") and not e.automatic
-        ]
+        return [e for e in self.entries if e.type in _TOUCHES and not e.automatic]
 
     @once
     def views(self) -> list[Entry]:
         """Their self-service views."""
         return [e for e in self.entries if e.type == "selfservice.viewed"]
+
+    def view_before(self, at: int, within: int) -> Entry | None:
+        """Return the last self-service view in [at − within, at]."""
+        index = bisect_right(self.views, at, key=_at) - 1
+        return self.views[index] if index >= 0 and at - self.views[index].at <= within else None
+
+    @once
+    def _place(self) -> dict[str, Conversation]:
+        return {e.id: c for c in self.conversations for e in c.entries}
+
+    def conversation_of(self, entry: Entry) -> Conversation | None:
+        """Return the conversation of theirs that `entry` is in."""
+        return self._place.get(entry.id)
 
     def sessions(self, *types: str) -> list[Session]:
         """Return the sessions made of entries of these types, by start; without a session id each is one."""

@@ -18,6 +18,9 @@ REOPEN_WITHIN = 28 * DAY
 
 CUSTOMER_TURN = "customer"
 
+LOOK_BACK = 200
+"""How many entries before a resolution are looked at for its channel, agent and team."""
+
 
 class Contact:
     """One leg on one channel: a chat session, an e-mail thread, a call."""
@@ -65,23 +68,17 @@ class Episode:
     """From opened (or reopened) to resolved."""
 
     __slots__ = (
-        "bot",
-        "fields",
-        "handled",
-        "opened_by",
-        "reopened_by",
-        "repeated_field",
-        "resolved",
-        "start",
-        "systems",
-        "touched",
-        "transfers",
+        "bot", "dims", "fields", "handled", "index", "opened_by", "reopened_by", "repeated_field", "resolved", "start",
+        "systems", "touched", "transfers",
     )  # fmt: skip
 
     def __init__(self, opened_by: Entry, start: int) -> None:
         self.opened_by = opened_by
         self.start = start
         self.resolved: Entry | None = None
+        self.index = 0
+        """Where `resolved` is among the conversation's entries."""
+        self.dims: Dims | None = None
         self.reopened_by: Entry | None = None
         self.handled: Entry | None = None
         self.bot: Entry | None = None
@@ -151,13 +148,17 @@ class Conversation:
 
     def resolution_dims(self, episode: Episode) -> Dims:
         """Dimensions frozen at the resolution: the last channel before it, the agent who resolved or answered last."""
+        if episode.dims is None:
+            episode.dims = self._dims_at(episode)
+        return episode.dims
+
+    def _dims_at(self, episode: Episode) -> Dims:
         resolved = episode.resolved
         assert resolved is not None
         channel, agent, team = resolved.channel, resolved.agent, resolved.team
-        for entry in reversed(self.entries):
-            if entry.order > resolved.order:
-                continue
-            if entry.order[0] < self.opened_at:
+        for index in range(episode.index, -1, -1):
+            entry = self.entries[index]
+            if entry.at < self.opened_at:
                 break
             if channel is None and entry.channel and not entry.automatic:
                 channel = entry.channel
@@ -166,6 +167,8 @@ class Conversation:
             elif team is None and agent is not None and entry.agent == agent:
                 team = entry.team
             if channel is not None and agent is not None and team is not None:
+                break
+            if episode.index - index > LOOK_BACK:
                 break
         return Dims(channel or self.opening.channel, team, agent, self.segment, self.language)
 
@@ -229,6 +232,7 @@ class _Reader:
 
     def __init__(self, conversation: Conversation) -> None:
         self.c = conversation
+        self.index = 0
         self.episode: Episode | None = None
         self.previous: Contact | None = None
         self.waiting: Entry | None = None
@@ -243,7 +247,8 @@ class _Reader:
         c = self.c
         first = next((e for e in c.entries if e.type in _CONTACT_TYPES and not e.automatic), None)
         c.by_customer = not (first is not None and first.type == "message.sent" and first.human)
-        for entry in c.entries:
+        for index, entry in enumerate(c.entries):
+            self.index = index
             if entry is c.opening:
                 self.open(entry)
             step = _STEPS.get(entry.type)
@@ -275,6 +280,7 @@ class _Reader:
         if self.episode is None or self.episode.resolved is not None:
             return
         self.episode.resolved = entry
+        self.episode.index = self.index
         self.resolved_at = entry.at
         self.waiting = None
         self.stop_waiting(entry.at)

@@ -114,7 +114,7 @@ def spending(customer: Customer, rules: Rules, sink: Sink) -> None:
         if amount is None or not isinstance(currency, str) or not currency:
             continue
         told = entry.data.get("exposure")
-        view = next((v for v in reversed(customer.views) if 0 <= entry.at - v.at <= 30 * DAY), None)
+        view = customer.view_before(entry.at, 30 * DAY)
         exposed = view is not None if told is None else told not in (False, 0, "", "none", "no", "false", "unexposed")
         side = "exposed" if exposed else "unexposed"
         series = f"spend_after_ratio:{side}:{currency}"

@@ -38,11 +38,11 @@ def containment(customer: Customer, rules: Rules, sink: Sink) -> None:
 
 def _resolved_between(customer: Customer, entry: Entry, start: int, end: int) -> Entry | None:
     """Return the resolution in [start, end] of the conversation that `entry` is in."""
-    for c in customer.conversations:
-        if entry in c.entries:
-            resolutions = (episode.resolved for episode in c.episodes)
-            return next((e for e in resolutions if e is not None and start <= e.at <= end), None)
-    return None
+    c = customer.conversation_of(entry)
+    if c is None:
+        return None
+    resolutions = (episode.resolved for episode in c.episodes)
+    return next((e for e in resolutions if e is not None and start <= e.at <= end), None)
 
 
 def deflection(customer: Customer, rules: Rules, sink: Sink) -> None:
@@ -56,7 +56,7 @@ def deflection(customer: Customer, rules: Rules, sink: Sink) -> None:
 def tried_first(customer: Customer, rules: Rules, sink: Sink) -> None:
     """Whether an episode came within a day after a self-service view."""
     for episode in customer.episode_starts():
-        view = next((v for v in reversed(customer.views) if 0 <= episode.start - v.at <= DAY), None)
+        view = customer.view_before(episode.start, DAY)
         why = (view, episode.opened_by)
         sink.add("selfservice_first_ratio", episode.start, customer.dims, 1, int(view is not None), why)
 
