@@ -94,7 +94,16 @@ class Batch:
         """Return the instant from which a stored conversation is decided again."""
         return BEGINNING if self.everything else self.scope.since(self.part_of(conversation_id))
 
-    def reaches_into(self, conversation_id: UUID) -> bool:
-        """Tell whether a stored conversation has entries at or after that instant."""
-        last = self.conversations[self.conversations[conversation_id].canonical_id].summary.last_entry_at
-        return last is not None and last >= self.scope.since(self.part_of(conversation_id))
+    def reached(self) -> list[tuple[UUID, datetime]]:
+        """Return the stored conversations in which something lies at or after their instant, with that instant.
+
+        An entry of their own, or one of another conversation that made two of them one.
+        """
+        since = {id_: self.scope.since(self.part_of(id_)) for id_ in self.conversations}
+        active = set()
+        for id_, conversation in self.conversations.items():
+            last = self.conversations[conversation.canonical_id].summary.last_entry_at
+            merged = conversation.merged_by[0] if conversation.merged_by else None
+            if any(at is not None and at >= since[id_] for at in (last, merged)):
+                active.add(conversation.canonical_id)
+        return [(id_, since[id_]) for id_, c in self.conversations.items() if c.canonical_id in active]

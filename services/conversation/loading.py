@@ -271,12 +271,8 @@ class Loading:
                 leaf = self._people.leaves[node]
                 if leaf.last_entry_at is not None and leaf.last_entry_at >= since:
                     leaves.append((leaf.leaf_id, since))
-        conversations = []
-        for id_ in self._batch.conversations:
-            if self._batch.reaches_into(id_):
-                since = self._batch.since(id_)
-                conversations.append((id_, since))
-        leaves, conversations = self._unasked("leaf", leaves), self._unasked("conversation", conversations)
+        leaves = self._unasked("leaf", leaves)
+        conversations = self._unasked("conversation", self._batch.reached())
         later = [id_ for id_ in self._later if id_ not in self._batch.stored]
         if leaves or conversations or later:
             found = await store.entries_since(self._connection, self._tenant, leaves, conversations, later)
@@ -301,12 +297,8 @@ class Loading:
 
     async def _load_history(self) -> None:
         """Load what came before in conversations that are decided again from within."""
-        wanted = []
-        for id_ in self._batch.conversations:
-            if self._batch.reaches_into(id_):
-                since = self._batch.since(id_)
-                self._batch.rebuilt.add(id_)
-                wanted.append((id_, since))
+        wanted = self._batch.reached()
+        self._batch.rebuilt.update(id_ for id_, _ in wanted)
         if wanted:
             entries = await store.entries_before(self._connection, self._tenant, wanted)
             facts = [entry.facts(self._batch.policy) for entry in entries]

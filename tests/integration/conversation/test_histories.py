@@ -1,6 +1,6 @@
 """Random histories held to the reference: whatever the order, the batches and the repetitions of their arrival.
 
-THREADLINE_TEST_HISTORIES says how many are tried (default 60); a failure names the seed that shows it again.
+THREADLINE_TEST_HISTORIES says how many are tried (default 30, beside those that once went wrong); a failure names the seed that shows it again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from tests.histories import SECRET, a_history, a_policy, arrivals
 from tests.integration.conversation.test_dialogues import dump
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "60"))
-GROUPS = 6
+HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
+ONCE_WRONG = [6, 14, 17, 39, 47, 58, 64, 115, 125, 141, 268, 530, 853, 10635]
+SEEDS = [*ONCE_WRONG, *range(20_000, 20_000 + HISTORIES)]
+GROUPS = 4
 WRITERS = 16
 
 
@@ -37,7 +39,7 @@ async def decide_again(pool: asyncpg.Pool, tenant: str, **policy: object) -> Out
 
 @pytest.mark.parametrize("group", range(GROUPS))
 async def test_any_arrival_of_a_history_gives_what_the_rules_give_for_the_whole(pool: asyncpg.Pool, group: int) -> None:
-    for seed in range(group, HISTORIES, GROUPS):
+    for seed in SEEDS[group::GROUPS]:
         chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
         policy = a_policy(chance)
         events = a_history(chance, tenant, chance.choice([4, 6, 8, 12, 20, 30]))
