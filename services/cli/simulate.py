@@ -76,8 +76,8 @@ def simulate(
     Console(stderr=True).print(f"{run.posted} events posted ({len(run.sent)} different) in {run.seconds:.1f} s")
 
 
-BEGUN_AHEAD_S = 600.0
-"""How many seconds' worth of events, at the rate asked for, may be begun and still to come."""
+MOST_AHEAD = 500_000
+"""Most events begun and still to come, about 1 kB each: a matter goes on for hours or days after its first event."""
 
 
 class Run:
@@ -132,8 +132,8 @@ class Run:
             while allowance >= 1:
                 event = going.due(now)
                 if event is None:
-                    # Somebody new; what they do first may be a moment off, so nobody waits for it here.
-                    if len(going.waiting) > rate * BEGUN_AHEAD_S or not going.begin(now - 0.001):
+                    # Events have whole milliseconds: somebody new must have begun a moment ago to be heard now.
+                    if len(going.waiting) > MOST_AHEAD or not going.begin(now - 0.01):
                         break
                     event = going.due(now)
                 if event is None:

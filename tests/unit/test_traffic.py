@@ -172,6 +172,16 @@ def test_live_traffic_begins_when_asked_and_ends_with_its_people() -> None:
     assert not going.begin(END)
 
 
+def test_each_new_person_has_something_to_say_at_once() -> None:
+    going = Going(World(1, 0, END, END, Mix()))
+    for place in range(200):
+        now = END + place * 10_000 + place / 7
+        while going.due(now) is not None:
+            pass
+        assert going.begin(now - 0.01)
+        assert going.due(now) is not None
+
+
 def test_courier_delivers_everything_in_the_end() -> None:
     courier = Courier(1, Mix(duplicates=0.0, late=1.0))
     events = list(history(a_world(people=5)))
