@@ -613,9 +613,25 @@ async def write_changes(connection: Connection, changes: Sequence[tuple[Work, Re
             for k, (n, total) in cells.items()
         )
     await store.add_contributions(connection, rows)
+    await store.add_rollup(connection, _by_hour(changes))
     arrivals, corrections = tally(changes)
     await store.add(connection, store.ADD_ARRIVALS, arrivals, 6)
     await store.add(connection, store.ADD_CORRECTIONS, corrections, 4)
+
+
+def _by_hour(
+    changes: Iterable[tuple[Work, Ref, Contributions]],
+) -> dict[tuple[str, int, int, str, int], tuple[int, int]]:
+    """Sum the changes by (tenant, series, hour, channel, bucket), without what only counts once it is due."""
+    sums: dict[tuple[str, int, int, str, int], tuple[int, int]] = {}
+    for work, _, cells in changes:
+        tenant, series = work.tenant, work.memory.series_ids
+        for key, (n, total) in cells.items():
+            if not key.due:
+                place = (tenant, series[key.series], key.at // store.HOUR, key.dims.channel or "", key.bucket)
+                old = sums.get(place)
+                sums[place] = (n, total) if old is None else (old[0] + n, old[1] + total)
+    return sums
 
 
 async def _name(connection: Connection, changes: Sequence[tuple[Work, Ref, Contributions]]) -> None:

@@ -10,6 +10,7 @@ import asyncpg
 from services.metrics import store
 from services.metrics.business import Rules
 from services.metrics.reading import DIMENSIONS, Answer, Fetch, Query, Row, answer, reader_of
+from services.metrics.store import HOUR
 from shared.database.engine import tenant_reader
 from shared.log.database import Connection
 
@@ -20,11 +21,46 @@ FROM metrics.contribution AS c
 JOIN metrics.series AS s ON s.series_id = c.series_id AND s.tenant_id = c.tenant_id
 JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
 WHERE c.tenant_id = $1
-  AND c.series_id = ANY (ARRAY(SELECT series_id FROM metrics.series WHERE tenant_id = $1 AND name = ANY ($2)))
+  AND c.series_id = ANY ({series})
   AND c.at >= $3 AND c.at < $4 AND (NOT c.due OR c.at <= $5){conditions}
 GROUP BY 1, 2, 3, 4, 5
 HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
 """
+
+# The same from the sums by hour: whole hours inside a window from there, hours that a border splits ($7, $8: from, to)
+# and what counts only once it is due from the contributions.
+ROLLED = """
+SELECT s.name, x.win, {groups}, x.bucket, ''::text, sum(x.n)::bigint, sum(x.total)
+FROM (
+    SELECT r.series_id, width_bucket(r.hour * {hour}::bigint, $6::bigint[]) - 1 AS win,
+           nullif(r.channel, '') AS channel, r.bucket, r.n, r.total
+    FROM metrics.rollup AS r
+    WHERE r.tenant_id = $1 AND r.series_id = ANY ({series})
+      AND r.hour >= $9 AND r.hour < $10 AND NOT r.hour = ANY ($11::integer[])
+    UNION ALL
+    SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, d.channel, c.bucket, c.n, c.total
+    FROM unnest($7::bigint[], $8::bigint[]) AS p(since, until)
+    JOIN metrics.contribution AS c ON c.tenant_id = $1 AND c.series_id = ANY ({series})
+        AND c.at >= p.since AND c.at < p.until AND NOT c.due
+    JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
+    UNION ALL
+    SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, d.channel, c.bucket, c.n, c.total
+    FROM metrics.contribution AS c
+    JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
+    WHERE c.tenant_id = $1 AND c.series_id = ANY ({series}) AND c.due AND c.at >= $3 AND c.at < $4 AND c.at <= $5
+) AS x
+JOIN metrics.series AS s ON s.series_id = x.series_id
+LEFT JOIN (SELECT DISTINCT channel, family FROM metrics.dims WHERE tenant_id = $1 AND channel IS NOT NULL) AS d
+    ON d.channel = x.channel
+WHERE true{conditions}
+GROUP BY 1, 2, 3, 4
+HAVING sum(x.n) <> 0 OR sum(x.total) <> 0
+"""
+
+SERIES = "ARRAY(SELECT series_id FROM metrics.series WHERE tenant_id = $1 AND name = ANY ($2))"
+
+MOST_SPLIT_HOURS = 60
+"""Above this many hours that borders split, reading contributions alone is as cheap."""
 
 FROM_THE_BEGINNING = -(2**62)
 
@@ -58,12 +94,50 @@ def statement(tenant: str, fetch: Fetch, now: int, as_of: int | None) -> tuple[s
     columns = ", ".join(f"d.{name}" if name else "NULL::text" for name in fetch.group_by)
     groups = f"ARRAY[{columns}]::text[]" if columns else "ARRAY[]::text[]"
     member = "c.member" if fetch.members else "''::text"
-    return SUMS.format(window=window, groups=groups, member=member, conditions=conditions), arguments
+    return SUMS.format(series=SERIES, window=window, groups=groups, member=member, conditions=conditions), arguments
+
+
+def rolled(fetch: Fetch, as_of: int | None) -> bool:
+    """Tell whether a fetch can be answered from the sums by hour."""
+    by_channel = {*fetch.group_by, *fetch.filters} <= {"channel", "family", ""}
+    if not by_channel or fetch.members or fetch.instants or as_of is not None:
+        return False
+    return len(_split_hours(fetch)) <= MOST_SPLIT_HOURS
+
+
+def _split_hours(fetch: Fetch) -> list[int]:
+    return sorted({edge // HOUR for edge in fetch.edges if edge % HOUR})
+
+
+def rolled_statement(tenant: str, fetch: Fetch, now: int) -> tuple[str, list[Any]]:
+    """Return the SQL of a fetch from the sums by hour, and its arguments."""
+    start, end = fetch.edges[0], fetch.edges[-1]
+    beginning = FROM_THE_BEGINNING if fetch.before else start
+    split = _split_hours(fetch)
+    since = [max(beginning, hour * HOUR) for hour in split]
+    until = [min(end, (hour + 1) * HOUR) for hour in split]
+    first = -(2**31) if fetch.before else -(-start // HOUR)
+    arguments: list[Any] = [
+        tenant, list(fetch.series), beginning, end, now, list(fetch.edges), since, until, first, end // HOUR, split,
+    ]  # fmt: skip
+    conditions = ""
+    for name, value in fetch.filters.items():
+        arguments.append(value)
+        conditions += f" AND {_ROLLED_COLUMNS[name]} = ${len(arguments)}"
+    columns = ", ".join(_ROLLED_COLUMNS[name] for name in fetch.group_by)
+    groups = f"ARRAY[{columns}]::text[]" if columns else "ARRAY[]::text[]"
+    return ROLLED.format(groups=groups, conditions=conditions, series=SERIES, hour=HOUR), arguments
+
+
+_ROLLED_COLUMNS = {"channel": "x.channel", "family": "d.family", "": "NULL::text"}
 
 
 async def rows(connection: Connection, tenant: str, fetch: Fetch, now: int, as_of: int | None) -> list[Row]:
     """Read what a fetch asks for."""
-    sql, arguments = statement(tenant, fetch, now, as_of)
+    if rolled(fetch, as_of):
+        sql, arguments = rolled_statement(tenant, fetch, now)
+    else:
+        sql, arguments = statement(tenant, fetch, now, as_of)
     found = await connection.fetch(sql, *arguments)
     return [
         Row(fetch.name, series, window, tuple(group), bucket, member, n, int(total))

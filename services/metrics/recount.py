@@ -61,6 +61,30 @@ class Wrong(NamedTuple):
             )
 
 
+# The sums by hour against the contributions they are sums of.
+WRONG_HOURS = """
+SELECT s.name, x.hour, x.channel, x.bucket, sum(x.n)::bigint, sum(x.total)
+FROM (
+    SELECT series_id, hour, channel, bucket, n, total FROM metrics.rollup WHERE tenant_id = $1
+    UNION ALL
+    SELECT c.series_id, floor(c.at / 3600000000.0)::integer, coalesce(d.channel, ''), c.bucket, -c.n, -c.total
+    FROM metrics.contribution AS c JOIN metrics.dims AS d ON d.dims_id = c.dims_id
+    WHERE c.tenant_id = $1 AND NOT c.due
+) AS x
+JOIN metrics.series AS s ON s.series_id = x.series_id
+GROUP BY 1, 2, 3, 4
+HAVING sum(x.n) <> 0 OR sum(x.total) <> 0
+"""
+
+
+async def wrong_hours(connection: Connection, tenant: str) -> list[str]:
+    """Return a line for each sum by hour that is not the sum of its contributions."""
+    return [
+        f"kpi {name}: {tenant}: the sum of hour {hour} on {channel or 'no channel'} is off by {n:+d} (total {total:+})"
+        for name, hour, channel, _, n, total in await connection.fetch(WRONG_HOURS, tenant)
+    ]
+
+
 async def streamed(connection: Connection, tenant: str) -> dict[Ref, Contributions]:
     """Return the stored contributions of every entity of a tenant."""
     found: dict[Ref, Contributions] = {}
@@ -111,3 +135,5 @@ async def drift(pool: asyncpg.Pool) -> AsyncIterator[str]:
                 for wrong in await compare(connection, tenant):
                     for line in wrong.lines():
                         yield line
+                for line in await wrong_hours(connection, tenant):
+                    yield line

@@ -169,6 +169,16 @@ ON CONFLICT (tenant_id, channel, team, agent, segment, language) DO UPDATE SET f
 RETURNING tenant_id, channel, team, agent, segment, language, dims_id
 """
 
+ADD_ROLLUP = """
+INSERT INTO metrics.rollup AS r (tenant_id, series_id, hour, channel, bucket, n, total)
+SELECT * FROM unnest(
+    string_to_array($1, E'\\x1f'), string_to_array($2, ',')::integer[], string_to_array($3, ',')::integer[],
+    $4::text[], string_to_array($5, ',')::smallint[], string_to_array($6, ',')::bigint[],
+    string_to_array($7, ',')::numeric[])
+ON CONFLICT (tenant_id, series_id, hour, channel, bucket)
+DO UPDATE SET n = r.n + excluded.n, total = r.total + excluded.total
+"""
+
 ADD_ARRIVALS = """
 INSERT INTO metrics.arrival AS a (tenant_id, kpi, channel, bucket, n, total)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[])
@@ -358,6 +368,26 @@ async def add_contributions(connection: Connection, rows: Sequence[tuple[Any, ..
     await connection.copy_records_to_table(
         "contribution", schema_name="metrics", columns=COLUMNS, records=rows, timeout=None
     )
+
+
+HOUR = 3600 * SECOND
+
+
+async def add_rollup(connection: Connection, cells: Mapping[tuple[str, int, int, str, int], tuple[int, int]]) -> None:
+    """Add (tenant, series, hour, channel, bucket) → (n, total) to the sums by hour."""
+    rows = sorted((place, cell) for place, cell in cells.items() if cell != (0, 0))
+    if not rows:
+        return
+    tenants, series, hours, channels, buckets = zip(*(place for place, _ in rows), strict=True)
+    numbers, totals = zip(*(cell for _, cell in rows), strict=True)
+    await connection.execute(
+        ADD_ROLLUP, SEPARATOR.join(tenants), _joined(series), _joined(hours), channels, _joined(buckets),
+        _joined(numbers), _joined(totals),
+    )  # fmt: skip
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 async def add(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], width: int) -> None:

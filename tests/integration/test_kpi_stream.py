@@ -13,8 +13,12 @@ from services.metrics.business import Rules, Schedule, Sla
 from services.metrics.checking import check_tenants
 from services.metrics.consumer import MetricsConsumer
 from services.metrics.entries import SECOND, micros
+from services.metrics.facts import DAY
+from services.metrics.query import rolled, rolled_statement, statement
+from services.metrics.reading import Fetch
 from services.metrics.recount import drift, streamed
 from services.metrics.revision import put_version, reevaluate
+from services.metrics.store import HOUR
 from shared.clock import SystemClock
 from shared.events import TimelineRecord
 from shared.log.protocol import Record
@@ -141,7 +145,7 @@ async def test_the_drift_check_is_silent_until_a_number_is_wrong(pool: asyncpg.P
     assert list(await check_tenants(pool, now, 0.0)) == [TENANT]
     assert await pool.fetchval("SELECT entities_wrong FROM metrics.drift") == 1
     lines = [line async for line in drift(pool)]
-    assert len(lines) == 1 and "total +1" in lines[0]
+    assert len(lines) == 2 and "total +1" in lines[0] and "total -1" in lines[1]  # the entity, and the sum by hour
 
 
 @needs("shared_data")
@@ -215,7 +219,7 @@ async def test_random_histories_stream_to_what_the_recount_says(pool: asyncpg.Po
 
 CLEAR = """
 TRUNCATE metrics.tenant, metrics.entry, metrics.leaf, metrics.conversation, metrics.contribution, metrics.schedule,
-         metrics.sla
+         metrics.sla, metrics.rollup
 """
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -228,3 +232,27 @@ async def put_rules(pool: asyncpg.Pool) -> None:
     await put_version(pool, "schedule", TENANT, START, {"timezone": "Europe/Amsterdam", "rules": OFFICE}, START)
     await put_version(pool, "sla", TENANT, START, {"first_reply_s": 900, "clock": "business"}, START)
     await reevaluate(pool, SystemClock(), TENANT)
+
+
+async def test_sums_by_hour_answer_as_the_contributions_do(pool: asyncpg.Pool) -> None:
+    """Whatever the borders: on the hour, inside one, in the past or ahead of the clock."""
+    history = a_history(11)
+    await stream(pool, MetricsConsumer(), [history.records])
+    rng, answers = random.Random(1), 0
+    async with pool.acquire() as connection, connection.transaction():
+        names = [row[0] for row in await connection.fetch("SELECT name FROM metrics.series ORDER BY 1")]
+        first, last = micros(START) + 84 * DAY, micros(START) + 100 * DAY
+        for _ in range(60):
+            borders = sorted({rng.randrange(first, last) // grain * grain for grain in (1, HOUR, HOUR, 7)})
+            group = rng.choice(((), ("channel",), ("family",), ("family", "channel"), ("",)))
+            filters = rng.choice(({}, {}, {"channel": "chat"}, {"family": "social"}))
+            fetch = Fetch("", tuple(names), tuple(borders), group, filters, before=rng.random() < 0.3)
+            now = rng.randrange(first, last)
+            assert rolled(fetch, None)
+            sql, arguments = rolled_statement(TENANT, fetch, now)
+            by_hour = {tuple(map(str, row)) for row in await connection.fetch(sql, *arguments)}
+            sql, arguments = statement(TENANT, fetch, now, None)
+            one_by_one = {tuple(map(str, row)) for row in await connection.fetch(sql, *arguments)}
+            assert by_hour == one_by_one
+            answers += len(by_hour)
+    assert answers > 1000
