@@ -1,6 +1,7 @@
 """Random histories held to the reference: whatever the order, the batches and the repetitions of their arrival.
 
-THREADLINE_TEST_HISTORIES says how many are tried (default 30, beside those that once went wrong); a failure names the seed that shows it again.
+THREADLINE_TEST_HISTORIES says how many are tried beside those that once went wrong (default 30); a failure names the
+seed that shows it again.
 """
 
 from __future__ import annotations
