@@ -146,9 +146,18 @@ def read(contributions: Mapping[Ref, Contributions], fetches: Iterable[Fetch], n
     for fetch in fetches:
         for cells in contributions.values():
             for key, (n, total) in cells.items():
-                if key.series not in fetch.series or (key.due and key.at > now) or key.at >= fetch.edges[-1]:
+                if key.series not in fetch.series or (key.due and key.at > now):
                     continue
-                window = bisect_right(fetch.edges, key.at) - 1
+                landing, bucket = key.at, key.bucket
+                if fetch.threshold is not None:
+                    due = key.at + fetch.threshold
+                    in_time = key.member != "-" and int(key.member) <= due
+                    landing, bucket = (int(key.member), 1) if in_time else (due, 0)
+                    if not in_time and due > now:
+                        continue
+                if landing >= fetch.edges[-1]:
+                    continue
+                window = bisect_right(fetch.edges, landing) - 1
                 if window < 0 and not fetch.before:
                     continue
                 labels = {**key.dims._asdict(), "family": family_of(key.dims.channel), "": None}
@@ -157,7 +166,7 @@ def read(contributions: Mapping[Ref, Contributions], fetches: Iterable[Fetch], n
                 group = tuple(labels[name] for name in fetch.group_by)
                 where = key.at if fetch.instants else window
                 member = key.member if fetch.members else ""
-                place = (fetch.name, key.series, where, group, key.bucket, member)
+                place = (fetch.name, key.series, where, group, bucket, member)
                 old = sums.get(place, (0, 0))
                 sums[place] = (old[0] + n, old[1] + total)
     return [Row(*place, *cell) for place, cell in sums.items()]

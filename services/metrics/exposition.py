@@ -144,7 +144,10 @@ async def ask_together(connection: Connection, tenant: str, queries: Sequence[Qu
     fetches = [(i, fetch) for i, query in enumerate(queries) for fetch in reader_of(query).fetches(query)]
     alike: dict[tuple[Any, ...], list[tuple[int, Any]]] = {}
     for i, fetch in fetches:
-        kind = (fetch.edges, fetch.group_by, tuple(fetch.filters.items()), fetch.members, fetch.before, fetch.instants)
+        kind = (
+            fetch.edges, fetch.group_by, tuple(fetch.filters.items()), fetch.members, fetch.before, fetch.instants,
+            fetch.threshold,
+        )  # fmt: skip
         alike.setdefault(kind, []).append((i, fetch))
     found: list[list[Row]] = [[] for _ in queries]
     for group in alike.values():

@@ -16,7 +16,7 @@ from shared.log.database import Connection
 
 # What a query may read: dimensions come from a fixed list, values are always parameters.
 SUMS = """
-SELECT s.name, {window}, {groups}, c.bucket, {member}, sum(c.n)::bigint, sum(c.total)
+SELECT s.name, {window}, {groups}, {bucket}, {member}, sum(c.n)::bigint, sum(c.total)
 FROM metrics.contribution AS c
 JOIN metrics.series AS s ON s.series_id = c.series_id AND s.tenant_id = c.tenant_id
 JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
@@ -57,6 +57,11 @@ GROUP BY 1, 2, 3, 4
 HAVING sum(x.n) <> 0 OR sum(x.total) <> 0
 """
 
+# Of an opening with a threshold ($6): answered in time or not, and where that counts (null: not due yet).
+IN_TIME = "(nullif(c.member, '-')::bigint <= c.at + $6::bigint IS TRUE)::integer"
+LANDING = """CASE WHEN nullif(c.member, '-')::bigint <= c.at + $6::bigint THEN nullif(c.member, '-')::bigint
+WHEN c.at + $6::bigint <= $5 THEN c.at + $6::bigint END"""
+
 SERIES = "ARRAY(SELECT series_id FROM metrics.series WHERE tenant_id = $1 AND name = ANY ($2))"
 
 MOST_SPLIT_HOURS = 60
@@ -67,7 +72,7 @@ FROM_THE_BEGINNING = -(2**62)
 CURRENCIES = """
 SELECT split_part(s.name, ':', 2) AS currency, count(*) AS n
 FROM metrics.series AS s
-JOIN metrics.contribution AS c ON c.tenant_id = s.tenant_id AND c.series_id = s.series_id
+JOIN metrics.rollup AS r ON r.tenant_id = s.tenant_id AND r.series_id = s.series_id
 WHERE s.tenant_id = $1 AND (s.name LIKE 'cost:%' OR s.name LIKE 'revenue:%')
 GROUP BY 1 ORDER BY 2 DESC, 1
 """
@@ -76,8 +81,12 @@ GROUP BY 1 ORDER BY 2 DESC, 1
 def statement(tenant: str, fetch: Fetch, now: int, as_of: int | None) -> tuple[str, list[Any]]:
     """Return the SQL of a fetch, and its arguments."""
     start = FROM_THE_BEGINNING if fetch.before else fetch.edges[0]
-    arguments: list[Any] = [tenant, list(fetch.series), start, fetch.edges[-1], now]
-    conditions = ""
+    arguments: list[Any] = [tenant, list(fetch.series), start - (fetch.threshold or 0), fetch.edges[-1], now]
+    conditions, place, bucket = "", "c.at", "c.bucket"
+    if fetch.threshold is not None:
+        arguments += [fetch.threshold, fetch.edges[0]]
+        place, bucket = LANDING, IN_TIME
+        conditions = f" AND {LANDING} >= $7 AND {LANDING} < $4"
     for name, value in fetch.filters.items():
         assert name in DIMENSIONS
         arguments.append(value)
@@ -89,18 +98,20 @@ def statement(tenant: str, fetch: Fetch, now: int, as_of: int | None) -> tuple[s
         window = "c.at"
     else:
         arguments.append(list(fetch.edges))
-        window = f"width_bucket(c.at, ${len(arguments)}::bigint[]) - 1"
+        window = f"width_bucket({place}, ${len(arguments)}::bigint[]) - 1"
     assert all(name in DIMENSIONS or name == "" for name in fetch.group_by)
     columns = ", ".join(f"d.{name}" if name else "NULL::text" for name in fetch.group_by)
     groups = f"ARRAY[{columns}]::text[]" if columns else "ARRAY[]::text[]"
     member = "c.member" if fetch.members else "''::text"
-    return SUMS.format(series=SERIES, window=window, groups=groups, member=member, conditions=conditions), arguments
+    return SUMS.format(
+        series=SERIES, window=window, bucket=bucket, groups=groups, member=member, conditions=conditions
+    ), arguments
 
 
 def rolled(fetch: Fetch, as_of: int | None) -> bool:
     """Tell whether a fetch can be answered from the sums by hour."""
     by_channel = {*fetch.group_by, *fetch.filters} <= {"channel", "family", ""}
-    if not by_channel or fetch.members or fetch.instants or as_of is not None:
+    if not by_channel or fetch.members or fetch.instants or fetch.threshold or as_of is not None:
         return False
     return len(_split_hours(fetch)) <= MOST_SPLIT_HOURS
 

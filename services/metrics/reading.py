@@ -85,6 +85,8 @@ class Fetch:
     before: bool = False
     instants: bool = False
     """Whether each contribution's own instant is wanted (in place of its window)."""
+    threshold: int | None = None
+    """Of openings: they land at their reply or, after this many µs, when due; bucket 1 is in time, bucket 0 late."""
 
 
 class Row(NamedTuple):
@@ -357,6 +359,9 @@ def _growth(query: Query, cells: Cells, window: Window) -> Figures:
 
 
 def _within_fetches(query: Query) -> list[Fetch]:
+    threshold = query.threshold or DEFAULT_THRESHOLD
+    if not _by_business(query):
+        return _reads(query, "reply_within_ratio", threshold=threshold)
     back = _lookback(query)
     borders = (query.start - back, query.end)
     return [Fetch("", ("reply_within_ratio",), borders, query.group_by, query.filters, members=True, instants=True)]
@@ -365,9 +370,11 @@ def _within_fetches(query: Query) -> list[Fetch]:
 def _lookback(query: Query) -> int:
     """How long before a window an opening may lie whose reply or due time falls into it."""
     threshold = query.threshold or DEFAULT_THRESHOLD
-    if query.parameters.get("clock") == "business" and query.rules.schedules:
-        return max(60 * DAY, 8 * threshold)
-    return threshold
+    return max(60 * DAY, 8 * threshold) if _by_business(query) else threshold
+
+
+def _by_business(query: Query) -> bool:
+    return query.parameters.get("clock") == "business" and bool(query.rules.schedules)
 
 
 DEFAULT_THRESHOLD = 900 * SECOND
@@ -391,6 +398,10 @@ def lands_within(query: Query, opened_at: int, member: str) -> bool:
 
 
 def _within(query: Query, cells: Cells, window: Window) -> Figures:
+    if not _by_business(query):
+        found = cells.histogram("reply_within_ratio").buckets
+        hits, misses = found.get(1, (0, 0))[0], found.get(0, (0, 0))[0]
+        return _ratio(hits, hits + misses)
     hits = misses = 0
     for row in cells.rows:
         at, in_time = landing(query, row.window, row.member)
@@ -732,7 +743,7 @@ class _Sheet:
     def __init__(self, query: Query, fetches: Mapping[str, Fetch]) -> None:
         self.query = query
         self.fetches = fetches
-        self.raw = query.definition.id in RAW
+        self.raw = query.definition.id in RAW and all(fetch.threshold is None for fetch in fetches.values())
         self.levels = any(fetch.before for fetch in fetches.values())
         self.everywhere = any(fetch.instants for fetch in fetches.values())
         """Whether each row may matter to every window (its own instant decides)."""

@@ -132,20 +132,23 @@ class Unit(NamedTuple):
 async def receipts(connection: Connection, tenant: str, query: Query, limit: int, cursor: str | None) -> dict[str, Any]:
     """Return a page of receipts: `id`, `event_ids`, and where it landed; `next` is null at the end."""
     units = units_of(query)
-    after = _decode(cursor)
+    after, skip = _decode(cursor)
     members = units.kind in ("members", "open", "base")
     read = _members if members else _cells
     found, more = await read(connection, tenant, query, units, limit, after)
     work = Work(Memory(tenant))
     work.memory.rules = query.rules
     evidence = await _evidence(connection, work, {ref for unit in found for ref in unit.refs})
-    shown = [line for unit in found for line in _lines(unit, units, evidence)]
+    lines = [(index, line) for index, unit in enumerate(found) for line in _lines(unit, units, evidence)]
+    shown = lines[skip : skip + limit]
     page: dict[str, Any] = {
         "kpi": query.definition.id,
         "version": query.definition.version,
-        "receipts": shown,
-        "next": _encode(found[-1].cursor) if more and found else None,
+        "receipts": [line for _, line in shown],
+        "next": None,
     }
+    if shown and (more or len(lines) > skip + limit):
+        page["next"] = _encode(_next(found, [index for index, _ in lines], skip + limit, after))
     if query.definition.id.startswith("cost_"):
         page["amounts"] = await _amounts(connection, tenant, query)
     return page
@@ -178,7 +181,8 @@ async def _cells(
 ) -> tuple[list[Unit], bool]:
     start = query.start
     if units.kind == "within":
-        start = reader_of(query).fetches(query)[0].edges[0]
+        fetch = reader_of(query).fetches(query)[0]
+        start = fetch.edges[0] - (fetch.threshold or 0)
     place: Sequence[Any] = after or FIRST_CURSOR
     found: list[Unit] = []
     while True:
@@ -281,20 +285,35 @@ async def _amounts(connection: Connection, tenant: str, query: Query) -> list[di
     return shown
 
 
+def _next(found: Sequence[Unit], units: Sequence[int], taken: int, after: Sequence[Any] | None) -> list[Any]:
+    """Return the cursor after `taken` lines: the last unit shown whole, and how many lines of the next one were shown.
+
+    `units` says for each line which unit of `found` it is of.
+    """
+    last = units[taken - 1] if taken <= len(units) else units[-1]
+    if taken >= len(units) or units[taken] != last:
+        return [*found[last].cursor, 0]
+    whole = found[last - 1].cursor if last else list(after or FIRST_CURSOR)
+    return [*whole, taken - units.index(last)]
+
+
 def _encode(place: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(list(place))).decode().rstrip("=")
 
 
-def _decode(cursor: str | None) -> list[Any] | None:
+_CURSORS = ([int, int, str, int, str, int], [str, int])
+
+
+def _decode(cursor: str | None) -> tuple[list[Any] | None, int]:
+    """Return where to go on, and how many lines of the first unit there to leave out."""
     if cursor is None:
-        return None
+        return None, 0
     try:
         place = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not isinstance(place, list) or [type(part) for part in place] not in ([int, int, str, int, str], [str]):
+        if not isinstance(place, list) or [type(part) for part in place] not in _CURSORS or place[-1] < 0:
             raise ValueError(cursor)
-        return place
+        return place[:-1], place[-1]
     except (ValueError, binascii.Error) as error:
         fault = Fault("#/query/cursor", "is not a cursor that this query gave")
-        raise Problem(
-            422, "Not valid", "the cursor is not valid; leave it out to start again", errors=[fault]
-        ) from error
+        detail = "the cursor is not valid; leave it out to start again"
+        raise Problem(422, "Not valid", detail, errors=[fault]) from error
