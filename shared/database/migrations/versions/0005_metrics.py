@@ -163,8 +163,8 @@ TABLES = (
 )
 
 TENANT_TABLES = (
-    "tenant", "entry", "leaf", "conversation", "entity", "series", "dims", "contribution", "rollup", "arrival", "correction",
-    "schedule", "sla", "drift",
+    "tenant", "entry", "leaf", "conversation", "entity", "series", "dims", "contribution", "rollup", "arrival",
+    "correction", "schedule", "sla", "drift",
 )  # fmt: skip
 
 
