@@ -202,7 +202,9 @@ class _Unions:
         together = self._counts[left] + self._counts[right]
         if together["crm"] > self._policy.limits.crm:
             return "two_crm_ids"
-        if not manual and any(count > self._policy.limit(kind) for kind, count in together.items()):
+        # A kind that only one side holds is no more after the union: an agent may have put that side above its limit.
+        both = self._counts[left].keys() & self._counts[right].keys()
+        if not manual and any(together[kind] > self._policy.limit(kind) for kind in both):
             return "limit"
         return None
 

@@ -391,7 +391,7 @@ def test_a_call_opens_where_it_queued_if_it_was_ever_answered() -> None:
     story = Story().tell("queued", timedelta(), "phone:+31612345671", type="call.queued", **a_call("c1"))
     assert story.of["queued"] is None
     story.tell("answered", 60 * SECOND, type="call.answered", **a_call("c1"))
-    assert (story.of["queued"], story.of["answered"]) == ("queued", "queued")
+    assert story.of == {"queued": "queued", "answered": "queued"}
 
 
 def test_an_answer_dated_before_its_queue_opens_by_itself() -> None:
