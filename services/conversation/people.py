@@ -139,8 +139,9 @@ class People:
         touched: set[UUID] = set()
         overtaken: set[Node] = set()
         for link in evidence:
-            ends = [self.leaf(node).linked_at for node in link.pair]
-            if any(end is not None and end > link.occurred_at for end in ends):
+            # Where anything that is known of these people lies later, this may have made them one before that did.
+            around = {node for end in link.pair for node in self.members[self.leaf(end).component_id]}
+            if any((at := self.leaves[node].linked_at) is not None and at > link.occurred_at for node in around):
                 overtaken.add(link.a)
             self.take_link(link)
             for node in link.pair:
