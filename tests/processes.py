@@ -226,6 +226,9 @@ async def up(folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterato
     try:
         await process.start()
         yield system
+    except BaseException:
+        print(process.tail())  # pytest shows it with the failure
+        raise
     finally:
         process.stop()
 
@@ -243,6 +246,10 @@ async def apart(folder: Path, env: Mapping[str, str]) -> AsyncIterator[System]:
         for process in system.processes:
             await process.ready()
         yield system
+    except BaseException:
+        for process in system.processes:
+            print(process.tail())
+        raise
     finally:
         for process in system.processes:
             process.stop()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -22,6 +23,7 @@ from tests.processes import Process, System
 TENANT = "default"
 BATCH = 25
 PAUSE_S = 0.05
+PATIENCE_S = 90.0
 END = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
 DAYS = 20
 
@@ -40,10 +42,20 @@ class Poster:
     deliveries: Sequence[Event]
     acknowledged: int = 0
     tries_lost: int = 0
+    failed: bool = False
     _more: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
-        """Post everything. Raises AssertionError where a batch is refused for good."""
+        """Post everything. Raises AssertionError where a batch is refused, or not taken for a long time."""
+        try:
+            await self._post_all()
+        except BaseException:
+            async with self._more:
+                self.failed = True
+                self._more.notify_all()
+            raise
+
+    async def _post_all(self) -> None:
         async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
             for start in range(0, len(self.deliveries), BATCH):
                 some = self.deliveries[start : start + BATCH]
@@ -53,6 +65,7 @@ class Poster:
                     self._more.notify_all()
 
     async def _until_taken(self, client: httpx.AsyncClient, some: Sequence[Event]) -> None:
+        deadline, last = monotonic() + PATIENCE_S, "nothing was heard"
         while True:
             try:
                 answer = await client.post(
@@ -67,15 +80,17 @@ class Poster:
                     return
                 # While something restarts, only these two may be heard: "come again", never "no".
                 assert answer.status_code in (429, 503), answer.text
-            except httpx.TransportError:
-                pass
+                last = answer.text
+            except httpx.TransportError as error:
+                last = repr(error)
+            assert monotonic() < deadline, f"not taken for {PATIENCE_S:.0f} s: {last}"
             self.tries_lost += 1
             await asyncio.sleep(PAUSE_S)
 
     async def reached(self, count: int) -> None:
-        """Return once `count` deliveries are acknowledged."""
+        """Return once `count` deliveries are acknowledged (or posting has failed: whoever awaits it hears why)."""
         async with self._more:
-            await self._more.wait_for(lambda: self.acknowledged >= count)
+            await self._more.wait_for(lambda: self.acknowledged >= count or self.failed)
 
 
 def as_dialogues(posted: Sequence[Event]) -> Dialogues:
