@@ -8,6 +8,7 @@ const EVERY_MS = 4000;
 const shown = new Map(); // id → {value, elements}
 let chosen = { window: "7d", family: "" };
 let busy = false;
+let now = new Date();
 
 async function main() {
   theme();
@@ -68,9 +69,10 @@ async function refresh() {
     const asked = new URLSearchParams({ window: chosen.window });
     if (chosen.family) asked.set("family", chosen.family);
     const data = await get(`/ops/data?${asked}`);
+    now = new Date(data.now);
     draw(data);
     $("leave").hidden = false;
-    say(`live, ${new Date(data.now).toLocaleTimeString()}`);
+    say(`live, ${now.toLocaleTimeString()}`);
   } catch (error) {
     if (error instanceof Problem && (error.status === 401 || error.status === 403)) {
       $("key-fault").textContent = error.status === 403 ? error.message : "";
@@ -133,7 +135,7 @@ async function open(kpi) {
   body.replaceChildren(...facts.map((text) => h("p", {}, text)), line(kpi.points, "tall"));
   $("detail").showModal();
   const lengths = { "1h": 3600e3, "24h": 86400e3, "7d": 7 * 86400e3, "28d": 28 * 86400e3 };
-  const end = new Date();
+  const end = now; // the service's clock, not this machine's
   const span = new URLSearchParams({ start: new Date(end - lengths[chosen.window]).toISOString(), end: end.toISOString() });
   if (chosen.family && kpi.dimensions.includes("family")) span.set("family", chosen.family);
   try {
