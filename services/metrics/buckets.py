@@ -6,8 +6,8 @@ subtracting them is exact and the order does not matter, so a late event, a reop
 
 - counts: `n` facts; ratios: `total` of `n`; means: `total` (µs or millionths of a point) over `n`;
 - durations also carry a histogram: `bucket` is the index of the log-spaced bucket that holds the value. A bucket keeps
-  the sum of its values beside their number, so its mean is known exactly: a quantile is within the bucket's width
-  (< 1 % from the centre), and exact where the bucket holds one value;
+  the sum of its values beside their number, so its mean is known exactly: a quantile is off by less than the bucket's
+  width of 1 %, and exact where the bucket holds one value;
 - distinct counts: `member` says who; a member counts once while its `n` is positive;
 - levels (backlog, head count, open intervals): `n` is the step up or down and `total` = n × instant, so that the level
   and its integral over any window are sums too;
@@ -61,9 +61,9 @@ _new = tuple.__new__
 
 
 def _bounds() -> list[int]:
-    """Upper bounds in µs: 0, then 1 ms to 20 years, each at most 1.98 % above the one before, with the exact ones."""
-    steps = math.ceil(math.log(20 * 366 * 86_400 * 1000) / math.log(1.0198))
-    grid = {round(1000 * 1.0198**i) for i in range(steps + 1)}
+    """Upper bounds in µs: 0, then 10 ms to 20 years, each less than 1 % above the one before, with the exact ones."""
+    steps = math.ceil(math.log(20 * 366 * 86_400 * 100) / math.log(1.0098))
+    grid = {round(10_000 * 1.0098**i) for i in range(steps + 1)}
     return sorted({0, *grid, *(s * SECOND for s in EXACT_S)})
 
 
@@ -151,7 +151,7 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         """Return the value at rank ceil(q·n), in the unit of the totals; None when empty.
 
-        Within 1 % of the exact value; exact where its bucket holds one value (or equal ones).
+        Within 1 % of the exact value (from 10 ms on); exact where its bucket holds one value (or equal ones).
         """
         filled = sorted((index, n, total) for index, (n, total) in self.buckets.items() if n > 0)
         count = sum(n for _, n, _ in filled)

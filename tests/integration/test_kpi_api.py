@@ -230,3 +230,17 @@ async def test_a_correction_moves_gauges_and_never_a_counter(service: Metrics) -
     assert after[("cs_corrections_total", (("kpi", "first_reply_time"), ("reason", "late_reply")))] == 1
     fell = {n for n, v in before.items() if n[0].endswith(("_total", "_bucket", "_count")) and after.get(n, 0) < v}
     assert not {n for n in fell if n[0].startswith("cs_")}
+
+
+async def test_open_metrics_show_the_service_without_a_key_and_kpis_never(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    opened = settings.model_copy(update={"metrics_open": True})
+    async with running_metrics(pool, opened) as service:
+        await take_lines(service, 0, 35)
+        await service.get("/v1/kpis")
+        found = await service.get("/metrics", key=None)
+        assert found.status_code == 200
+        assert "threadline_" in found.text and "cs_" not in found.text
+        assert (await service.get("/v1/kpis/nps", key=None)).status_code == 401
+        assert "cs_messages_received_total" in (await service.get("/metrics", key="scraper")).text

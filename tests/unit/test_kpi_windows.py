@@ -1,0 +1,208 @@
+"""Windows over DST changes, business time by schedule versions, and histograms within one per cent."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.metrics.asking import zone_of
+from services.metrics.buckets import BOUNDS, EXACT_S, Histogram, Key, Sink, bucket_of, difference
+from services.metrics.buckets import NO_DIMS as NOWHERE
+from services.metrics.business import Rules, Schedule
+from services.metrics.entries import SECOND, instant, micros
+from services.metrics.kpis.money import spread
+from services.metrics.windows import MOST_POINTS, TooManyPoints, edges, year_before
+from tests.kpi_timeline import OFFICE
+
+AMSTERDAM = ZoneInfo("Europe/Amsterdam")
+HOUR = 3600 * SECOND
+
+
+def at(text: str) -> int:
+    return micros(datetime.fromisoformat(text))
+
+
+def hours(borders: list[int]) -> list[float]:
+    return [(b - a) / HOUR for a, b in pairwise(borders)]
+
+
+def test_days_are_local_and_last_23_or_25_hours_where_the_clocks_change() -> None:
+    spring = edges(at("2026-03-28T00:00:00+01:00"), at("2026-03-31T00:00:00+02:00"), "1d", AMSTERDAM)
+    assert hours(spring) == [24, 23, 24]
+    autumn = edges(at("2026-10-24T00:00:00+02:00"), at("2026-10-27T00:00:00+01:00"), "1d", AMSTERDAM)
+    assert hours(autumn) == [24, 25, 24]
+
+
+def test_a_day_whose_midnight_does_not_exist_begins_when_it_does() -> None:
+    cairo = ZoneInfo("Africa/Cairo")  # on 24 April 2026 the clocks go from 00:00 to 01:00
+    borders = edges(at("2026-04-23T00:00:00+02:00"), at("2026-04-26T00:00:00+03:00"), "1d", cairo)
+    assert hours(borders) == [24, 23, 24]
+
+
+def test_weeks_start_on_monday_and_months_on_the_first() -> None:
+    weeks = edges(at("2026-03-04T12:00:00Z"), at("2026-03-20T00:00:00Z"), "1w", ZoneInfo("UTC"))
+    assert [instant(b).strftime("%a %d %H") for b in weeks] == ["Wed 04 12", "Mon 09 00", "Mon 16 00", "Fri 20 00"]
+    months = edges(at("2025-11-15T00:00:00Z"), at("2026-02-10T00:00:00Z"), "1M", ZoneInfo("UTC"))
+    assert [instant(b).strftime("%Y-%m-%d") for b in months] == [
+        "2025-11-15", "2025-12-01", "2026-01-01", "2026-02-01", "2026-02-10",
+    ]  # fmt: skip
+
+
+def test_hours_of_a_zone_off_by_thirty_minutes_begin_at_its_own_full_hours() -> None:
+    borders = edges(at("2026-03-04T00:00:00Z"), at("2026-03-04T02:00:00Z"), "1h", ZoneInfo("Asia/Kolkata"))
+    assert [instant(b).strftime("%H:%M") for b in borders] == ["00:00", "00:30", "01:30", "02:00"]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 10**6), st.sampled_from(["1m", "5m", "15m", "1h", "1d", "1w", "1M"]))
+def test_windows_follow_each_other_without_gap_from_start_to_end(start_s: int, length_s: int, step: str) -> None:
+    start, end = start_s * SECOND, (start_s + length_s) * SECOND
+    try:
+        borders = edges(start, end, step, AMSTERDAM)
+    except TooManyPoints:
+        assert length_s > MOST_POINTS * 60
+        return
+    assert borders[0] == start and borders[-1] == end
+    assert all(a < b for a, b in pairwise(borders))
+
+
+def test_a_step_that_makes_too_many_points_is_refused_early() -> None:
+    with pytest.raises(TooManyPoints):
+        edges(0, 10**17, "1m", AMSTERDAM)
+
+
+def test_the_year_before_a_leap_day_is_its_eve() -> None:
+    assert instant(year_before(at("2028-02-29T12:00:00Z"), ZoneInfo("UTC"))).strftime("%F %H") == "2027-02-28 12"
+
+
+@pytest.mark.parametrize("name", ["", "Mars/Olympus", "/etc/passwd", "../UTC", "Europe", "x" * 1000, "UTC\0"])
+def test_a_name_that_is_no_zone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not a time zone"):
+        zone_of(name)
+
+
+# Business time
+
+
+def office(**more: object) -> Rules:
+    return Rules((Schedule(0, "Europe/Amsterdam", OFFICE, **more),))  # type: ignore[arg-type]
+
+
+def test_outside_hours_business_time_starts_at_opening_time() -> None:
+    rules = office()
+    assert rules.elapsed(at("2026-03-04T00:30:00+01:00"), at("2026-03-04T09:10:00+01:00")) == 600 * SECOND
+    assert rules.elapsed(at("2026-03-06T16:00:00+01:00"), at("2026-03-09T10:00:00+01:00")) == 2 * HOUR  # a weekend
+    assert rules.elapsed(at("2026-03-07T10:00:00+01:00"), at("2026-03-08T10:00:00+01:00")) == 0
+    assert rules.elapsed(at("2026-03-04T12:00:00Z"), at("2026-03-04T11:00:00Z")) == 0
+
+
+def test_closed_dates_and_a_dst_weekend_are_no_business_time() -> None:
+    rules = office(closed_dates=frozenset({"2026-03-04"}))
+    assert rules.elapsed(at("2026-03-03T16:00:00+01:00"), at("2026-03-05T10:00:00+01:00")) == 2 * HOUR
+    always = Rules((Schedule(0, "Europe/Amsterdam", {"sun": [("00:00", "24:00")]}),))
+    assert always.elapsed(at("2026-03-28T00:00:00Z"), at("2026-03-31T00:00:00Z")) == 23 * HOUR
+
+
+def test_each_instant_is_judged_by_the_version_in_force() -> None:
+    noon = at("2026-03-04T12:00:00+01:00")
+    rules = Rules((Schedule(0, "Europe/Amsterdam", OFFICE), Schedule(noon, "Europe/Amsterdam", {})))
+    assert rules.elapsed(at("2026-03-04T08:00:00+01:00"), at("2026-03-05T18:00:00+01:00")) == 3 * HOUR
+    late = Rules((Schedule(noon, "Europe/Amsterdam", OFFICE),))  # before the first version: always open
+    assert late.elapsed(at("2026-03-04T08:00:00+01:00"), at("2026-03-04T20:00:00+01:00")) == (4 + 5) * HOUR
+
+
+@settings(deadline=None)
+@given(st.integers(0, 14 * 86_400), st.integers(1, 60 * 3600))
+def test_after_a_duration_exactly_that_much_business_time_has_passed(start_s: int, length_s: int) -> None:
+    rules, start = office(), at("2026-03-23T00:00:00Z") + start_s * SECOND
+    end = rules.after(start, length_s * SECOND)
+    assert end is not None
+    assert rules.elapsed(start, end) == length_s * SECOND
+    assert rules.elapsed(start, end - 1) == length_s * SECOND - 1
+
+
+def test_a_schedule_that_never_opens_has_no_due_time() -> None:
+    assert Rules((Schedule(0, "UTC", {}),)).after(at("2026-03-04T12:00:00Z"), SECOND) is None
+
+
+# Histograms and contributions
+
+
+def test_benchmarks_are_bounds_and_neighbours_are_less_than_one_per_cent_apart() -> None:
+    assert {s * SECOND for s in EXACT_S} <= set(BOUNDS)
+    assert max(b / a for a, b in pairwise(BOUNDS[1:])) < 1.01
+    for bound_s in EXACT_S:
+        assert bucket_of(bound_s * SECOND) < bucket_of(bound_s * SECOND + 1)
+
+
+@given(st.lists(st.integers(10_000, 10**14), min_size=1, max_size=60), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
+def test_a_quantile_is_within_one_per_cent(values: list[int], q: float) -> None:
+    histogram = Histogram()
+    for value in values:
+        histogram.add(bucket_of(value), 1, value)
+    exact = sorted(values)[max(1, math.ceil(q * len(values))) - 1]
+    assert histogram.quantile(q) == pytest.approx(exact, rel=0.01)
+
+
+def test_one_value_is_read_back_exactly_and_nothing_is_null() -> None:
+    histogram = Histogram()
+    assert histogram.quantile(0.5) is None and histogram.lowest() is None
+    histogram.add(bucket_of(123_456_789), 1, 123_456_789)
+    assert histogram.quantile(0.5) == histogram.lowest() == histogram.highest() == 123_456_789
+    histogram.add(bucket_of(123_456_789), -1, -123_456_789)
+    assert histogram.quantile(0.5) is None
+
+
+cells = st.dictionaries(
+    st.builds(Key, st.sampled_from("ab"), st.integers(0, 3), st.just(NOWHERE)),
+    st.tuples(st.integers(-3, 3), st.integers(-9, 9)),
+    max_size=6,
+)
+
+
+@given(cells, cells)
+def test_old_plus_the_difference_is_new(new: dict[Key, tuple[int, int]], old: dict[Key, tuple[int, int]]) -> None:
+    changed = difference(new, old)
+    for key in new.keys() | old.keys():
+        before, change, after = old.get(key, (0, 0)), changed.get(key, (0, 0)), new.get(key, (0, 0))
+        assert (before[0] + change[0], before[1] + change[1]) == after
+    assert (0, 0) not in changed.values()
+
+
+def test_a_sink_adds_what_lands_in_one_cell() -> None:
+    sink = Sink()
+    sink.add("a", 5, NOWHERE, 1, 2)
+    sink.add("a", 5, NOWHERE, 1, 3)
+    sink.step("b", 7, NOWHERE, -1)
+    assert sink.cells == {Key("a", 5, NOWHERE): (2, 5), Key("b", 7, NOWHERE): (-1, -7)}
+
+
+@settings(deadline=None)
+@given(st.integers(-(10**9), 10**9), st.integers(0, 10**6), st.integers(1, 10**7))
+def test_a_cost_spread_over_its_period_adds_up_to_the_cost(amount: int, start_s: int, length_s: int) -> None:
+    start, end = start_s * SECOND, (start_s + length_s) * SECOND
+    parts = list(spread(amount, start, end))
+    assert sum(part for _, part in parts) == amount
+    assert all(start <= when < end for when, _ in parts)
+
+
+def test_a_cost_of_a_month_is_the_same_every_day() -> None:
+    start = datetime(2026, 6, 1, tzinfo=UTC)
+    parts = list(spread(30_000, micros(start), micros(start + timedelta(days=30))))
+    day = micros(start + timedelta(days=1))
+    assert sum(part for when, part in parts if when < day) == 1000
+
+
+def test_random_values_keep_their_mean_exactly() -> None:
+    rng, histogram = random.Random(1), Histogram()
+    values = [rng.randrange(10**9) for _ in range(1000)]
+    for value in values:
+        histogram.add(bucket_of(value), 1, value)
+    assert sum(total for _, total in histogram.buckets.values()) == sum(values)
