@@ -276,14 +276,16 @@ _CONVERSATION = """conversation_id, canonical_id, merged_into, merged_at, merged
     opened_at, opened_source, opened_event_id, owner_leaf_id, last_entry_at, last_activity_at, resolved_at, tickets,
     follow_up_of, last_channel, escalation_posted_to, channels, assignee, team, topic, waiting_since, entries"""
 
-# Conversations by id, with all that were merged with them.
+# Conversations by id, with all that were merged with them. OFFSET 0 keeps the look-ups nested: on tables without
+# statistics a join is planned as a scan of all conversations.
 CONVERSATIONS = f"""
-SELECT {_CONVERSATION} FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id IN (
-    SELECT canonical_id FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[]))
+SELECT {_CONVERSATION} FROM (
+    SELECT DISTINCT canonical_id AS id FROM conversation.conversation
+    WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[]) OFFSET 0) AS k,
+LATERAL (SELECT * FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = k.id OFFSET 0) AS c
 """  # noqa: S608
 
 # The conversations in which a leaf has an entry and which rule 4 may still find from an instant on.
-# OFFSET 0 keeps the look-ups nested: on tables without statistics a join is planned as a scan of all conversations.
 OPEN_CONVERSATIONS = """
 SELECT l.leaf_id, c.canonical_id
 FROM unnest($2::uuid[], $3::timestamptz[]) AS l (leaf_id, active_since),
@@ -302,9 +304,9 @@ KEYS_NAMED_SINCE = """
 SELECT DISTINCT b.key, c.conversation_id
 FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
 LATERAL (SELECT key FROM conversation.binding
-         WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS b
-WHERE EXISTS (SELECT FROM conversation.binding
-              WHERE tenant_id = $1 AND key = b.key AND occurred_at >= c.since)
+         WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS b,
+LATERAL (SELECT FROM conversation.binding
+         WHERE tenant_id = $1 AND key = b.key AND occurred_at >= c.since LIMIT 1) AS later
 """
 
 # Those who take part in conversations, and whether they are, as the person they are, owners of later entries.
