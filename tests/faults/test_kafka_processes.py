@@ -20,9 +20,7 @@ KILLS = 5
 
 
 @pytest.mark.parametrize("victim", ["ingest", "conversation", "metrics"])
-async def test_one_service_killed_again_and_again_loses_and_doubles_nothing(
-    ground: Ground, open_folder: Path, victim: str
-) -> None:
+async def test_one_service_killed_again_and_again_costs_nothing(ground: Ground, open_folder: Path, victim: str) -> None:
     posted = traffic.events(seed=81, people=90)
     moments = sorted(Random(victim).sample(range(1, len(posted) - traffic.BATCH), KILLS))
     async with apart(open_folder, ground.env) as system:
@@ -36,9 +34,7 @@ async def test_one_service_killed_again_and_again_loses_and_doubles_nothing(
         await traffic.judge(system, posted)
 
 
-async def test_frozen_process_that_wakes_after_its_partitions_were_given_away_changes_nothing(
-    ground: Ground, open_folder: Path
-) -> None:
+async def test_frozen_process_that_wakes_too_late_changes_nothing(ground: Ground, open_folder: Path) -> None:
     posted = traffic.events(seed=82, people=80)
     half = len(posted) // 2
     zombie = Process(("conversation", "--data", str(open_folder)), open_folder, ground.env)
