@@ -313,9 +313,8 @@ def _concerned(work: Work, changed: Sequence[Entry]) -> set[str]:
     """Touch what the changes touch as memory stands now; return the leaves whose customers they concern."""
     memory = work.memory
     leaves: set[str] = set()
-    reasons = {e.id: _reason(work, e) for e in changed}
     for e in changed:
-        reason = reasons[e.id]
+        reason = _reason(work, e)
         part = group_of(e)
         if part is not None:
             work.touch(part, reason)

@@ -11,8 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from services.metrics.buckets import Dims
-from services.metrics.entries import Entry
-from services.metrics.facts import DAY, Contact, Conversation, Episode, contact_key, corrected, human_reply
+from services.metrics.entries import Entry, name
+from services.metrics.facts import (
+    DAY,
+    SESSIONS,
+    TOUCHES,
+    Contact,
+    Conversation,
+    Episode,
+    contact_key,
+    corrected,
+    human_reply,
+)
 from services.metrics.survey import Answer, last_answers
 
 _CONTACTS = frozenset(
@@ -22,10 +32,7 @@ _CONTACTS = frozenset(
     }
 )  # fmt: skip
 
-RELEVANT = _CONTACTS | {
-    "selfservice.viewed", "selfservice.deflected", "ivr.ended", "bot.answered", "bot.handed_over", "survey.sent",
-    "survey.answered", "customer.started", "customer.churned", "revenue.recorded",
-}  # fmt: skip
+RELEVANT = _CONTACTS | SESSIONS
 """Types of entries outside of conversations that a customer's KPIs read; others make no customer."""
 
 
@@ -45,7 +52,8 @@ class once(Generic[T]):  # used like property
         return found
 
 
-_TOUCHES = frozenset({"selfservice.viewed", "message.received", "call.queued", "ivr.ended"})
+def _order(entry: Entry) -> tuple[int, str, str]:
+    return entry.order
 
 
 def _at(entry: Entry) -> int:
@@ -80,10 +88,10 @@ class Customer:
 
     @once
     def entries(self) -> list[Entry]:
-        """All entries: those of the conversations and the strays, by time."""
-        found = [e for c in self.conversations for e in c.entries]
-        found.extend(self.strays)
-        found.sort(key=lambda e: e.order)
+        """Their sessions, surveys, revenue, coming and going: of the conversations and the strays, by time."""
+        found = [e for c in self.conversations for e in c.sessions]
+        found.extend(e for e in self.strays if e.type in SESSIONS)
+        found.sort(key=_order)
         return found
 
     @once
@@ -203,7 +211,10 @@ class Customer:
 
     @once
     def _touches(self) -> list[Entry]:
-        return [e for e in self.entries if e.type in _TOUCHES and not e.automatic]
+        found = [e for c in self.conversations for e in c.touches]
+        found.extend(e for e in self.strays if e.type in TOUCHES and not e.automatic)
+        found.sort(key=_order)
+        return found
 
     @once
     def views(self) -> list[Entry]:
@@ -228,7 +239,7 @@ class Customer:
         found: dict[str, Session] = {}
         for entry in self.entries:
             if entry.type in types:
-                key = str(entry.data.get("session_id") or entry.id)
+                key = name(entry.data.get("session_id")) or entry.id
                 found.setdefault(key, Session(key)).entries.append(entry)
         return list(found.values())
 
@@ -241,7 +252,7 @@ class Customer:
         """Their survey answers that count."""
         by_survey: dict[str, list[Entry]] = {}
         for entry in self.of("survey.sent", "survey.answered"):
-            by_survey.setdefault(str(entry.data.get("survey_id") or entry.id), []).append(entry)
+            by_survey.setdefault(name(entry.data.get("survey_id")) or entry.id, []).append(entry)
         return [answer for entries in by_survey.values() for answer in last_answers(entries)]
 
     @property

@@ -6,6 +6,7 @@ microseconds since 1970 UTC as integers: sums of integers are exact, so a recoun
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -140,7 +141,7 @@ def _compact(body: Mapping[str, Any]) -> Entry:
         body["event_id"],
         type_,
         channel,
-        text(body.get("contact_id")),
+        name(body.get("contact_id")),
         body.get("conversation_id"),
         body.get("leaf_id"),
         micros(parse_rfc3339(recorded)) if recorded else occurred,
@@ -165,15 +166,34 @@ def _segment(data: Mapping[str, Any]) -> str | None:
     return text(attributes.get("segment")) if isinstance(attributes, dict) else None
 
 
+LABEL_LENGTH = 100
+"""Characters of a label that count: five of them and a tenant fit into one row of an index."""
+
+
 def text(value: Any) -> str | None:
-    """Return a label: a non-empty text of at most 200 characters, a number as text, anything else None."""
+    """Return a label: a non-empty text of at most 100 characters, a number as text, anything else None."""
     if value is None:
         return None
     if isinstance(value, str):
-        return value[:200] or None
+        if "\0" in value:  # which PostgreSQL cannot hold
+            value = value.replace("\0", "\ufffd")
+        return value[:LABEL_LENGTH] or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return None
+
+
+def name(value: Any) -> str | None:
+    """Return a name given by a sender (a contact, a survey); one that is too long is told apart by its digest."""
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        return None
+    found = str(value).replace("\0", "\ufffd")
+    if len(found) <= NAME_LENGTH:
+        return found
+    return found[: NAME_LENGTH - 33] + "#" + hashlib.blake2b(found.encode(), digest_size=16).hexdigest()
+
+
+NAME_LENGTH = 300
 
 
 def seconds(data: Mapping[str, Any], name: str) -> int | None:

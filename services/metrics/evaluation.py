@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from services.metrics.buckets import Contributions, Sink
 from services.metrics.business import Rules
 from services.metrics.customer import RELEVANT, Customer
-from services.metrics.entries import UNKNOWN, Entry
+from services.metrics.entries import UNKNOWN, Entry, name
 from services.metrics.facts import Conversation, analyse
 from services.metrics.kpis import FUNCTIONS
 from services.metrics.kpis.calls import Call
@@ -46,11 +46,11 @@ def _group_of(entry: Entry) -> Ref | None:
     if kind.startswith(("call.", "callback.")):
         return Ref(CALL, entry.contact) if entry.contact else None
     if kind.startswith("survey."):
-        return Ref(SURVEY, str(entry.data.get("survey_id") or entry.id)[:200])
+        return Ref(SURVEY, name(entry.data.get("survey_id")) or entry.id)
     if kind in _AGENTS:
         return Ref(AGENT, entry.agent) if entry.agent else None
     if kind in ("cost.recorded", "revenue.recorded"):
-        return Ref(MONEY, str(entry.data.get("corrects_event_id") or entry.event_id)[:200])
+        return Ref(MONEY, name(entry.data.get("corrects_event_id")) or name(entry.event_id) or entry.id)
     return None
 
 

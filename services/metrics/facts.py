@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.metrics.buckets import Dims
-from services.metrics.entries import SECOND, Entry, seconds
+from services.metrics.entries import SECOND, Entry, name, seconds, text
 
 DAY = 86_400 * SECOND
 REOPEN_WITHIN = 28 * DAY
 """A customer's message reopens a resolved conversation up to this long after its resolution."""
 
 CUSTOMER_TURN = "customer"
+
+_new = tuple.__new__  # what Dims(…) does, at half its cost
 
 LOOK_BACK = 200
 """How many entries before a resolution are looked at for its channel, agent and team."""
@@ -99,9 +101,9 @@ class Conversation:
     """The facts of one conversation. Only made where it opened; `entries` are sorted and corrected."""
 
     __slots__ = (
-        "acknowledged", "agent", "by_customer", "contacts", "dims", "entries", "episodes", "first_reply", "handover",
-        "id", "inbound_before_reply", "language", "opened_at", "opening", "owner", "pickups", "segment", "stretches",
-        "team", "topic", "turns", "waits",
+        "accepted", "acknowledged", "agent", "by_customer", "contacts", "dims", "eligible", "entries", "episodes",
+        "first_reply", "handover", "id", "inbound_before_reply", "language", "opened_at", "opening", "owner", "pickups",
+        "received", "segment", "sent", "sessions", "stretches", "surveys", "team", "topic", "touches", "turns", "waits",
     )  # fmt: skip
 
     def __init__(self, id: str, entries: Sequence[Entry], opening: Entry) -> None:
@@ -127,17 +129,30 @@ class Conversation:
         """Spans in which it was our turn, from the opening on; the last one may be open."""
         self.contacts: dict[str, Contact] = {}
         self.episodes: list[Episode] = []
-        self.pickups: dict[str, tuple[Entry, set[str]]] = {}
-        """agent → (first thing they did here, sections of the context they saw)."""
+        self.pickups: dict[str, tuple[Entry, set[str], list[Entry]]] = {}
+        """agent → (first thing they did here, sections of the context they saw, and where)."""
+        self.received: list[Entry] = []
+        """Messages that people wrote to us."""
+        self.sent: list[Entry] = []
+        """Messages that humans of ours wrote."""
+        self.accepted: set[str] = set()
+        """Suggestions that were accepted."""
+        self.surveys: list[Entry] = []
+        """Surveys sent."""
+        self.sessions: list[Entry] = []
+        """Entries of sessions, surveys and of the customer's coming and going."""
+        self.touches: list[Entry] = []
+        """Entries by which the customer turned to us."""
+        self.eligible = True
+        """Whether nothing says that first contact resolution does not apply."""
         self.agent: str | None = None
         self.team: str | None = None
         self.dims = Dims()
 
     def at_entry(self, entry: Entry) -> Dims:
         """Dimensions of a fact that is one entry: its own, the customer's from the conversation."""
-        return Dims(
-            entry.channel, entry.team, entry.agent, entry.segment or self.segment, entry.language or self.language
-        )
+        segment, language = entry.segment or self.segment, entry.language or self.language
+        return _new(Dims, (entry.channel, entry.team, entry.agent, segment, language))
 
     def standing(self) -> Episode | None:
         """Return the last episode where its resolution holds: not undone by a reopening within 7 days."""
@@ -173,6 +188,14 @@ class Conversation:
         return Dims(channel or self.opening.channel, team, agent, self.segment, self.language)
 
 
+SESSIONS = frozenset(
+    {
+        "selfservice.viewed", "selfservice.deflected", "ivr.ended", "bot.answered", "bot.handed_over", "survey.sent",
+        "survey.answered", "customer.started", "customer.churned", "revenue.recorded",
+    }
+)  # fmt: skip
+TOUCHES = frozenset({"selfservice.viewed", "message.received", "call.queued", "ivr.ended"})
+
 _ANSWERS = frozenset({"message.sent", "call.answered"})
 _CONTACT_TYPES = frozenset(
     {
@@ -185,7 +208,7 @@ _CONTACT_TYPES = frozenset(
 def corrected(entries: Iterable[Entry]) -> list[Entry]:
     """Return the entries sorted by time, without those that another one says it corrects."""
     ordered = sorted(entries, key=_order)
-    gone = {e.data["corrects_event_id"] for e in ordered if "corrects_event_id" in e.data}
+    gone = {text(e.data["corrects_event_id"]) for e in ordered if "corrects_event_id" in e.data}
     return [e for e in ordered if e.event_id not in gone] if gone else ordered
 
 
@@ -251,11 +274,18 @@ class _Reader:
             self.index = index
             if entry is c.opening:
                 self.open(entry)
-            step = _STEPS.get(entry.type)
+            kind = entry.type
+            step = _STEPS.get(kind)
             if step is not None:
                 step(self, entry)
-            if entry.agent and entry.type in _PICKING_UP and not entry.automatic:
+            if entry.agent and kind in _PICKING_UP and not entry.automatic:
                 self.pick_up(entry)
+            if kind in SESSIONS:
+                c.sessions.append(entry)
+            if kind in TOUCHES and not entry.automatic:
+                c.touches.append(entry)
+            if entry.data.get("fcr_eligible") is False:
+                c.eligible = False
         if self.turn_from is not None:
             c.turns.append((self.turn_from, None))
         self.attribute()
@@ -313,6 +343,7 @@ class _Reader:
         episode = self.episode
         if episode is not None and episode.resolved is not None and entry.at - episode.resolved.at <= REOPEN_WITHIN:
             self.reopen(entry)
+        self.c.received.append(entry)
         self.touch(entry).asked += 1
         if self.waiting is None:
             self.waiting = entry
@@ -332,6 +363,7 @@ class _Reader:
                 self.episode.bot = entry
         if not entry.human:
             return
+        self.c.sent.append(entry)
         self.reply(entry, contact)
         handle = seconds(entry.data, "handle_s")
         if handle is not None:
@@ -380,10 +412,10 @@ class _Reader:
         return contact
 
     def escalate(self, entry: Entry) -> None:
-        source = entry.data.get("from_contact") or entry.contact
-        target = entry.data.get("to_channel")
-        contact = self.c.contacts.get(source) if isinstance(source, str) else self.previous
-        if contact is not None and isinstance(target, str):
+        source = name(entry.data.get("from_contact")) or entry.contact
+        target = text(entry.data.get("to_channel"))
+        contact = self.c.contacts.get(source) if source is not None else self.previous
+        if contact is not None and target is not None:
             contact.to_channels.setdefault(target, entry)
 
     # What else happens in it
@@ -418,10 +450,19 @@ class _Reader:
     def pick_up(self, entry: Entry) -> None:
         agent = entry.agent
         assert agent is not None
-        seen = self.c.pickups.setdefault(agent, (entry, set()))[1]
+        _, seen, views = self.c.pickups.setdefault(agent, (entry, set(), []))
         sections = entry.data.get("sections")
         if entry.type == "agent.context_viewed" and isinstance(sections, list):
             seen.update(s for s in sections if isinstance(s, str))
+            views.append(entry)
+
+    def survey(self, entry: Entry) -> None:
+        self.c.surveys.append(entry)
+
+    def accept(self, entry: Entry) -> None:
+        suggestion = name(entry.data.get("suggestion_id"))
+        if suggestion is not None:
+            self.c.accepted.add(suggestion)
 
     def attribute(self) -> None:
         """Name the agent and team the conversation counts for: who resolved it, else who answered it last."""
@@ -457,4 +498,6 @@ _STEPS = {
     "bot.handed_over": _Reader.bot,
     "info.requested": _Reader.ask,
     "agent.context_viewed": _Reader.view,
+    "survey.sent": _Reader.survey,
+    "suggestion.accepted": _Reader.accept,
 }

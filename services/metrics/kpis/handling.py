@@ -104,15 +104,15 @@ def availability(entry: Entry, rules: Rules, sink: Sink) -> None:
         return
     channel, is_open = entry.channel, entry.data.get("open")
     if isinstance(channel, str) and isinstance(is_open, bool):
-        dims = Dims(channel[:200], entry.team, None, entry.segment, entry.language)
-        member = f"{channel[:200]}\t{int(is_open)}"
+        dims = Dims(channel, entry.team, None, entry.segment, entry.language)
+        member = f"{channel}\t{int(is_open)}"
         sink.add("channel_availability_ratio", entry.at, dims, 1, 0, (entry,), member=member)
 
 
 def pickups(c: Conversation, rules: Rules, sink: Sink) -> None:
     """Each agent's first act in a conversation, and whether profile, orders and history were in front of them."""
-    for agent, (entry, sections) in c.pickups.items():
-        why = (entry, *(e for e in c.entries if e.type == "agent.context_viewed" and e.agent == agent))
+    for agent, (entry, sections, views) in c.pickups.items():
+        why = (entry, *views)
         sink.add("context_available_ratio", entry.at, c.at_entry(entry), 1, int(sections >= CONTEXT), why)
         sink.add("agents_active", entry.at, Dims(segment=c.segment), 1, 0, (entry,), member=agent)
 

@@ -14,7 +14,7 @@ from typing import Any
 from services.metrics.buckets import Dims, Sink
 from services.metrics.business import Rules
 from services.metrics.customer import Customer
-from services.metrics.entries import SECOND, Entry, micros, minor, when
+from services.metrics.entries import SECOND, Entry, micros, minor, text, when
 from services.metrics.facts import DAY
 from services.metrics.kpis.definition import NO_AGENT, TENANT, Definition, Entity, Shape
 
@@ -97,8 +97,8 @@ def amounts(money: Money, rules: Rules, sink: Sink) -> None:
     """The parts of a cost or a revenue."""
     entry = money.current
     amount = minor(entry.data) if entry else None
-    currency = entry.data.get("currency") if entry else None
-    if entry is None or amount is None or not isinstance(currency, str) or not currency:
+    currency = text(entry.data.get("currency")) if entry else None
+    if entry is None or amount is None or currency is None:
         return
     kind = "cost" if entry.type == "cost.recorded" else "revenue"
     dims = Dims(entry.channel, entry.team, None, entry.segment, entry.language)
@@ -110,8 +110,8 @@ def amounts(money: Money, rules: Rules, sink: Sink) -> None:
 def spending(customer: Customer, rules: Rules, sink: Sink) -> None:
     """Revenue of a customer who was exposed (as told, else by self-service in the 30 days before) or was not."""
     for entry in customer.of("revenue.recorded"):
-        amount, currency = minor(entry.data), entry.data.get("currency")
-        if amount is None or not isinstance(currency, str) or not currency:
+        amount, currency = minor(entry.data), text(entry.data.get("currency"))
+        if amount is None or currency is None:
             continue
         told = entry.data.get("exposure")
         view = customer.view_before(entry.at, 30 * DAY)

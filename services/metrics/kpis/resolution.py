@@ -141,7 +141,7 @@ def first_contact(customer: Customer, rules: Rules, sink: Sink) -> None:
         at, dims = episode.resolved.at, c.resolution_dims(episode)
         why = (c.opening, episode.resolved)
         sink.add("fcr_net_ratio:gross", at, dims, 1, int(hit), why)
-        if all(e.data.get("fcr_eligible") is not False for e in c.entries):
+        if c.eligible:
             sink.add("fcr_net_ratio", at, dims, 1, int(hit), why)
 
 

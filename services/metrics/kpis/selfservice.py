@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.metrics.buckets import Dims, Sink
 from services.metrics.business import Rules
 from services.metrics.customer import Customer
-from services.metrics.entries import Entry
+from services.metrics.entries import Entry, name
 from services.metrics.facts import DAY, Conversation
 from services.metrics.kpis.definition import ALL, DAY_S, NO_AGENT, TENANT, Definition, Entity, Shape
 
@@ -77,13 +77,10 @@ def bots(c: Conversation, rules: Rules, sink: Sink) -> None:
 
 def suggestions(c: Conversation, rules: Rules, sink: Sink) -> None:
     """Whether a human's reply came from a suggestion; accepted: one that was accepted."""
-    accepted = {e.data.get("suggestion_id") for e in c.entries if e.type == "suggestion.accepted"}
-    for entry in c.entries:
-        if entry.type == "message.sent" and entry.human and not entry.automatic:
-            suggestion, dims = entry.data.get("suggestion_id"), c.at_entry(entry)
-            sink.add("ai_suggestion_ratio", entry.at, dims, 1, int(suggestion is not None), (entry,))
-            taken = suggestion is not None and suggestion in accepted
-            sink.add("ai_suggestion_ratio:accepted", entry.at, dims, 1, int(taken), (entry,))
+    for entry in c.sent:
+        suggestion, dims = name(entry.data.get("suggestion_id")), c.at_entry(entry)
+        sink.add("ai_suggestion_ratio", entry.at, dims, 1, int(suggestion is not None), (entry,))
+        sink.add("ai_suggestion_ratio:accepted", entry.at, dims, 1, int(suggestion in c.accepted), (entry,))
 
 
 DEFINITIONS = (

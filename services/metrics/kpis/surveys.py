@@ -100,7 +100,7 @@ def responded(survey: Survey, rules: Rules, sink: Sink) -> None:
 
 def asked(c: Conversation, rules: Rules, sink: Sink) -> None:
     """Whether a resolution was followed by a survey, within 30 days and before the next resolution."""
-    surveys = [e for e in c.entries if e.type == "survey.sent"]
+    surveys = c.surveys
     resolved = [e for e in c.episodes if e.resolved is not None]
     for index, episode in enumerate(resolved):
         at = episode.resolved.at if episode.resolved else 0

@@ -19,9 +19,8 @@ def received(entry: Entry, rules: Rules, sink: Sink) -> None:
 
 def received_in(c: Conversation, rules: Rules, sink: Sink) -> None:
     """`received` for all messages of a conversation, with its segment and language."""
-    for entry in c.entries:
-        if entry.type == "message.received" and not entry.automatic:
-            sink.add("messages_received", entry.at, c.at_entry(entry), 1, 1, (entry,))
+    for entry in c.received:
+        sink.add("messages_received", entry.at, c.at_entry(entry), 1, 1, (entry,))
 
 
 def sent(entry: Entry, rules: Rules, sink: Sink) -> None:
@@ -33,9 +32,8 @@ def sent(entry: Entry, rules: Rules, sink: Sink) -> None:
 
 def sent_in(c: Conversation, rules: Rules, sink: Sink) -> None:
     """`sent` for all messages of a conversation."""
-    for entry in c.entries:
-        if entry.type == "message.sent" and entry.human and not entry.automatic:
-            sink.add("messages_sent", entry.at, c.at_entry(entry), 1, 1, (entry,))
+    for entry in c.sent:
+        sink.add("messages_sent", entry.at, c.at_entry(entry), 1, 1, (entry,))
 
 
 def opened(c: Conversation, rules: Rules, sink: Sink) -> None:
