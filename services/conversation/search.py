@@ -57,7 +57,13 @@ async def index_for_ever(pool: asyncpg.Pool) -> None:
         try:
             if not await index_once(pool):
                 await asyncio.sleep(LOOK_EVERY_S)
-        except (Retryable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (
+            Retryable,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as error:
             log.warning("search waits for the database", error=type(error).__name__)
             await asyncio.sleep(2.0)
 

@@ -110,7 +110,13 @@ class Tail:
                 continue
             try:
                 rows = await self._pool.fetch(POSITIONS, list(self._listeners))
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Retryable) as error:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+                Retryable,
+            ) as error:
                 log.warning("streams wait for the database", error=type(error).__name__)
                 await asyncio.sleep(1.0)
                 continue
@@ -123,7 +129,13 @@ class Tail:
         while True:
             try:
                 await self._pool.execute(PRUNE, older_than_s)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Retryable) as error:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+                Retryable,
+            ) as error:
                 log.warning("old changes stay for now", error=type(error).__name__)
             await asyncio.sleep(every_s)
 

@@ -93,7 +93,13 @@ async def check_for_ever(pool: asyncpg.Pool, clock: Clock, every_s: float = EVER
         await asyncio.sleep(every_s)
         try:
             await check_tenants(pool, clock.now(), place)
-        except (DatabaseUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (
+            DatabaseUnavailable,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as error:
             logger().warning("drift is checked later", error=type(error).__name__)
         # Steps by the golden ratio fall evenly and never repeat.
         place = (place + 0.6180339887) % 1.0

@@ -101,5 +101,11 @@ async def reevaluate_for_ever(pool: asyncpg.Pool, clock: Clock) -> None:
         try:
             for (tenant,) in await pool.fetch(MARKED):
                 await reevaluate(pool, clock, tenant)
-        except (DatabaseUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (
+            DatabaseUnavailable,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as error:
             logger().warning("rules are evaluated later", error=type(error).__name__)
