@@ -1,4 +1,4 @@
-"""Whatever a sender puts into fields that KPIs read: evaluating it never fails, and what comes out can be stored."""
+"""Whatever a sender puts into fields that KPIs read: evaluating it never fails, and the outcome can be stored."""
 
 from __future__ import annotations
 
