@@ -274,14 +274,15 @@ async def _load_and_apply(connection: Connection, works: Sequence[Work]) -> None
     raws += [(w, c) for w in works for key, (_, to) in w.conversations.items() for c in (key, to)]
     await load_conversations(connection, raws)
     await load_parts(connection, [(w, part) for w in works for part in _parts(w, changed[id(w)])])
-    concerned = [(w, _concerned(w, changed[id(w)])) for w in works]
+    concerned = [(w, _concerned(w, changed[id(w)], _canonicals(w, changed[id(w)]))) for w in works]
     for work, _ in concerned:
         _apply(work)
     await _write_truth(connection, works)
     raws = [(w, to) for w in works for _, to in w.conversations.values()]
     await load_conversations(connection, raws)
     for work, leaves_before in concerned:
-        leaves_before |= _concerned(work, changed[id(work)])
+        moved = changed[id(work)] if work.leaves or work.conversations else ()
+        leaves_before |= _concerned(work, moved, _canonicals(work, changed[id(work)]))
     await load_leaves(connection, [(w, leaf) for w, found in concerned for leaf in found])
     for work, found in concerned:
         for leaf in found:
@@ -309,8 +310,11 @@ def _canonicals(work: Work, changed: Sequence[Entry]) -> set[str]:
     return found
 
 
-def _concerned(work: Work, changed: Sequence[Entry]) -> set[str]:
-    """Touch what the changes touch as memory stands now; return the leaves whose customers they concern."""
+def _concerned(work: Work, changed: Sequence[Entry], canonicals: set[str]) -> set[str]:
+    """Touch what the changes touch as memory stands now; return the leaves whose customers they concern.
+
+    `canonicals` are the conversations that changed.
+    """
     memory = work.memory
     leaves: set[str] = set()
     for e in changed:
@@ -325,7 +329,7 @@ def _concerned(work: Work, changed: Sequence[Entry]) -> set[str]:
         elif e.leaf is not None and concerns_customer(e):
             work.touch(Ref(CUSTOMER, memory.customer(e.leaf)), reason)
             leaves.add(e.leaf)
-    for canonical in _canonicals(work, changed):
+    for canonical in canonicals:
         if canonical in memory.members_of:
             work.touch(Ref(CONVERSATION, canonical), "conversation_merged")
             for survey in _surveys_in(memory, canonical):
