@@ -40,7 +40,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         GROUP,
         TIMELINE,
         consumer.handle,
-        settings=RunnerSettings(batch_max_records=BATCH_MAX_RECORDS),
+        settings=RunnerSettings(batch_max_records=BATCH_MAX_RECORDS, rejection_limit=platform.settings.rejection_limit),
         metrics=platform.log_metrics,
         clock=platform.clock,
     )

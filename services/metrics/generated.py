@@ -118,7 +118,33 @@ def document() -> str:
         ]
         lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(BY_ID[kpi]) for kpi in ids]
-    return "\n".join([*lines, "", *_prometheus()])
+    return "\n".join([*lines, "", *READINGS, "", *_prometheus()])
+
+
+READINGS = (
+    "## How it is read",
+    "",
+    "- The lifecycle of a conversation is derived from what was posted; entries that Threadline derives itself count",
+    "  nothing. So a posted and a derived opening, reopening or escalation count once. A change of channel inside a",
+    "  conversation is an escalation of the contact before it, posted or not.",
+    "- Automatic mail and automated senders are no messages; an acknowledgement, a survey or a cost may come from them.",
+    "- A conversation that we began has no first reply, is not due one, and has no agreement to keep.",
+    "- A conversation counts for the agent who resolved it, else for who answered it last; a message for its sender.",
+    "- Topics are compared as they are: two conversations without a topic are on the same one.",
+    "- One handled contact means that exactly one contact was there and a human or a bot answered it.",
+    "- A contact counts where it starts, on its channel; customers of a window are those with a contact in it.",
+    "- An agent's first act in a conversation is a pick-up.",
+    "- A reply within a threshold counts on the channel that opened, for the agent who replied.",
+    "- Scores on another scale are mapped on 1–5 (satisfaction), 1–7 (effort) and 0–10 (recommendation), linearly.",
+    "- A cost or revenue with a period is spread over it by the hour, to the minor unit.",
+    "- An agent's state that nothing renews counts for 24 hours. Somebody who leaves without ever having started was a",
+    "  customer all along. Survey answers of a customer are those among their own entries.",
+    "- Deadlines (unanswered, thresholds, agreements) are contributions at the due time that count from then on; every",
+    "  question ends at the service's clock. A late reply takes them back.",
+    "- `as_of` sums the changes recorded until then. Changes are recorded a batch at a time.",
+    "- What a query may cost: at most 20,000 points and 100 years; questions by channel or family read sums by hour,",
+    "  other dimensions and distinct counts read the changes of the span.",
+)
 
 
 def _line(definition: Definition) -> str:
