@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,18 @@ def translated() -> Iterator[None]:
 
 def _is_misuse(error: BaseException) -> bool:
     # asyncpg calls two kinds of thing InterfaceError: a connection that went away, and an API used wrongly.
-    return isinstance(error, asyncpg.InterfaceError) and not any(
-        sign in str(error) for sign in ("closed", "closing", "terminated", "released", "lost", "not initialized")
+    if not isinstance(error, asyncpg.InterfaceError):
+        return False
+    if any(sign in str(error) for sign in ("closed", "closing", "terminated", "released", "lost", "not initialized")):
+        return False
+    # A server that ends in the middle of an answer leaves a connection on which "another operation is in progress":
+    # the pool says so when it takes the connection back, and whoever tidies up after the first error says so again.
+    tidying = any(
+        frame.f_code.co_name == "release" and frame.f_code.co_filename.endswith("pool.py")
+        for frame, _ in traceback.walk_tb(error.__traceback__)
     )
+    before = error.__context__
+    return not tidying and not (isinstance(before, _UNAVAILABLE) and not _is_misuse(before))
 
 
 def as_unavailable(error: BaseException) -> DatabaseUnavailable | None:

@@ -65,3 +65,13 @@ def test_what_is_said_names_no_address() -> None:
     error = ConnectionRefusedError(111, "Connect call failed ('10.1.2.3', 5432)")
     assert "10.1.2.3" not in describe(error)
     assert "\n" not in describe(asyncpg.PostgresConnectionError("gone"))
+
+
+def test_what_the_driver_says_while_tidying_up_after_a_lost_connection_is_unavailable() -> None:
+    try:
+        try:
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        finally:
+            raise asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
+    except asyncpg.InterfaceError as error:
+        assert as_unavailable(error) is not None
