@@ -75,6 +75,8 @@ class Batch:
     """Entries that events name by `conversation_id`: their conversation, where they are in one, and instant."""
     answered: set[str] = field(default_factory=set)
     """Contacts whose call was answered."""
+    bulk: set[Key] = field(default_factory=set)
+    """Ids of mails that we sent to several customers."""
     conversations: dict[UUID, StoredConversation] = field(default_factory=dict)
     rebuilt: set[UUID] = field(default_factory=set)
     """Conversations that are told anew from their entries."""

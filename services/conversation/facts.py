@@ -81,6 +81,8 @@ class Facts:
     tokens: tuple[Key, ...]
     mails: tuple[Key, ...]
     own_mail: Key | None
+    sent_mail: Key | None
+    """Its own mail id, where we sent it: an id that we sent to several customers is a bulk mail's."""
     sessions: tuple[Key, ...]
     """The contact and the one that it continues, where these bind always."""
     threads: tuple[Key, ...]
@@ -171,6 +173,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         tokens=tuple(_tokens(data, thread)),
         mails=tuple(_mails(thread, own_mail)),
         own_mail=own_mail,
+        sent_mail=own_mail if kind == "message.sent" else None,
         sessions=() if perpetual else tuple(contact_keys),
         threads=tuple(dict.fromkeys([*contact_keys, *dm])) if perpetual else tuple(dm),
         to_channel=data.get("to_channel") or None,
@@ -198,6 +201,7 @@ def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, An
         tokens=(),
         mails=(),
         own_mail=None,
+        sent_mail=None,
         sessions=(),
         threads=(),
         to_channel=None,

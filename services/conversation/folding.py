@@ -18,7 +18,9 @@ class Fold:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self.stitcher = Stitcher(batch.policy, batch.people.customers_at, frozenset(batch.answered))
+        self.stitcher = Stitcher(
+            batch.policy, batch.people.customers_at, frozenset(batch.answered), frozenset(batch.bulk)
+        )
         self.placements: dict[UUID, Placement] = {}
         self.summaries: dict[UUID, Summary] = {}
         self.merges: dict[UUID, tuple[UUID, Order]] = {}

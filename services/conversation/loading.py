@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -10,8 +11,9 @@ from uuid import UUID
 from services.conversation import store
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.entries import Entry, digest_of
-from services.conversation.facts import Facts, facts_of
+from services.conversation.facts import Facts, Key, facts_of
 from services.conversation.scope import NEVER, Name, component_name, key_name
+from services.conversation.stitching import bulk_key, sent_key
 from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
 from shared.events import InboundEvent
@@ -29,6 +31,9 @@ class Loading:
         self._asked: set[tuple[object, ...]] = set()
         self._later: set[UUID] = set()
         """Entries that name a key of the scope at or after its instant."""
+        self._asked_mails: set[Key] = set()
+        self._sent: dict[Key, set[UUID]] = {}
+        """Mail → those to whom events at hand say that it was sent."""
         self._participants: set[tuple[UUID, UUID]] = set()
         """(leaf, conversation before merges) of everybody in the conversations of the scope."""
         self._regrouped: dict[UUID, datetime] = {}
@@ -43,6 +48,7 @@ class Loading:
         self._batch.facts = {fact.entry_id: fact for fact in facts}
         await self._learn(facts)
         await self._ask_calls(facts)
+        await self._ask_bulk(facts)
         for fact in facts:
             self._scope.touch(self._names(fact), fact.occurred_at)
         for component, at in self._regrouped.items():
@@ -72,6 +78,7 @@ class Loading:
         self._batch.answered = {
             f.contact for f in self._batch.facts.values() if f.type == "call.answered" and f.contact
         }
+        await self._ask_bulk(list(self._batch.facts.values()))
         ids = {entry.conversation_id for entry in self._batch.stored.values() if entry.conversation_id}
         self._batch.conversations = await store.conversations(self._connection, self._tenant, ids)
         self._batch.rebuilt = set(self._batch.conversations)
@@ -152,10 +159,37 @@ class Loading:
             if contact in answered_now:
                 self._scope.touch((key_name(f"contact:{contact}"),), at)
 
+    async def _ask_bulk(self, facts: Sequence[Facts]) -> None:
+        """Find out which mails we sent to several customers, so that none of them shares their answers."""
+        mails = {mail for fact in facts for mail in fact.mails} - self._asked_mails
+        self._asked_mails |= mails
+        for fact in facts:
+            owner = self._people.owner(fact)
+            if fact.sent_mail and owner:
+                self._sent.setdefault(fact.sent_mail, set()).add(owner.leaf_id)
+        before: dict[Key, set[UUID]] = defaultdict(set)
+        if mails:
+            wanted = {sent_key(mail): mail for mail in mails}
+            for key, leaf_id in await store.recipients(self._connection, self._tenant, wanted):
+                before[wanted[key]].add(leaf_id)
+        for mail in mails | {fact.sent_mail for fact in facts if fact.sent_mail}:
+            now = before[mail] | self._sent.get(mail, set())
+            if len(now) > 1 and mail not in self._batch.bulk:
+                self._batch.bulk.add(mail)
+                if len(before[mail]) < 2:  # only now: what its id meant until now, it means no longer
+                    self._scope.touch((key_name(mail),), BEGINNING)
+
+    def _leaves_around(self, fact: Facts) -> list[UUID]:
+        person = self._people.person(fact)
+        nodes = self._people.members[person.component_id] if person else ()
+        return [self._people.leaves[node].leaf_id for node in nodes]
+
     # --- what is connected ------------------------------------------------------------------------------------------
 
     def _names(self, fact: Facts) -> list[Name]:
         names = [key_name(key) for key in fact.keys]
+        for mail in self._batch.bulk.intersection(fact.mails):
+            names += [key_name(bulk_key(mail, leaf_id)) for leaf_id in self._leaves_around(fact)]
         names.append(key_name(f"conversation:{fact.entry_id}"))
         if fact.conversation_id:
             names.append(key_name(f"conversation:{fact.conversation_id}"))
@@ -291,6 +325,7 @@ class Loading:
         await self._load_leaves(facts.values())
         await self._load_leaves_by_id(entry.leaf_id for entry in posted.values())
         await self._ask_calls(list(facts.values()))
+        await self._ask_bulk(list(facts.values()))
         for id_, fact in facts.items():
             since = posted[id_].occurred_at
             self._scope.touch(self._names(fact), since)

@@ -268,13 +268,13 @@ class People:
         )
 
     def customers_at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
-        """Return all leaves that are one customer with `leaf_id` by the evidence up to `at`."""
+        """Return all leaves that are one customer with `leaf_id` by the evidence up to `at`, in the order of nodes."""
         leaf = self.by_id[leaf_id]
         nodes = self.members[leaf.component_id]
         if len(nodes) == 1:
             return [leaf_id]
         if not any((linked := self.leaves[node].linked_at) is not None and linked > at for node in nodes):
-            return [o.leaf_id for node in nodes if (o := self.leaves[node]).customer_id == leaf.customer_id]
+            return [o.leaf_id for node in sorted(nodes) if (o := self.leaves[node]).customer_id == leaf.customer_id]
         links = [link for link in self._links_of(nodes) if link.a in nodes and link.b in nodes]
         apart, links = _told_apart(links)
         links = [link for link in links if link.occurred_at <= at]

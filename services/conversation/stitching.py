@@ -9,7 +9,7 @@ Source: docs/decisions/0005-stitching-as-a-fold.md
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -85,6 +85,16 @@ CustomersAt = Callable[[LeafId, datetime], Iterable[LeafId]]
 """(leaf, instant) → all leaves that were the same customer by the evidence up to that instant."""
 
 
+def bulk_key(mail: Key, leaf: LeafId) -> Key:
+    """Return what a bulk mail's id means for one of those who got it: two who answer it never share a conversation."""
+    return f"{mail}|{leaf}"
+
+
+def sent_key(mail: Key) -> Key:
+    """Return the key under which it is kept that we sent a mail."""
+    return f"sent:{mail}"
+
+
 class Stitcher:
     """The state of stitching just before the next event.
 
@@ -92,10 +102,17 @@ class Stitcher:
     of it (`bindings`).
     """
 
-    def __init__(self, policy: Policy, customers_at: CustomersAt, answered_contacts: frozenset[str]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        customers_at: CustomersAt,
+        answered_contacts: frozenset[str],
+        bulk_mails: frozenset[Key] = frozenset(),
+    ) -> None:
         self._policy = policy
         self._customers_at = customers_at
         self._answered = answered_contacts
+        self._bulk = bulk_mails
         self.conversations: dict[ConversationId, Conversation] = {}
         self.canonical: dict[ConversationId, ConversationId] = {}
         self.bound: dict[Key, ConversationId] = {}
@@ -115,13 +132,13 @@ class Stitcher:
         founded = False
         if found is None and (rule == "follow_up" or self._opens(event)):
             found, founded = self._open(event, leaf or person, follow_up_of), True
-        merged = self._merge_mails(event)
+        merged = self._merge_mails(event, leaf or person)
         if found is None:
-            self._bind(event, None)
+            self._bind(event, None, leaf or person)
             return Placement(None, "none", merged=merged)
         conversation = self.conversation(found)
         reopened, escalated_from = self._live(event, conversation, leaf)
-        self._bind(event, conversation.id)
+        self._bind(event, conversation.id, leaf or person)
         return Placement(
             conversation.id, rule, key, follow_up_of if founded else None, founded, reopened, escalated_from, merged
         )
@@ -165,8 +182,8 @@ class Stitcher:
         found, key = self._named(event)
         if found is not None:
             return found, "conversation_id", key, None
-        for key in (*event.tokens, *event.mails):
-            found = self._bound_to(key)
+        for asked, key in (*((token, token) for token in event.tokens), *self._mails(event, leaf or person)):
+            found = self._bound_to(asked)
             if found is None:
                 continue
             if self._live_for_reply(found, event.occurred_at):
@@ -304,9 +321,23 @@ class Stitcher:
         posted, conversation.escalation_posted_to = conversation.escalation_posted_to, None
         return None if posted == event.channel else before
 
-    def _bind(self, event: Facts, conversation_id: ConversationId | None) -> None:
+    def _mails(self, event: Facts, leaf: LeafId | None) -> Iterator[tuple[Key, Key]]:
+        """Yield what an event asks for and the mail it stands for: of a bulk mail what it means for the customer."""
+        for key in event.mails:
+            if key not in self._bulk:
+                yield key, key
+            elif leaf is not None:
+                for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
+                    yield bulk_key(key, other), key
+
+    def _bind(self, event: Facts, conversation_id: ConversationId | None, leaf: LeafId | None) -> None:
         """Bind every key of the event; store only bindings that change something (mail threads name all before)."""
-        keys = event.keys
+        keys = tuple(key for key in event.keys if key not in self._bulk)
+        if leaf is not None:
+            keys += tuple(bulk_key(key, leaf) for key in event.mails if key in self._bulk)
+        if event.sent_mail:
+            # Stored always: these tell which mails were sent to several customers.
+            self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, conversation_id))
         if event.conversation_id:
             keys = (*keys, f"conversation:{event.conversation_id}")
         for key in keys:
@@ -319,9 +350,9 @@ class Stitcher:
             tickets = (key for key in event.tokens if key.startswith("ticket:"))
             self.conversations[conversation_id].tickets.update(tickets)
 
-    def _merge_mails(self, event: Facts) -> tuple[tuple[ConversationId, ConversationId], ...]:
+    def _merge_mails(self, event: Facts, leaf: LeafId | None) -> tuple[tuple[ConversationId, ConversationId], ...]:
         """Make one of all live conversations whose mails this event names."""
-        named = {found for key in event.mails if (found := self._bound_to(key)) is not None}
+        named = {found for asked, _ in self._mails(event, leaf) if (found := self._bound_to(asked)) is not None}
         live = {found for found in named if self._live_for_reply(found, event.occurred_at)}
         return self._unite(live) if len(live) > 1 else ()
 

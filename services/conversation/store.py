@@ -347,6 +347,14 @@ SELECT entry_id, conversation_id, occurred_at FROM conversation.entry
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
 """
 
+# To whom we sent each mail, as far as the mail itself says it.
+RECIPIENTS = """
+SELECT DISTINCT b.key, e.leaf_id FROM unnest($2::text[]) AS w (key),
+LATERAL (SELECT key, entry_id FROM conversation.binding WHERE tenant_id = $1 AND key = w.key OFFSET 0) AS b,
+LATERAL (SELECT leaf_id FROM conversation.entry
+         WHERE tenant_id = $1 AND entry_id = b.entry_id AND NOT by_conversation OFFSET 0) AS e
+"""
+
 CALLS_OF_CONTACTS = """
 SELECT contact_id, occurred_at, type = 'threadline.call.answered' FROM conversation.entry
 WHERE tenant_id = $1 AND contact_id = ANY($2::text[])
@@ -486,6 +494,11 @@ async def named_entries(
     """Return entry → (conversation or None, occurred_at) of those of these entries that exist."""
     rows = await connection.fetch(NAMED_ENTRIES, tenant, list(ids))
     return {row[0]: (row[1], row[2]) for row in rows}
+
+
+async def recipients(connection: asyncpg.Connection, tenant: str, keys: Iterable[str]) -> list[tuple[str, UUID]]:
+    """Return (key, leaf) of those to whom mails (by `sent_key`) were sent."""
+    return [(row[0], row[1]) for row in await connection.fetch(RECIPIENTS, tenant, list(keys))]
 
 
 async def calls_of_contacts(

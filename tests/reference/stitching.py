@@ -236,6 +236,12 @@ class Stitching:
         self.conversations: list[Conversation] = []
         self.placed: dict[Name, Placed] = {name_of(event): Placed() for event in self.events}
         self.shared = shared_handles(events, policy)
+        sent_to: dict[str, set[str]] = defaultdict(set)
+        for event in self.events:
+            node = owning_node(event, policy, self.shared)
+            if kind_of(event) == "message.sent" and event.data.get("channel") == "email" and node:
+                sent_to[f"mail:{event.data.get('message_id')}"].add(node)
+        self.bulk = {mail for mail, nodes in sent_to.items() if len(nodes) > 1}
         self.answered = {
             event.data["contact_id"]
             for event in self.events
@@ -263,8 +269,23 @@ class Stitching:
         self.change_state(conversation, event)
         named = [f"conversation:{event.data['conversation_id']}"] if event.data.get("conversation_id") else []
         own = f"conversation:{self.entry_id(event)}"
-        for key in (own, *named, *tokens_of(event), *mails_of(event), *sessions_of(event), *dm_of(event)):
+        for key in (own, *named, *tokens_of(event), *self.mails_bound(event), *sessions_of(event), *dm_of(event)):
             self.bound[key] = conversation
+
+    def mails_bound(self, event: InboundEvent) -> list[str]:
+        """A bulk mail's id is bound for the person that the event is about, and for nobody else."""
+        node = owning_node(event, self.policy, self.shared) or weak_node(event, self.policy)
+        plain = [mail for mail in mails_of(event) if mail not in self.bulk]
+        return plain + [f"{mail}|{node}" for mail in mails_of(event) if mail in self.bulk and node]
+
+    def mails_asked(self, event: InboundEvent) -> list[str]:
+        """And it is asked for with all handles of that person, as rule 4 knows them."""
+        node = owning_node(event, self.policy, self.shared) or weak_node(event, self.policy)
+        nodes = self.known_at(event).group.get(node, {node}) if node else set()
+        asked: list[str] = []
+        for mail in mails_of(event):
+            asked += [f"{mail}|{other}" for other in sorted(nodes)] if mail in self.bulk else [mail]
+        return asked
 
     def decide(self, event: InboundEvent) -> tuple[str, Conversation | None, Conversation | None]:
         """Return the rule, the conversation found, and the one that a new one would follow up."""
@@ -280,7 +301,7 @@ class Stitching:
                 dead.append(self.bound[key])
         if mailed:
             return "mail", mailed, None
-        dead += [self.bound[key] for key in mails_of(event) if key in self.bound]
+        dead += [self.bound[key] for key in self.mails_asked(event) if key in self.bound]
         for key in sessions_of(event):
             if key in self.bound and (not is_perpetual(event) or self.is_warm(self.bound[key], event)):
                 return "session", self.bound[key], None
@@ -306,7 +327,7 @@ class Stitching:
 
     def merge_mails(self, event: InboundEvent) -> Conversation | None:
         """Make one of all live conversations whose mails this event names."""
-        named = [self.bound[key] for key in mails_of(event) if key in self.bound]
+        named = [self.bound[key] for key in self.mails_asked(event) if key in self.bound]
         live = [conversation for conversation in named if self.is_live(conversation, event)]
         if not live:
             return None
@@ -329,11 +350,7 @@ class Stitching:
         placeable = self.opens(event) or kind_of(event) in ABOUT_A_CONVERSATION
         if is_automatic(event, self.policy) or not placeable or self.policy.open_window_s == 0:
             return None
-        known = identity(
-            [other for other in self.events if other.occurred_at - event.occurred_at <= self.policy.open_window],
-            self.policy,
-            self.shared,
-        )
+        known = self.known_at(event)
         person = self.person(event, known, None)
         if person is None:
             return None
@@ -356,6 +373,11 @@ class Stitching:
         if node is None and (place is None or place.founder is event):
             node = weak_node(event, self.policy)
         return known.customer(node) if node else None
+
+    def known_at(self, event: InboundEvent) -> Identity:
+        """Who is one customer by the evidence up to the open window after an event."""
+        soon = [other for other in self.events if other.occurred_at - event.occurred_at <= self.policy.open_window]
+        return identity(soon, self.policy, self.shared)
 
     def change_state(self, conversation: Conversation, event: InboundEvent) -> None:
         if is_automatic(event, self.policy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -54,7 +55,12 @@ class Story:
         people.linked = set(people.members)
         people.learn(people.evidence_of(facts).values())
         answered = frozenset(fact.contact for fact in facts if fact.type == "call.answered" and fact.contact)
-        stitcher = Stitcher(self.policy, people.customers_at, answered)
+        sent_to: dict[str, set[str | None]] = defaultdict(set)
+        for fact in facts:
+            if fact.sent_mail:
+                sent_to[fact.sent_mail].add(fact.owner())
+        bulk = frozenset(mail for mail, owners in sent_to.items() if len(owners) > 1)
+        stitcher = Stitcher(self.policy, people.customers_at, answered, bulk)
         found: dict[str, Placement] = {}
         for fact in sorted(facts, key=lambda fact: fact.order):
             owner, person = people.owner(fact), people.person(fact)
@@ -204,6 +210,31 @@ def test_mail_ids_make_one_even_where_a_token_decides() -> None:
     story.tell("both", 3 * HOUR, **a_mail(3, thread=named))
     assert story.of["both"] == "ticket"
     assert story.of["two"] == "one"
+
+
+def test_two_who_answer_a_bulk_mail_never_share_a_conversation() -> None:
+    story = Story().tell("to ann", timedelta(), ANN, type="message.sent", **a_mail("news"))
+    story.tell("to bob", SECOND, BOB, type="message.sent", **a_mail("news"))
+    story.tell("bob answers", 5 * DAY, BOB, **a_mail(1, answers="news"))
+    story.tell("ann answers", 6 * DAY, ANN, **a_mail(2, answers="news"))
+    assert story.of == {"to ann": "to ann", "to bob": "to bob", "bob answers": "to bob", "ann answers": "to ann"}
+    story.tell("cy answers", 6 * DAY, "email:cy@c.example", **a_mail(3, answers="news"))
+    assert story.of["cy answers"] == "cy answers"
+
+
+def test_who_got_a_bulk_mail_may_answer_it_from_another_handle_of_theirs() -> None:
+    story = Story().tell("to ann", timedelta(), ANN, type="message.sent", **a_mail("news"))
+    story.tell("to bob", SECOND, BOB, type="message.sent", **a_mail("news"))
+    story.tell("known", HOUR, "email:home@a.example", ANN, type="customer.identified")
+    story.tell("answer", 5 * DAY, "email:home@a.example", **a_mail(1, answers="news"))
+    assert story.of["answer"] == "to ann"
+
+
+def test_a_mail_to_one_customer_is_no_bulk_mail_however_often_it_is_sent() -> None:
+    story = Story().tell("first", timedelta(), ANN, type="message.sent", **a_mail(1))
+    story.tell("again", HOUR, ANN, type="message.sent", **a_mail(1))
+    story.tell("answer of another", 5 * DAY, BOB, **a_mail(2, answers="1"))
+    assert set(story.of.values()) == {"first"}
 
 
 @pytest.mark.parametrize("reference", ["<yes>", "yes", "<>", "@", "<a@b> <c@d>"])
