@@ -127,7 +127,7 @@ READINGS = (
     "- The lifecycle of a conversation is derived from what was posted; entries that Threadline derives itself count",
     "  nothing. So a posted and a derived opening, reopening or escalation count once. A change of channel inside a",
     "  conversation is an escalation of the contact before it, posted or not.",
-    "- Automatic mail and automated senders are no messages; an acknowledgement, a survey or a cost may come from them.",
+    "- Automatic mail and automated senders are no messages; an acknowledgement, a survey or a cost may be theirs.",
     "- A conversation that we began has no first reply, is not due one, and has no agreement to keep.",
     "- A conversation counts for the agent who resolved it, else for who answered it last; a message for its sender.",
     "- Topics are compared as they are: two conversations without a topic are on the same one.",
