@@ -34,6 +34,11 @@ HANDLES = [
     ("email", "noreply@own.example"), ("crm", "null"),
 ]  # fmt: skip
 
+DECIDED_ABOUT = [
+    "crm:1", "crm:2", "email:ann@a.example", "email:bob@b.example", "phone:+31612345671", "phone:+31612345672",
+    "messenger:p/1", "messenger:p/2", "telegram:b/1", "contact:s1", "contact:s2",
+]  # fmt: skip
+
 MAILS = [f"<m{number}@x.example>" for number in range(6)]
 
 
@@ -83,6 +88,18 @@ def arrivals(chance: random.Random, events: Sequence[InboundEvent]) -> Iterator[
         count = chance.randint(1, size)
         yield queue[:count]
         queue = queue[count:]
+
+
+def some_decisions(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
+    """Return merges and splits by agents, at instants at and behind those of `events`."""
+    found = []
+    for number in range(chance.choice([1, 2, 3])):
+        one, other = chance.sample(DECIDED_ABOUT, 2)
+        at = chance.choice(events).occurred_at + chance.choice([SECOND, HOUR, WINDOW])
+        data = {"actor": {"type": "agent"}, "sides": [[one], [other]]}
+        kind = chance.choice(["customer.merged", "customer.unmerged"])
+        found.append(InboundEvent(tenant, "/threadline", f"d{number}", f"threadline.{kind}", at, at, data))
+    return found
 
 
 def _some_conversation(chance: random.Random, tenant: str, length: int) -> str:

@@ -17,7 +17,7 @@ import pytest
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
-from tests.histories import SECRET, a_history, a_policy, arrivals
+from tests.histories import SECRET, a_history, a_policy, arrivals, some_decisions
 from tests.integration.conversation.test_dialogues import dump
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,12 +50,29 @@ async def test_any_arrival_of_a_history_gives_what_the_rules_give_for_the_whole(
         got = await places(pool, tenant)
         assert differences(events, policy, got) == [], seed
         assert reader.places() == got, f"what the topic says, seed {seed}"
-        before = await dump(pool, tenant)
-        outcome = await decide_again(pool, tenant)
-        after = await dump(pool, tenant)
-        for table, rows in before.items():
-            assert after[table] == rows, (table, seed)
-        assert outcome.moved == 0, seed
+        await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+async def is_what_is_decided_from_scratch(pool: asyncpg.Pool, tenant: str, seed: int) -> None:
+    before = await dump(pool, tenant)
+    outcome = await decide_again(pool, tenant)
+    after = await dump(pool, tenant)
+    for table, rows in before.items():
+        assert after[table] == rows, (table, seed)
+    assert outcome.moved == 0, seed
+
+
+async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch_gives(pool: asyncpg.Pool) -> None:
+    for seed in range(70_000, 70_000 + HISTORIES // 2):
+        chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
+        reader.read((await decide_again(pool, tenant, policy=a_policy(chance))).records)
+        events = a_history(chance, tenant, chance.choice([6, 12, 20]))
+        events += some_decisions(chance, tenant, events)
+        for batch in arrivals(chance, sorted(events, key=lambda event: event.occurred_at)):
+            reader.read((await put(pool, tenant, batch)).records)
+        got = await places(pool, tenant)
+        assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
+        await is_what_is_decided_from_scratch(pool, tenant, seed)
 
 
 async def test_sixteen_writers_at_once_end_in_the_right_groups_without_a_deadlock(pool: asyncpg.Pool) -> None:
