@@ -22,7 +22,6 @@ from tests.kpi_histories import a_history
 from tests.kpi_timeline import Model
 from tests.waiting import until
 
-
 BROKEN: list[int] = []
 """Sizes of the batches that were cut off."""
 
