@@ -197,8 +197,9 @@ class Stitcher:
             found = self._bound_to(key)
             if found is not None and self._warm(found, event.occurred_at):
                 return found, "dm_thread", key, None
-        if stale is not None and self._opens(event):
-            return None, "follow_up", None, stale
+        if stale is not None:
+            # Rule 4 is skipped, also by what opens none: an old ticket's end is not that of the matter open now.
+            return (None, "follow_up", None, stale) if self._opens(event) else (None, "none", None, None)
         found = self._open_conversation(event, leaf, person)
         if found is not None:
             return found, "open_conversation", None, None
@@ -269,7 +270,7 @@ class Stitcher:
 
     def _is_answered_call(self, event: Facts) -> bool:
         # A call opens where it began to queue, but only if somebody ever answered it.
-        return event.type in ("call.queued", "call.answered") and event.contact in self._answered
+        return event.type == "call.answered" or (event.type == "call.queued" and event.contact in self._answered)
 
     # --- recording ------------------------------------------------------------------------------------------------
 

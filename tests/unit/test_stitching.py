@@ -408,6 +408,13 @@ def test_a_key_used_too_late_does_not_take_the_conversation_that_is_open_now() -
     assert story.placements()["late"].follow_up_of == id_of("one")
 
 
+def test_the_end_of_a_ticket_long_closed_does_not_resolve_what_is_open_now() -> None:
+    story = Story().tell("one", timedelta(), ANN, **a_mail(1, thread={"ticket": "T-1"}))
+    story.tell("open", 30 * DAY, ANN, **a_chat("s1"))
+    story.tell("done", 30 * DAY + HOUR, ANN, type="conversation.resolved", thread={"ticket": "T-1"})
+    assert story.of["done"] is None
+
+
 def test_another_live_key_goes_before_one_used_too_late() -> None:
     story = Story().tell("one", timedelta(), ANN, **a_mail(1, thread={"ticket": "T-1"}))
     story.tell("two", 30 * DAY, BOB, **a_mail(2))
@@ -423,6 +430,10 @@ def test_a_call_opens_where_it_queued_if_it_was_ever_answered() -> None:
     assert story.of["queued"] is None
     story.tell("answered", 60 * SECOND, type="call.answered", **a_call("c1"))
     assert story.of == {"queued": "queued", "answered": "queued"}
+
+
+def test_an_answer_to_a_call_without_an_id_opens_too() -> None:
+    assert Story().tell("answered", type="call.answered", channel="phone").of["answered"] == "answered"
 
 
 def test_an_answer_dated_before_its_queue_opens_by_itself() -> None:
