@@ -39,6 +39,13 @@ _UNAVAILABLE = (
     asyncio.IncompleteReadError,
 )
 
+# Kinds of ObjectNotInPrerequisiteStateError that are no better later: wrong use of the server, like _is_misuse below.
+_NEVER = (
+    asyncpg.ObjectInUseError,
+    asyncpg.CantChangeRuntimeParamError,
+    asyncpg.UnsafeNewEnumValueUsageError,
+)
+
 
 @contextmanager
 def translated() -> Iterator[None]:
@@ -59,7 +66,7 @@ def translated() -> Iterator[None]:
 def _is_misuse(error: BaseException) -> bool:
     # asyncpg calls two kinds of thing InterfaceError: a connection that went away, and an API used wrongly.
     if not isinstance(error, asyncpg.InterfaceError):
-        return False
+        return isinstance(error, _NEVER)
     if any(sign in str(error) for sign in ("closed", "closing", "terminated", "released", "lost", "not initialized")):
         return False
     # A server that ends in the middle of an answer leaves a connection on which "another operation is in progress":

@@ -12,7 +12,7 @@ from shared.database.engine import as_unavailable, describe, translated
 from shared.errors import DatabaseUnavailable
 
 # SQLSTATE classes and codes that say the server is not able to now.
-NOT_NOW = ("08", "40", "53", "57", "58", "25P03", "25P04", "55P03")
+NOT_NOW = ("08", "40", "53", "57", "58", "25P03", "25P04", "55000", "55P03")
 
 
 def _subclasses(base: type) -> list[type]:
