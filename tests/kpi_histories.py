@@ -63,7 +63,7 @@ class Maker:
     def make(self) -> History:
         rng = self.rng
         leaves = [f"l{n}" for n in range(rng.randint(2, 5))]
-        for n in range(rng.randint(1, 7)):
+        for n in range(rng.randint(2, 9)):
             self.conversation(f"k{n}", rng.choice(leaves), leaves)
         for leaf in leaves:
             self.alone(leaf)
@@ -88,12 +88,14 @@ class Maker:
             self.add("conversation.opened", at, channel=rng.choice(CHANNELS), **base)
         contact = self.contact(name)
         survey = f"s-{name}"
-        for step in range(rng.randint(0, 14)):
+        simple = rng.random() < 0.4
+        steps = ["in", "out", "resolve"] if simple else [rng.choice(STEPS) for _ in range(rng.randint(0, 14))]
+        for step, kind in enumerate(steps):
             at = self.when(at)
-            if rng.random() < 0.15:
+            if not simple and rng.random() < 0.15:
                 contact = self.contact(name, step + 1)
             who = {**base, "customer_id": rng.choice(leaves) if rng.random() < 0.1 else leaf}
-            self.step(rng.choice(STEPS), at, contact, who, survey)
+            self.step(kind, at, contact, who, survey)
 
     def contact(self, name: str, number: int = 0) -> dict[str, str]:
         channel = self.rng.choice(CHANNELS)
@@ -164,7 +166,7 @@ class Maker:
             self.add("callback.requested", self.when(at, 100), **base)
         fate = rng.choice(("answered", "answered", "abandoned", "overflowed", "both", "nothing"))
         if fate in ("answered", "both"):
-            answered = self.when(at, rng.choice((10, 100, 900)))
+            answered = self.when(at, rng.choice((10, 40, 900)))
             self.add("call.answered", answered, **acting, **base)
             for _ in range(rng.randint(0, 2)):
                 self.add("call.held", answered, duration_s=rng.randrange(60), **base)
