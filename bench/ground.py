@@ -50,14 +50,23 @@ class Wire:
 
     async def call(self, method: str, path: str, body: bytes = b"", media: str = "") -> tuple[int, bytes]:
         """Make one call; return the status and the body of its answer."""
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
         kind = f"Content-Type: {media}\r\n" if media else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
             f"{kind}Content-Length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
+        while True:
+            kept = bool(self.idle)
+            reader, writer = self.idle.pop() if kept else await asyncio.open_connection("127.0.0.1", self.port)
+            writer.write(head.encode() + body)
+            try:
+                answer = await reader.readuntil(b"\r\n\r\n")
+                break
+            except (asyncio.IncompleteReadError, ConnectionError):
+                # The server closes what was idle too long; every call here may be repeated.
+                writer.close()
+                if not kept:
+                    raise
         length = next(int(one[15:]) for one in answer.lower().split(b"\r\n") if one.startswith(b"content-length:"))
         content = await reader.readexactly(length)
         self.idle.append((reader, writer))

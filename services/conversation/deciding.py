@@ -63,6 +63,7 @@ def _event(
 ) -> InboundEvent:
     data: dict[str, Any] = {"actor": actor, "sides": [list(one), list(other)]}
     if reason:
-        data["reason"] = reason
+        # What no database text can hold becomes the replacement character, as in any other event.
+        data["reason"] = reason.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     id_: UUID = uuid4()
     return InboundEvent(tenant, DERIVED_SOURCE, f"{kind}:{id_}", TYPE_PREFIX + kind, now, now, data)
