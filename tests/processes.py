@@ -7,6 +7,7 @@ import ctypes
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from shared import directory
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-c", "from services.cli.main import main; main()")
@@ -231,6 +234,17 @@ async def up(folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterato
         raise
     finally:
         process.stop()
+
+
+@asynccontextmanager
+async def up_for_a_module(name: str) -> AsyncIterator[System]:
+    """Run `threadline up` on a new folder, gone afterwards: for fixtures that several tests share."""
+    folder = directory.temporary(f"threadline {name} ")
+    try:
+        async with up(folder) as system:
+            yield system
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from shared import directory
 from tests.conftest import needs
-from tests.processes import System, up
+from tests.processes import System, up_for_a_module
 from tests.waiting import until
 
 pytestmark = [needs("chromium"), pytest.mark.timeout(180)]
@@ -25,7 +24,7 @@ PATIENCE_S = PATIENCE_MS / 1000
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[System]:
     """A running Threadline that knows one customer, seen on the chat and by mail."""
-    async with up(directory.temporary("threadline console ")) as running:
+    async with up_for_a_module("console") as running:
         chat = {"kind": "visitor", "value": "v-console", "verified": True}
         crm = {"kind": "crm", "value": "c-console", "verified": True}
         mail = {"kind": "email", "value": "ann@mail.example", "verified": True}

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import directory
 from tests.e2e.dialogues import Dialogues, differences
 from tests.faults import traffic
-from tests.processes import COMMAND, ROOT, System, environment, free_port, run, up
+from tests.processes import COMMAND, ROOT, System, environment, free_port, run, up_for_a_module
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[System]:
     """A running Threadline."""
-    async with up(directory.temporary("threadline traffic ")) as running:
+    async with up_for_a_module("traffic") as running:
         yield running
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from shared import directory
 from tests.faults import traffic
-from tests.processes import System, up
+from tests.processes import System, up, up_for_a_module
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -66,11 +66,10 @@ TAMPERING = {
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[tuple[System, str]]:
     """A running Threadline with some traffic on it, and the address of its database."""
-    folder = directory.temporary("threadline verify ")
-    async with up(folder) as running:
+    async with up_for_a_module("verify") as running:
         _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=91, people=40))
         await posting
-        url = directory.offered(folder)
+        url = directory.offered(running.ingest.folder)
         assert url is not None
         yield running, url
 
