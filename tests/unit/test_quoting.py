@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.quoting import split_reply
+from tests.conftest import needs
 
 NEW = "It arrived broken.\n\nCan you send another?\n\n-- \nAnn\n+31 20 555 0100"
 
@@ -158,9 +159,8 @@ def _dialogue_replies() -> list[tuple[str, str]]:
     return [(text, truth[key]["reply_text"]) for key, text in texts.items()]
 
 
+@needs("shared_data")
 def test_reply_texts_of_the_dialogues_are_found_exactly() -> None:
-    if not DIALOGUES.is_dir():
-        pytest.skip("the dialogues are not beside the project")
     dialogue_replies = _dialogue_replies()
     assert len(dialogue_replies) > 100
     wrong = [text for text, reply in dialogue_replies if split_reply(text)[0] != reply]
