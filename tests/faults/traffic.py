@@ -84,13 +84,24 @@ class Poster:
             except httpx.TransportError as error:
                 last = repr(error)
             assert monotonic() < deadline, f"not taken for {PATIENCE_S:.0f} s: {last}"
-            self.tries_lost += 1
+            async with self._more:
+                self.tries_lost += 1
+                self._more.notify_all()
             await asyncio.sleep(PAUSE_S)
 
     async def reached(self, count: int) -> None:
         """Return once `count` deliveries are acknowledged (or posting has failed: whoever awaits it hears why)."""
         async with self._more:
             await self._more.wait_for(lambda: self.acknowledged >= count or self.failed)
+
+    async def lost_a_try(self) -> None:
+        """Return once one more try was not acknowledged (or posting has failed). Raises AssertionError at its end."""
+        async with self._more:
+            before = self.tries_lost
+            await self._more.wait_for(
+                lambda: self.tries_lost > before or self.failed or self.acknowledged >= len(self.deliveries)
+            )
+            assert self.tries_lost > before or self.failed, "everything was taken without a lost try"
 
 
 def as_dialogues(posted: Sequence[Event]) -> Dialogues:
