@@ -108,8 +108,17 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # Python renamed 413 between its versions.
     title = "Too large" if error.status_code == 413 else HTTPStatus(error.status_code).phrase
-    detail = error.detail if error.detail != title else None
-    return Problem(error.status_code, title, detail, headers=error.headers).response()
+    return Problem(error.status_code, title, _detail(request, error), headers=error.headers).response()
+
+
+def _detail(request: Request, error: HTTPException) -> str:
+    """Return what the router leaves out: which path it was, and where to look."""
+    if error.status_code == 404:
+        return f"there is nothing at {request.url.path}; /openapi.json lists what there is"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return f"{request.method} is not for {request.url.path}" + (f"; it takes {allowed}" if allowed else "")
+    return error.detail
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -121,7 +130,7 @@ def from_validation(errors: Sequence[Any]) -> Problem:
     """Return the answer to what pydantic found wrong with a request: 400 where it is not JSON, else 422."""
     if any(found["type"] == "json_invalid" for found in errors):
         return Problem(400, "Not JSON", "the request body is not valid JSON", errors=[Fault("#", "is not valid JSON")])
-    faults = [Fault(pointer(found["loc"]), found["msg"]) for found in errors]
+    faults = [Fault(pointer(found["loc"]), found["msg"].removeprefix("Value error, ")) for found in errors]
     return Problem(422, "Not valid", "some of what was sent is not valid; see errors", errors=faults)
 
 

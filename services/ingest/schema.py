@@ -49,7 +49,7 @@ class Handle(Part):
     """An address of a person. One that stands for nobody (`null`, `anonymous`) is allowed and links nothing."""
 
     kind: Name = Field(description="email, phone, visitor, crm or a network")
-    value: str
+    value: str | None = Field(description="As the channel gives it; null, where it knows none, stands for nobody")
     verified: bool | None = Field(None, description="True for a proof, false for a claim such as a From header")
 
 

@@ -91,6 +91,7 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
     try:
         data = _data(event, attributes)
         check_data(attributes.type, data)
+        _leave_out_nobody(data)
     except InvalidEvent as error:
         faults.extend(error.faults)
     if faults:
@@ -208,6 +209,14 @@ def check_data(event_type: str, data: dict[str, Any]) -> None:
         validator.validate_python(data)
     except ValidationError as error:
         raise InvalidEvent(faults_of(error, data, "/data")) from None
+
+
+def _leave_out_nobody(data: dict[str, Any]) -> None:
+    """Leave out handles whose value is null: a sender without an address must not lose the message by it."""
+    customer = data.get("customer") or {}
+    handles = customer.get("handles") or ()
+    if any(handle["value"] is None for handle in handles):
+        customer["handles"] = [handle for handle in handles if handle["value"] is not None]
 
 
 def faults_of(error: ValidationError, root: object, prefix: str = "") -> list[Fault]:

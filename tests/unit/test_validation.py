@@ -67,6 +67,12 @@ def test_a_handle_that_stands_for_nobody_does_not_refuse_the_event() -> None:
     assert validate(event, "acme", NOW).data["customer"]["handles"][0]["value"] == "anonymous"
 
 
+def test_a_handle_whose_value_is_null_is_as_if_it_had_not_been_given() -> None:
+    known = {"kind": "email", "value": "ann@example.com"}
+    event = an_event(customer={"handles": [{"kind": "phone", "value": None}, known]})
+    assert validate(event, "acme", NOW).data["customer"] == {"handles": [known]}
+
+
 def test_null_is_absent() -> None:
     event = {**an_event(subject=None, thread=None, actor=None, headers=None), "subject": None, "traceparent": None}
     assert validate(event, "acme", NOW).subject is None
