@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from services.ingest.adapters.base import Account
-from services.ingest.sealing import Sealer
 from shared.database.engine import translated
 from shared.errors import DatabaseUnavailable
+from shared.sealing import Sealer
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,6 +50,8 @@ GRACE_S = 300.0
 """While the database is away an account that was good stays good for so long."""
 REMEMBERED = 10_000
 
+SEALED_FOR = "channel secrets"
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
@@ -77,7 +79,7 @@ class Channels:
 
     def __init__(self, pool: asyncpg.Pool, secret_key: bytes) -> None:
         self._pool = pool
-        self._sealer = Sealer(secret_key)
+        self._sealer = Sealer(secret_key, SEALED_FOR)
         self._memory: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def put(self, account: Account) -> Channel:

@@ -13,11 +13,11 @@ import pytest
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Answer, Delivery, Draft, Plain, Quarantined, RawRequest, ReplayToken
-from services.ingest.channels import Channels
-from services.ingest.sealing import Sealer
+from services.ingest.channels import SEALED_FOR, Channels
 from services.ingest.validation import storable_id
 from services.ingest.webhooks import FORGET_EXPIRED
 from shared.errors import LogUnavailable, SetupError
+from shared.sealing import Sealer
 from shared.settings import Settings
 from tests.ingest_app import NOW, SECRET_KEY, Ingest, running_ingest
 
@@ -264,14 +264,15 @@ async def test_what_a_provider_dates_to_the_year_1_happened_when_it_was_received
 
 
 def test_what_is_sealed_opens_only_for_its_owner_and_with_its_key() -> None:
-    sealed = Sealer(SECRET_KEY).seal(b"secret", "acme/slack/a")
-    assert Sealer(SECRET_KEY).open(sealed, "acme/slack/a") == b"secret"
-    assert Sealer(SECRET_KEY).seal(b"secret", "acme/slack/a") != sealed
+    sealed = Sealer(SECRET_KEY, SEALED_FOR).seal(b"secret", "acme/slack/a")
+    assert Sealer(SECRET_KEY, SEALED_FOR).open(sealed, "acme/slack/a") == b"secret"
+    assert Sealer(SECRET_KEY, SEALED_FOR).seal(b"secret", "acme/slack/a") != sealed
     for sealer, changed, owner in (
-        (Sealer(SECRET_KEY), sealed, "globex/slack/a"),
-        (Sealer(bytes(32)), sealed, "acme/slack/a"),
-        (Sealer(SECRET_KEY), sealed[:-1] + bytes([sealed[-1] ^ 1]), "acme/slack/a"),
-        (Sealer(SECRET_KEY), b"", "acme/slack/a"),
+        (Sealer(SECRET_KEY, SEALED_FOR), sealed, "globex/slack/a"),
+        (Sealer(bytes(32), SEALED_FOR), sealed, "acme/slack/a"),
+        (Sealer(SECRET_KEY, "other secrets"), sealed, "acme/slack/a"),
+        (Sealer(SECRET_KEY, SEALED_FOR), sealed[:-1] + bytes([sealed[-1] ^ 1]), "acme/slack/a"),
+        (Sealer(SECRET_KEY, SEALED_FOR), b"", "acme/slack/a"),
     ):
         with pytest.raises(SetupError, match=owner):
             sealer.open(changed, owner)

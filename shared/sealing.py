@@ -1,4 +1,4 @@
-"""Channel secrets at rest: AES-256-GCM under a key derived from the installation's, bound to their account."""
+"""Secrets at rest: AES-256-GCM under a key derived from the installation's for one purpose, bound to their owner."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _NONCE_BYTES = 12
 
 
 class Sealer:
-    """Seals and opens bytes for an owner; what was sealed for one owner does not open for another."""
+    """Seals and opens bytes for an owner; what was sealed for one owner or purpose does not open for another."""
 
-    def __init__(self, secret_key: bytes) -> None:
-        key = HKDF(SHA256(), 32, salt=None, info=b"threadline channel secrets").derive(secret_key)
+    def __init__(self, secret_key: bytes, purpose: str) -> None:
+        """`purpose` is a constant of the caller's, such as "channel secrets"; it must never change."""
+        key = HKDF(SHA256(), 32, salt=None, info=f"threadline {purpose}".encode()).derive(secret_key)
         self._cipher = AESGCM(key)
 
     def seal(self, plain: bytes, owner: str) -> bytes:
