@@ -273,16 +273,21 @@ async def _load_and_apply(connection: Connection, works: Sequence[Work]) -> None
     raws = [(w, c) for w in works for c in {e.conversation for e in changed[id(w)] if e.conversation}]
     raws += [(w, c) for w in works for key, (_, to) in w.conversations.items() for c in (key, to)]
     await load_conversations(connection, raws)
+    # A target may itself point on: what is part of it is then not read by where it points.
+    targets = [(w, to) for w in works for _, to in w.conversations.values()]
+    await load_members(connection, targets)
     await load_parts(connection, [(w, part) for w in works for part in _parts(w, changed[id(w)])])
-    concerned = [(w, _concerned(w, changed[id(w)], _canonicals(w, changed[id(w)]))) for w in works]
-    for work, _ in concerned:
+    were = {id(w): _canonicals(w, changed[id(w)]) for w in works}
+    concerned = [(w, _concerned(w, changed[id(w)], were[id(w)])) for w in works]
+    for work in works:
         _apply(work)
     await _write_truth(connection, works)
-    raws = [(w, to) for w in works for _, to in w.conversations.values()]
-    await load_conversations(connection, raws)
+    await load_conversations(connection, targets)
+    await load_members(connection, targets)
     for work, leaves_before in concerned:
         moved = changed[id(work)] if work.leaves or work.conversations else ()
-        leaves_before |= _concerned(work, moved, _canonicals(work, changed[id(work)]))
+        # What a conversation was part of is looked at again too: without it, that one may have another owner.
+        leaves_before |= _concerned(work, moved, were[id(work)] | _canonicals(work, changed[id(work)]))
     await load_leaves(connection, [(w, leaf) for w, found in concerned for leaf in found])
     for work, found in concerned:
         for leaf in found:
@@ -384,22 +389,34 @@ async def load_leaves(connection: Connection, wanted: Sequence[tuple[Work, str]]
         work.memory.customer_of[leaf] = found.get((tenant, leaf), (leaf, 0))[0]
 
 
+async def load_canonicals(connection: Connection, wanted: Sequence[tuple[Work, str]]) -> None:
+    """Learn which conversations others are now part of."""
+    missing = {(w.tenant, raw): w for w, raw in wanted if raw not in w.memory.canonical_of}
+    if not missing:
+        return
+    found = await store.pointers(connection, store.CONVERSATIONS, missing)
+    for (tenant, raw), work in missing.items():
+        work.memory.canonical_of[raw] = found.get((tenant, raw), (raw, 0))[0]
+
+
 async def load_conversations(connection: Connection, wanted: Sequence[tuple[Work, str]]) -> None:
     """Read whole conversations: whatever is part of the same canonical one as those wanted."""
-    missing = {(w.tenant, raw): w for w, raw in wanted if raw not in w.memory.canonical_of}
-    if missing:
-        found = await store.pointers(connection, store.CONVERSATIONS, missing)
-        for (tenant, raw), work in missing.items():
-            work.memory.canonical_of[raw] = found.get((tenant, raw), (raw, 0))[0]
-    unread = {(w.tenant, w.memory.canonical(raw)): w for w, raw in wanted}
-    unread = {key: work for key, work in unread.items() if key[1] not in work.memory.members_of}
+    await load_canonicals(connection, wanted)
+    # What they point at may point on: a conversation that has moved since, the record of this one being under way.
+    await load_canonicals(connection, [(w, w.memory.canonical(raw)) for w, raw in wanted])
+    await load_members(connection, [(w, w.memory.canonical(raw)) for w, raw in wanted])
+
+
+async def load_members(connection: Connection, wanted: Sequence[tuple[Work, str]]) -> None:
+    """Read the conversations that others point at, with all that do; their own pointers must be known."""
+    unread = {(w.tenant, canonical): w for w, canonical in wanted if canonical not in w.memory.members_of}
     if not unread:
         return
     members = await store.members(connection, store.MEMBERS_OF_CONVERSATIONS, unread)
     raws: dict[tuple[str, str], Work] = {}
     for (tenant, canonical), work in unread.items():
         parts = members.get((tenant, canonical), set())
-        if work.memory.canonical_of.setdefault(canonical, canonical) == canonical:
+        if work.memory.canonical(canonical) == canonical:
             parts.add(canonical)
         work.memory.members_of[canonical] = parts
         for raw in parts:

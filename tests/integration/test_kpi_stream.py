@@ -23,7 +23,7 @@ from shared.clock import SystemClock
 from shared.events import TimelineRecord
 from shared.log.protocol import Record
 from tests.conftest import needs
-from tests.kpi_histories import a_history
+from tests.kpi_histories import History, a_history
 from tests.kpi_timeline import OFFICE, Model, posted, records_of, uid
 from tests.unit.test_kpi_example import LINES, check_values
 
@@ -215,6 +215,50 @@ async def test_random_histories_stream_to_what_the_recount_says(pool: asyncpg.Po
             await stream(pool, rng.choice(consumers), [batch])
             model.take(batch)
         await check(pool, model)
+
+
+async def test_pointers_that_overtake_each_other_leave_no_drift(pool: asyncpg.Pool) -> None:
+    """A conversation may be told to be part of one that has moved on itself, and an entry or a leaf move meanwhile: the
+    records lie in different partitions. Two processes that forget, break off and take turns must agree all the same."""
+    for seed in (0, 5, 6, 23, 95, 144):
+        rng, history = random.Random(seed), a_history(seed)
+        async with pool.acquire() as connection:
+            await connection.execute(CLEAR)
+        records = [*history.records, *overtaking(history, rng)]
+        rng.shuffle(records)
+        consumers, model = [MetricsConsumer(rng.choice((0, 0, 5, 10_000))) for _ in range(2)], Model()
+        for batch in cut(records, rng):
+            consumer = rng.choice(consumers)
+            if rng.random() < 0.15:
+                async with pool.acquire() as connection:
+                    transaction = connection.transaction()
+                    await transaction.start()
+                    await consumer.apply(connection, batch)
+                    await transaction.rollback()
+            await stream(pool, consumer, [batch])
+            model.take(batch)
+        await check(pool, model)
+
+
+def overtaking(history: History, rng: random.Random) -> list[TimelineRecord]:
+    """Return newer versions by which conversations, leaves and entries of a history move anywhere, chains included."""
+    names = sorted({e["conversation_id"] for e in history.events if e.get("conversation_id")})
+    leaves, entries = sorted(history.owner), [r for r in history.records if r.kind == "entry" and not r.deleted]
+    found = []
+    for version in range(11, 11 + rng.randint(10, 30)):
+        kind = rng.choice(("conversation", "conversation", "leaf", "entry"))
+        if kind == "conversation":
+            body = {"canonical_id": uid(f"conversation {rng.choice(names)}"), "follow_up_of": None}
+            key = uid(f"conversation {rng.choice(names)}")
+        elif kind == "leaf":
+            body = {"customer_id": uid(rng.choice((f"customer C-{rng.choice(leaves)}", f"leaf {rng.choice(leaves)}")))}
+            key = uid(f"leaf {rng.choice(leaves)}")
+        else:
+            moved = rng.choice(entries)
+            place = {"conversation_id": uid(f"conversation {rng.choice(names)}")}
+            body, key = {**moved.body, **place, "leaf_id": uid(f"leaf {rng.choice(leaves)}")}, moved.key
+        found.append(TimelineRecord(TENANT, kind, key, version, body))
+    return found
 
 
 CLEAR = """
