@@ -85,6 +85,16 @@ def test_a_mail_begins_also_where_the_writer_left_the_blank_line_out() -> None:
     assert read(line + a_mail(1) + line + a_mail(2)) == [a_mail(1), a_mail(2)]
 
 
+@pytest.mark.parametrize("block_bytes", [1, 7, 100, 1_000])
+def test_mails_are_the_same_wherever_the_blocks_that_are_read_end(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mails = [a_mail(1, "Well\n\nFrom now on\nFrom here"), a_mail(2, "x" * 3_000), a_mail(3, "\n\n"), a_mail(4)]
+    monkeypatch.setattr(mbox, "_BLOCK_BYTES", block_bytes)
+    assert read(b"\n\r\n" + in_mbox(*mails)) == mails
+    assert read(in_mbox(*mails).replace(b"\n", b"\r\n")) == [mail.replace(b"\n", b"\r\n") for mail in mails]
+
+
 def test_quoted_from_lines_lose_one_mark_of_the_quote() -> None:
     stored = a_mail(1, ">From here\n>>From there\n> From a person\ntext >From")
     assert read(in_mbox(stored)) == [a_mail(1, "From here\n>From there\n> From a person\ntext >From")]
@@ -112,19 +122,16 @@ def test_a_mail_beyond_the_limit_is_named_and_the_next_one_is_read() -> None:
 
 
 class Endless(io.RawIOBase):
-    """An mbox of 200 MB that exists nowhere: `readline` makes it up."""
+    """An mbox of 200 MB that exists nowhere: `read` makes it up."""
 
     def __init__(self) -> None:
         self.left = 2_000
-        self.lines: list[bytes] = []
 
-    def readline(self, size: int | None = -1, /) -> bytes:
-        if not self.lines:
-            if not self.left:
-                return b""
-            self.left -= 1
-            self.lines = in_mbox(a_mail(1, ("z" * 9_999 + "\n") * 10)).splitlines(keepends=True)[::-1]
-        return self.lines.pop()
+    def read(self, size: int = -1, /) -> bytes:
+        if not self.left:
+            return b""
+        self.left -= 1
+        return in_mbox(a_mail(1, ("z" * 9_999 + "\n") * 10))
 
 
 def test_memory_holds_one_mail_and_not_the_file() -> None:

@@ -324,6 +324,14 @@ def test_html_reads_as_a_person_reads_it(html: str, text: str) -> None:
     assert html_to_text(html) == text
 
 
+ADDRESSING = ["a@b", "Ann ", "<", ">", '"', "(c)", ",", ";", ":", " ", "x.y@z.example", "\\", "=?utf-8?q?J=C3=A9?="]
+
+
+@given(st.lists(st.sampled_from(ADDRESSING), max_size=6).map("".join))
+def test_the_short_way_to_an_address_leads_where_the_long_one_does(value: str) -> None:
+    assert addresses.read(value) == addresses.read_slowly(value)
+
+
 # --- crafted mail --------------------------------------------------------------------------------------------------
 
 CRAFTED = {

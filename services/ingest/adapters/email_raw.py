@@ -27,7 +27,7 @@ class EmailRaw(Plain):
         mail = read(request.body)
         key = mail_id(mail, request.body)
         answer = self.taken(account, key)
-        if not mail.headers.items:
+        if not mail.headers:
             return Delivery(answer, quarantined=(Quarantined("the body has no mail headers", key),))
         return Delivery(answer, (mail_event(mail, account, key),))
 

@@ -43,13 +43,14 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
     # One handle only: two in one event would say that two recipients are one person.
     counterpart = outside if is_own else sender
     sent = is_own and outside is not None
+    automatic = is_automatic(mail, account.options.get("own_lists") or ())
     data = {
         "channel": "email",
         "customer": _customer(counterpart),
-        "actor": _actor(mail, account, sender, is_own),
+        "actor": _actor(account, sender, automatic, is_own),
         "message_id": _bracketed(threading.own_id(mail.headers)),
         "thread": _thread(mail, account, [address.address for address in (*to, *cc)], facts),
-        "headers": _headers(mail, account),
+        "headers": _headers(mail, automatic),
         "subject": mail.headers.text("subject"),
         "text": mail.text.replace("\r\n", "\n") if mail.text is not None else html_to_text(mail.html or ""),
         "html": mail.html,
@@ -82,8 +83,8 @@ def _customer(counterpart: addresses.Address | None) -> dict[str, Any]:
     return without_nothing({"handles": [handle], "name": counterpart.name})
 
 
-def _actor(mail: Mail, account: Account, sender: addresses.Address | None, is_own: bool) -> dict[str, Any]:
-    if is_automatic(mail, account.options.get("own_lists") or ()):
+def _actor(account: Account, sender: addresses.Address | None, automatic: bool, is_own: bool) -> dict[str, Any]:
+    if automatic:
         return {"type": "automated"}
     if not is_own:
         return {"type": "customer"}
@@ -92,9 +93,9 @@ def _actor(mail: Mail, account: Account, sender: addresses.Address | None, is_ow
     return without_nothing({"type": "agent", "id": sender.address, "name": sender.name})
 
 
-def _headers(mail: Mail, account: Account) -> dict[str, str]:
+def _headers(mail: Mail, automatic: bool) -> dict[str, str]:
     headers = telling_headers(mail)
-    if not is_automatic(mail, account.options.get("own_lists") or ()):
+    if not automatic:
         # The marks of the account's own list would make people's mail look automatic further on.
         return {name: value for name, value in headers.items() if name == "Return-Path"}
     return headers

@@ -48,7 +48,7 @@ from services.ingest.adapters.payloads import (
 )
 from services.ingest.adapters.signatures import base64_digest, require_basic, require_header
 from services.ingest.adapters.times import from_unix_s
-from services.ingest.mail.message import Attachment, Headers, Mail, read, split
+from services.ingest.mail.message import Attachment, Mail, read, split
 
 SIGNATURE = "x-twilio-email-event-webhook-signature"
 TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
@@ -154,15 +154,14 @@ def _mail(fields: dict[str, Part]) -> Mail:
         return read(fields["email"].content)
     charsets = {name: text(value) for name, value in _json(fields.get("charsets")).items()}
     headers, _ = split((fields["headers"].content if "headers" in fields else b"").strip() + b"\n\n")
-    known = {name for name, _ in headers.items}
     extra = [
         (name, value)
         for name in ("from", "to", "cc", "subject")
-        if name not in known and (value := _text(fields, name, charsets.get(name)))
+        if name not in headers and (value := _text(fields, name, charsets.get(name)))
     ]
     content_type = headers.get("content-type") or "text/plain"
     return Mail(
-        headers=Headers((*headers.items, *extra)),
+        headers=headers.and_also(extra),
         media_type=media_type(content_type),
         text=_text(fields, "text", charsets.get("text")),
         html=_text(fields, "html", charsets.get("html")),

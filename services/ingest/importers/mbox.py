@@ -1,4 +1,4 @@
-"""Mbox files of every writer, as a stream: memory holds one mail at a time.
+"""Mbox files of every writer, as a stream: memory holds one mail and a block at a time.
 
 A mail begins at a `From ` line. Writers differ in which lines of a body they quote as `>From `, and some quote none,
 so a line counts only where it looks like an envelope (a date, or at most one word) and a header follows. Quotes are
@@ -12,13 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from typing import BinaryIO
+from itertools import count
+from typing import BinaryIO, NamedTuple
 
 from services.ingest.importers.pieces import MOST_BYTES, NotReadable, Piece, too_large
 
-LONGEST_LINE = 65_536
-"""A longer line is read in pieces of so many bytes; only its beginning can begin a mail."""
+LONGEST_ENVELOPE = 1_000
+"""A longer line begins no mail."""
 
+_BLOCK_BYTES = 256 * 1024
+_LARGEST_BLOCK_BYTES = 8 * 1024 * 1024
+_BREAK = b"\nFrom "
+_LOOK_BYTES = len(_BREAK) + LONGEST_ENVELOPE + 300
+"""Bytes after a break that tell whether a mail begins there: its line, and the beginning of the next."""
 _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 _DATE = re.compile(
     rb"\b(" + b"|".join(_MONTHS) + rb")\s{1,4}(\d{1,2})\s{1,4}(\d{1,2}):(\d\d)(?::(\d\d))?"
@@ -26,30 +32,12 @@ _DATE = re.compile(
 )
 _AT_MOST_ONE_WORD = re.compile(rb"From \S*\s*$")
 _FIELD = re.compile(rb"[!-9;-~]{1,200}[ \t]?:|>From ")
-_QUOTED = re.compile(rb">+From ")
-_BLANK = (b"\n", b"\r\n")
+_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
 
 
 def read(file: BinaryIO) -> Iterator[Piece]:
     """Yield the mails of an mbox in order. Raises NotReadable where it does not begin with a `From ` line, OSError."""
-    mail: _Mail | None = None
-    number = at = 0
-    after_blank = after_break = True
-    for line, following in _with_next(file):
-        begins = line.startswith(b"From ") and after_break
-        if begins and (mail is None or is_separator(line, following, after_blank=after_blank)):
-            if mail is not None:
-                yield mail.ended(at)
-            number += 1
-            mail = _Mail(f"message {number} (byte {at})", envelope_date(line))
-        elif mail is not None:
-            mail.add(line, whole=after_break)
-        elif line.strip():
-            raise NotReadable("it is no mbox: that begins with a line `From …`")
-        after_blank, after_break = line in _BLANK, line.endswith(b"\n")
-        at += len(line)
-    if mail is not None:
-        yield mail.ended(at)
+    return map(_piece, _spans(file), count(1))
 
 
 def is_separator(line: bytes, following: bytes, *, after_blank: bool) -> bool:
@@ -83,37 +71,77 @@ def _zone(offset: bytes | None) -> timezone:
     return timezone(timedelta(minutes=-minutes if offset[:1] == b"-" else minutes))
 
 
-def _with_next(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each line with the one after it, empty at the end."""
-    line = file.readline(LONGEST_LINE)
-    while line:
-        following = file.readline(LONGEST_LINE)
-        yield line, following
-        line = following
+class _Span(NamedTuple):
+    """One mail with its `From ` line: where in the file it begins, its size, and its bytes (none where too large)."""
+
+    at: int
+    size_bytes: int
+    data: bytes
 
 
-class _Mail:
-    """The lines of the mail that is being read."""
+def _piece(span: _Span, number: int) -> Piece:
+    place, done = f"message {number} (byte {span.at})", span.at + span.size_bytes
+    if span.size_bytes > MOST_BYTES:
+        return Piece(place, b"", done, fault=too_large(span.size_bytes))
+    envelope, _, raw = span.data.partition(b"\n")
+    if b">From " in raw:
+        raw = _QUOTED.sub(rb"\1", raw)
+    # The writer put an empty line after the mail.
+    raw = raw[:-1] if raw.endswith(b"\n\n") else raw[:-2] if raw.endswith(b"\n\r\n") else raw
+    return Piece(place, raw, done, envelope_date(envelope))
 
-    def __init__(self, place: str, delivered_at: datetime | None) -> None:
-        self._place, self._delivered_at = place, delivered_at
-        self._lines: list[bytes] = []
-        self._size_bytes = 0
 
-    def add(self, line: bytes, *, whole: bool) -> None:
-        """Take one more line; `whole` where it is not the rest of a long one."""
-        if whole and line.startswith(b">") and _QUOTED.match(line):
-            line = line[1:]
-        self._size_bytes += len(line)
-        if self._size_bytes <= MOST_BYTES:
-            self._lines.append(line)
+def _spans(file: BinaryIO) -> Iterator[_Span]:
+    """Cut the file into mails. A mail above MOST_BYTES is dropped while it is being read."""
+    at, data = _beginning(file)
+    # `at` is where in the file `data` begins, `start` and `searched` are places in `data`: of the mail that is being
+    # read, and up to where it is known to go on; `dropped` bytes of it are gone.
+    start = searched = dropped = 0
+    ended = not data
+    while data:
+        found = data.find(_BREAK, searched)
+        if found >= 0 and (ended or found + _LOOK_BYTES <= len(data)):
+            searched = found + 1
+            if _begins_mail(data, searched):
+                yield _span(at, data, start, searched, dropped)
+                start, dropped = searched, 0
+        elif ended:
+            yield _span(at, data, start, len(data), dropped)
+            return
         else:
-            self._lines.clear()
+            searched = found if found >= 0 else max(searched, len(data) - len(_BREAK))
+            if searched - start > MOST_BYTES:
+                # Two bytes stay: they tell whether the line above the next mail is blank.
+                dropped += searched - 2 - start
+                start = searched - 2
+            at, data, searched, start = at + start, data[start:], searched - start, 0
+            block = file.read(min(max(len(data), _BLOCK_BYTES), _LARGEST_BLOCK_BYTES))
+            data, ended = data + block, not block
 
-    def ended(self, at: int) -> Piece:
-        """Return the mail, which ends before byte `at`, without the empty line that the writer put after it."""
-        if self._size_bytes > MOST_BYTES:
-            return Piece(self._place, b"", at, fault=too_large(self._size_bytes))
-        if len(self._lines) > 1 and self._lines[-1] in _BLANK:
-            self._lines.pop()
-        return Piece(self._place, b"".join(self._lines), at, self._delivered_at)
+
+def _beginning(file: BinaryIO) -> tuple[int, bytes]:
+    """Return the place of the first mail in the file and the first bytes from there on, none in a blank file."""
+    data = file.read(_BLOCK_BYTES)
+    block = data
+    while block and len(data.lstrip()) < len(_BREAK):
+        block = file.read(_BLOCK_BYTES)
+        data += block
+    mail = data.lstrip()
+    blank = data[: len(data) - len(mail)]
+    if mail and not (blank[-1:] in (b"", b"\n") and mail.startswith(_BREAK[1:])):
+        raise NotReadable("it is no mbox: that begins with a line `From …`")
+    return len(blank), mail
+
+
+def _begins_mail(data: bytes, start: int) -> bool:
+    end = data.find(b"\n", start, start + LONGEST_ENVELOPE)
+    if end < 0 and len(data) - start > LONGEST_ENVELOPE:
+        return False
+    line, following = (data[start : end + 1], data[end + 1 : end + 300]) if end >= 0 else (data[start:], b"")
+    after_blank = data.endswith((b"\n\n", b"\n\r\n"), max(0, start - 3), start)
+    return is_separator(line, following[: following.find(b"\n") + 1] or following, after_blank=after_blank)
+
+
+def _span(at: int, data: bytes, start: int, end: int, dropped: int) -> _Span:
+    size_bytes = dropped + end - start
+    return _Span(at + start - dropped, size_bytes, b"" if dropped else data[start:end])

@@ -43,7 +43,7 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
     precedence = (headers.get("precedence") or "").strip().lower()
     if precedence in ("bulk", "junk", "auto_reply"):
         return True
-    listed = precedence == "list" or any(name.startswith("list-") for name, _ in headers.items)
+    listed = precedence == "list" or any(name.startswith("list-") for name in headers)
     return listed and not _is_own_list(headers.get("list-id") or headers.get("list-post") or "", own_lists)
 
 

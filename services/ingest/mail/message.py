@@ -7,8 +7,10 @@ read here is bounded everywhere: headers by number and length, parts by number a
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 
 from services.ingest.mail.words import base64_bytes, clean, decode, decode_words, header_text, parameters
@@ -22,29 +24,54 @@ MOST_PARTS = 1_000
 
 
 class Headers:
-    """Header fields in order, values unfolded but not decoded; names in lower case."""
+    """Header fields in order; names in lower case, values unfolded but not decoded.
 
-    __slots__ = ("_values", "items")
+    Values given as bytes become text when they are asked for: of the long headers of a mail few ever are.
+    """
 
-    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self.items = tuple(items)
-        self._values: dict[str, list[str]] = {}
-        for name, value in self.items:
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Iterable[tuple[str, str | bytes]] = ()) -> None:
+        self._fields = tuple(fields)
+        self._values: dict[str, list[str | bytes]] = {}
+        for name, value in self._fields:
             self._values.setdefault(name, []).append(value)
+
+    def __bool__(self) -> bool:
+        return bool(self._fields)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names, each once."""
+        return iter(self._values)
+
+    def and_also(self, more: Iterable[tuple[str, str]]) -> Headers:
+        """Return these fields with `more` after them."""
+        return Headers((*self._fields, *more))
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
         values = self._values.get(name)
-        return values[0] if values else None
+        return _as_text(values, 0) if values else None
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
-        return self._values.get(name, [])
+        values = self._values.get(name, [])
+        return [_as_text(values, number) for number in range(len(values))]
 
     def text(self, name: str) -> str | None:
         """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
         value = self.get(name)
         return decode_words(value).strip() or None if value is not None else None
+
+
+def _as_text(values: list[str | bytes], number: int) -> str:
+    value = values[number]
+    if isinstance(value, bytes):
+        value = values[number] = header_text(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,50 +147,35 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         start += 1
     if raw.startswith((b"From ", b">From "), start):
         start = raw.find(b"\n", start) + 1 or len(raw)
-    items: list[tuple[str, str]] = []
-    current: list[bytes] = []
-    length = stray = 0
-    end = len(raw)
-    at = start
+    fields: list[tuple[str, str | bytes]] = []
+    at, end, stray = start, len(raw), 0
     while at < end:
-        stop = raw.find(b"\n", at)
-        stop = end if stop < 0 else stop + 1
-        line = raw[at:stop]
-        if line[:1] in (b" ", b"\t") and current:
-            if line.strip() and length < LONGEST_HEADER:
-                current.append(line)
-                length += len(line)
-            at = stop
+        field = _FIELD.match(raw, at)
+        if field is not None:
+            if len(fields) < MOST_HEADERS:
+                fields.append((_name(field[1]), field[2][:LONGEST_HEADER]))
+            at = field.end()
             continue
-        bare = line.rstrip(b"\r\n")
-        if not bare:
+        stop = raw.find(b"\n", at) + 1 or end
+        if not raw[at:stop].strip(b"\r\n"):
             at = stop
             break
-        if not _is_field(bare):
-            stray += 1
-            if current or items or stray > MOST_HEADERS:
-                # The blank line is missing; the body begins here. (A stray line among headers is body too: nothing
-                # of the mail is lost, it is only read as text.)
-                break
-            at = stop
-            continue
-        _finish(items, current)
-        current, length = [line], len(line)
+        stray += 1
+        if fields or stray > MOST_HEADERS:
+            # The blank line is missing; the body begins here. (A stray line among headers is body too: nothing of the
+            # mail is lost, it is only read as text.)
+            break
         at = stop
-    _finish(items, current)
-    return Headers(items), raw[at:]
+    return Headers(fields), raw[at:]
 
 
-def _is_field(line: bytes) -> bool:
-    colon = line.find(b":", 0, 200)
-    return colon > 0 and not line[:colon].rstrip().count(b" ")
+_FIELD = re.compile(rb"([^:\n ]{1,200}+)[ \t]*+:([^\n]*\n?(?:[ \t][^\n]*\n?)*)")
+"""A header field with its continuation lines. Possessive, so that no line is gone over twice."""
 
 
-def _finish(items: list[tuple[str, str]], lines: list[bytes]) -> None:
-    if not lines or len(items) >= MOST_HEADERS:
-        return
-    name, _, value = b"".join(line.rstrip(b"\r\n") for line in lines)[:LONGEST_HEADER].partition(b":")
-    items.append((name.decode("ascii", "replace").strip().lower(), header_text(value)))
+@lru_cache(maxsize=1024)
+def _name(written: bytes) -> str:
+    return written.decode("ascii", "replace").strip().lower()
 
 
 def _walk(headers: Headers, body: bytes, found: _Found, depth: int, *, in_report: bool) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-_UNCLEAN = re.compile("[\x00\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _ALIASES = {
     # What mail calls the left is in practice a subset of the right (Encoding Standard of the WHATWG).
@@ -25,13 +26,20 @@ _NOT_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape
 
 _LONGEST_PARAMETERS = 16_384
 _MOST_PARAMETERS = 100
+_SHORT = 100
 _PARAMETER = re.compile(r';\s*([^\s=;"]{1,100})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;"]*))', re.DOTALL)
 _BACKSLASH = re.compile(r"\\(.)", re.DOTALL)
 
 
 def clean(text: str) -> str:
     """Replace NUL characters and lone surrogates by U+FFFD."""
-    return _UNCLEAN.sub("\ufffd", text) if _UNCLEAN.search(text) else text
+    if not text.isascii():
+        try:
+            # Encoding finds a surrogate ten times faster than a regular expression does.
+            text.encode()
+        except UnicodeEncodeError:
+            text = _SURROGATE.sub("\ufffd", text)
+    return text.replace("\0", "\ufffd")
 
 
 @lru_cache(maxsize=512)
@@ -129,22 +137,27 @@ def _word(value: str, start: int) -> tuple[str, bytes, int] | None:
     return charset, content, end + 2
 
 
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+_NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 
 
 def base64_bytes(encoded: bytes) -> bytes:
     """Decode base64 as far as it goes: foreign bytes are skipped, a cut-off end is dropped."""
-    digits = _NOT_BASE64.sub(b"", encoded)
+    digits = encoded.translate(None, _NOT_BASE64)
     rest = len(digits) % 4
     if rest == 1:
         digits = digits[:-1]
     return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
 
 
-def parameters(value: str) -> tuple[str, dict[str, str]]:
+def parameters(value: str) -> tuple[str, Mapping[str, str]]:
     """Split a Content-Type or Content-Disposition into its value in lower case and its parameters, decoded."""
     if ";" not in value:
         return value[:_LONGEST_PARAMETERS].strip().lower(), {}
+    # Mails differ in few of them, apart from their boundaries.
+    return _parameters(value) if len(value) > _SHORT else _known_parameters(value)
+
+
+def _parameters(value: str) -> tuple[str, Mapping[str, str]]:
     value = value[:_LONGEST_PARAMETERS]
     kind, _, rest = value.partition(";")
     found: dict[str, str] = {}
@@ -155,6 +168,9 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
         content = _BACKSLASH.sub(r"\1", quoted) if quoted is not None else bare.strip()
         found.setdefault(name.lower(), content)
     return kind.strip().lower(), _continued(found)
+
+
+_known_parameters = lru_cache(maxsize=512)(_parameters)
 
 
 def _continued(found: dict[str, str]) -> dict[str, str]:
