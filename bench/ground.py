@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from services.cli.platform import open_platform, reach_database, with_secret
-from shared import directory
+from shared import collector, directory
 from shared.database.migrate import migrate
 from shared.service import Platform
 from shared.settings import Settings
@@ -138,6 +138,7 @@ async def platform() -> AsyncIterator[Platform]:
         reached = stack.enter_context(reach_database(settings, "bench", lasting=True))
         sealed = with_secret(reached.settings, database_is_ours=True)
         await migrate(sealed.dsn())
+        collector.settle()  # as a service does
         yield await open_platform(sealed, stack, name="threadline bench")
 
 

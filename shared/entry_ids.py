@@ -13,5 +13,10 @@ def entry_secret(secret_key: bytes) -> bytes:
 
 def entry_id_of(secret: bytes, tenant: str, source: str, event_id: str) -> UUID:
     """Return the id of the entry that the event (tenant, source, id) becomes; `secret` is `entry_secret`'s."""
-    message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in (tenant, source, event_id))
-    return UUID(bytes=digest(secret, message, "sha256")[:16])
+    return UUID(bytes=entry_id_bytes(secret, tenant, source, event_id))
+
+
+def entry_id_bytes(secret: bytes, tenant: str, source: str, event_id: str) -> bytes:
+    """Return the 16 bytes of `entry_id_of`."""
+    message = f"{tenant}\0{source}\0{event_id}".encode("utf-8", "surrogatepass")
+    return digest(secret, message, "sha256")[:16]

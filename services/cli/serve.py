@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from services.cli.platform import DataOption, Reached, reach_database, with_secret
+from shared import collector
 from shared.errors import SetupError
 from shared.settings import Settings, load
 
@@ -88,8 +89,7 @@ def _imported(names: Sequence[str]) -> Iterator[Callable[[], None]]:
 
     def imported() -> None:
         thread.join()
-        gc.freeze()  # modules live as long as the process: no collection needs to look at them again
-        gc.enable()
+        collector.settle()
 
     gc.disable()  # while importing, nothing becomes garbage that is worth the looking
     # A daemon, so that a start that fails or is interrupted does not wait for modules that nobody will use.

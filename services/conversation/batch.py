@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
@@ -14,7 +14,7 @@ from services.conversation.identity import Evidence
 from services.conversation.people import People
 from services.conversation.policy import Policy
 from services.conversation.scope import Name, Scope, conversation_name
-from services.conversation.store import StoredConversation
+from services.conversation.store import StoredConversation, new_id
 from shared.events import InboundEvent, TimelineRecord
 
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
@@ -86,7 +86,7 @@ class Batch:
     outcome: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self) -> None:
-        self.people = People(self.policy, uuid4)
+        self.people = People(self.policy, new_id)
 
     def part_of(self, conversation_id: UUID) -> Name:
         """Return the name of the part of the scope that a stored conversation belongs to."""

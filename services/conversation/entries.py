@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import nh3
@@ -29,8 +28,7 @@ _DELIVERY_FIELDS = ("status", "error", "error_code", "reason_code")
 _TEXTS = frozenset({"text", "html", "quoted_text", "attachments", "headers"})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stored line. `conversation_id` is the one it was placed in, before merges of conversations."""
 
     tenant: str
@@ -81,8 +79,7 @@ class Entry:
 
     def moved(self, leaf_id: UUID, conversation_id: UUID | None, rule: str, key: str | None) -> Entry:
         """Return the next version of this entry, placed elsewhere."""
-        return replace(
-            self,
+        return self._replace(
             leaf_id=leaf_id,
             conversation_id=conversation_id,
             rule=rule,
@@ -91,7 +88,7 @@ class Entry:
         )
 
 
-COLUMNS = tuple(Entry.__dataclass_fields__)
+COLUMNS = Entry._fields
 """Attribute names in the order of the table's columns; `tenant` is its tenant_id."""
 
 
@@ -153,8 +150,7 @@ def _texts(event: InboundEvent, facts: Facts) -> tuple[str | None, str | None]:
 def derived(cause: Entry, kind: str, data: dict[str, Any], secret: bytes, owner_leaf: UUID) -> Entry:
     """Make an entry that follows from another: `kind` is e.g. `conversation.opened`."""
     event_id = f"{kind}:{cause.entry_id}"
-    return replace(
-        cause,
+    return cause._replace(
         entry_id=entry_id_of(secret, cause.tenant, DERIVED_SOURCE, event_id),
         leaf_id=owner_leaf,
         cause_id=cause.entry_id,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from services.conversation.identity import Node, strength
@@ -48,8 +47,7 @@ _MESSAGES = frozenset({"message.received", "message.sent"})
 _NO_ACTIVITY = frozenset({"message.status"})
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One handle as the event gave it, with the form by which it is compared. `usable`: it may identify."""
 
     node: Node
@@ -58,8 +56,7 @@ class Claim:
     usable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """One event as identity and stitching see it."""
 
     entry_id: UUID

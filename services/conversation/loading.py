@@ -14,7 +14,7 @@ from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, Key, facts_of
 from services.conversation.scope import NEVER, Name, component_name, key_name
 from services.conversation.stitching import bulk_key, sent_key
-from shared.entry_ids import entry_id_of
+from shared.entry_ids import entry_id_bytes
 from shared.errors import Rejected
 from shared.events import InboundEvent
 
@@ -84,7 +84,8 @@ class Loading:
         self._batch.rebuilt = set(self._batch.conversations)
 
     async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
-        ids = [entry_id_of(self._batch.secret, self._tenant, event.source, event.id) for event in events]
+        secret = self._batch.secret
+        ids = [store.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
         known = await store.known_digests(self._connection, self._tenant, ids)
         conflicts = {}
         for id_, event in zip(ids, events, strict=True):

@@ -73,8 +73,8 @@ class Saving:
                 continue
             old = self._batch.stored[id_]
             entry = old.moved(leaf, placement.conversation_id, placement.rule, placement.key)
-            entry = replace(entry, automatic=fact.automatic, by_conversation=not self._people.owner(fact))
-            if replace(entry, version=old.version) != old:
+            entry = entry._replace(automatic=fact.automatic, by_conversation=not self._people.owner(fact))
+            if entry._replace(version=old.version) != old:
                 moved.append(entry)
         return new, moved
 
@@ -101,7 +101,7 @@ class Saving:
         for id_, entry in holds.items():
             old = self._batch.derived.get(id_)
             if old and (old.leaf_id, old.conversation_id) != (entry.leaf_id, entry.conversation_id):
-                kept.append(replace(entry, version=old.version + 1))
+                kept.append(entry._replace(version=old.version + 1))
         return fresh, stale, kept
 
     def _decided_again(self, entry: Entry) -> bool:
@@ -127,7 +127,7 @@ class Saving:
         if not made:
             return []
         owner = self._fold.stitcher.conversation(placement.conversation_id).owner_leaf or cause.leaf_id
-        recorded = replace(cause, recorded_at=self._batch.now)
+        recorded = cause._replace(recorded_at=self._batch.now)
         return [derived(recorded, kind, data, self._batch.secret, owner) for kind, data in made]
 
     async def _save_conversations(self) -> list[Entry]:

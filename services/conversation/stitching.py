@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from services.conversation.facts import Facts, Key, Order
@@ -37,8 +37,7 @@ _RULE_OF_KEY: dict[str, Rule] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where one event belongs and why. `conversation_id` is the conversation's own id, before later merges."""
 
     conversation_id: ConversationId | None
@@ -71,8 +70,7 @@ class Conversation:
         return self.resolved_at or self.last_activity_at or self.opened[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """A key means a conversation from `order` on; None: an event named the key and was placed nowhere."""
 
     key: Key
