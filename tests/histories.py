@@ -102,6 +102,26 @@ def some_decisions(chance: random.Random, tenant: str, events: Sequence[InboundE
     return found
 
 
+def some_joins(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
+    """Return joins by agents, of entries and of whole conversations, and merges that integrations post."""
+    found = []
+    ids = [str(entry_id_of(SECRET, tenant, event.source, event.id)) for event in events]
+    for number in range(chance.choice([1, 2, 3])):
+        at = chance.choice(events).occurred_at + chance.choice([-HOUR, SECOND, HOUR, WINDOW])
+        into, *others = chance.sample(ids, min(len(ids), 5))
+        data: dict[str, Any] = {"actor": {"type": "agent"}, "into": into}
+        source, kind = "/threadline", "conversation.joined"
+        if chance.random() < 0.5:
+            data["entry_ids"] = others[:2]
+            if chance.random() < 0.5:
+                data["kept"] = {others[0]: others[2:]}
+        else:
+            data["from"] = others[0]
+            source, kind = chance.choice([(source, kind), ("/b", "conversation.merged")])
+        found.append(InboundEvent(tenant, source, f"j{number}", f"threadline.{kind}", at, at, data))
+    return found
+
+
 def _some_conversation(chance: random.Random, tenant: str, length: int) -> str:
     if chance.random() < 0.1:
         return str(GHOST)

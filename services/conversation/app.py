@@ -13,6 +13,7 @@ from services.conversation.metrics import ConversationMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.identity import identity_router
+from services.conversation.routes.joining import joining_router
 from services.conversation.routes.parameters import writable
 from services.conversation.routes.policy import policy_router
 from services.conversation.routes.search import search_router
@@ -48,7 +49,8 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
-    for part in (customers_router, conversations_router, identity_router, policy_router, search_router, console_router):
+    parts = (customers_router, conversations_router, joining_router, identity_router, policy_router, search_router)
+    for part in (*parts, console_router):
         router.include_router(part(platform))
     router.include_router(stream_router(platform, tail))
     return Service(

@@ -185,10 +185,11 @@ def _picked(data: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any] | N
     return {name: data[name] for name in fields if data.get(name) is not None} or None
 
 
-def render(entry: Entry, conversation_id: UUID | None) -> dict[str, Any]:
+def render(entry: Entry, conversation_id: UUID | None, *, joined_whole: bool = False) -> dict[str, Any]:
     """Return the entry as the API gives it, without what depends on the reader (`via`, `customer_id`).
 
-    `conversation_id` is the canonical one.
+    `conversation_id` is the canonical one. `joined_whole`: an agent joined the conversation in which it was placed
+    into another.
     """
     data = entry.data
     kind = entry.type.removeprefix(TYPE_PREFIX)
@@ -211,7 +212,7 @@ def render(entry: Entry, conversation_id: UUID | None) -> dict[str, Any]:
         "family": family_of(entry.channel),
         "contact_id": entry.contact_id,
         "conversation_id": str(conversation_id) if conversation_id else None,
-        "stitched": {"rule": entry.rule, "key": entry.stitch_key},
+        "stitched": _stitched(entry, joined_whole),
         "version": entry.version,
         "direction": direction_of(entry.type, actor.get("type") if actor else None),
         "actor": actor,
@@ -226,6 +227,12 @@ def render(entry: Entry, conversation_id: UUID | None) -> dict[str, Any]:
         "delivery": _picked({**data, **extra}, _DELIVERY_FIELDS) if kind == "message.status" else None,
         "extra": extra,
     }
+
+
+def _stitched(entry: Entry, joined_whole: bool) -> dict[str, str | None]:
+    if joined_whole and not entry.derived:
+        return {"rule": "joined", "key": f"conversation:{entry.conversation_id}"}
+    return {"rule": entry.rule, "key": entry.stitch_key}
 
 
 def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None) -> TimelineRecord:

@@ -43,8 +43,13 @@ _LIFECYCLE = frozenset(
 DECISIONS = frozenset({"customer.merged", "customer.unmerged"})
 """Types by which an agent says who is one person and who is not; `data.sides` are two lists of nodes."""
 
+JOINED = "conversation.joined"
+"""Type by which an agent puts a wrong stitching right: entries, or a whole conversation, belong into another one."""
+UNITED = "conversation.merged"
+"""Type by which an integration says that two conversations are one."""
+
 _MESSAGES = frozenset({"message.received", "message.sent"})
-_NO_ACTIVITY = frozenset({"message.status"})
+_NO_ACTIVITY = frozenset({"message.status", JOINED, UNITED})
 
 
 class Claim(NamedTuple):
@@ -87,6 +92,24 @@ class Facts(NamedTuple):
     to_channel: str | None
     decisions: tuple[tuple[Node, Node, bool], ...] = ()
     """An agent's word on pairs of nodes: together (true) or apart, for ever."""
+    united: tuple[str, str] | None = None
+    """(from, into): two conversations, as their ids are written, that are one from this event on."""
+    joined: tuple[UUID, ...] = ()
+    """Entries that belong, by an agent's word, into the conversation that this event names."""
+    kept: tuple[tuple[UUID, UUID], ...] = ()
+    """(entry, conversation): those that stay where they were when others were taken from among them."""
+
+    @property
+    def entries_put(self) -> tuple[UUID, ...]:
+        """All entries about whose place it says something."""
+        return (*self.joined, *(entry_id for entry_id, _ in self.kept))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The ids of conversations that it names, the one it would be in first."""
+        if self.united:
+            return tuple(reversed(self.united))
+        return (self.conversation_id,) if self.conversation_id else ()
 
     @property
     def occurred_at(self) -> datetime:
@@ -141,6 +164,8 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     kind = event.type.removeprefix(TYPE_PREFIX)
     if kind in DECISIONS:
         return _decision(event, entry_id, kind, data)
+    if kind == JOINED:
+        return _joining(event, entry_id, data)
     claims = tuple(_claims(data, event.region or policy.default_region, policy))
     contact = data.get("contact_id") or None
     thread = data.get("thread") or {}
@@ -166,7 +191,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         weak=min(weak, default=None),
         actor=actor,
         automatic=is_automatic(data, kind, actor, policy, claims),
-        conversation_id=str(data.get("conversation_id") or "").strip().lower()[:_LONGEST_KEY] or None,
+        conversation_id=_written(data.get("conversation_id")),
         tokens=tuple(_tokens(data, thread)),
         mails=tuple(_mails(thread, own_mail)),
         own_mail=own_mail,
@@ -174,7 +199,18 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         sessions=() if perpetual else tuple(contact_keys),
         threads=tuple(dict.fromkeys([*contact_keys, *dm])) if perpetual else tuple(dm),
         to_channel=data.get("to_channel") or None,
+        united=_united(data) if kind == UNITED else None,
     )
+
+
+def _written(conversation_id: object) -> str | None:
+    """Return a conversation's id as it is compared."""
+    return str(conversation_id or "").strip().lower()[:_LONGEST_KEY] or None
+
+
+def _united(data: dict[str, Any]) -> tuple[str, str] | None:
+    one, other = _written(data.get("from")), _written(data.get("into"))
+    return (one, other) if one and other and one != other else None
 
 
 def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, Any]) -> Facts:
@@ -182,6 +218,25 @@ def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, An
     one, other = ([str(node) for node in side] for side in data["sides"])
     together = kind == "customer.merged"
     decided = {(min(a, b), max(a, b), together) for a in one for b in other if a != b}
+    return _word(event, entry_id, kind)._replace(
+        owners=tuple(sorted(one, key=lambda node: (strength(node), node))),
+        decisions=tuple(sorted(decided)),
+    )
+
+
+def _joining(event: InboundEvent, entry_id: UUID, data: dict[str, Any]) -> Facts:
+    """Read an agent's join: it belongs to the conversation that it names, and puts others there."""
+    into = str(UUID(data["into"]))
+    return _word(event, entry_id, JOINED)._replace(
+        conversation_id=into,
+        united=(str(UUID(data["from"])), into) if data.get("from") else None,
+        joined=tuple(UUID(id_) for id_ in data.get("entry_ids") or ()),
+        kept=tuple((UUID(entry), UUID(id_)) for id_, stay in (data.get("kept") or {}).items() for entry in stay),
+    )
+
+
+def _word(event: InboundEvent, entry_id: UUID, kind: str) -> Facts:
+    """Return the facts of something that an agent said about other events: by itself it is nobody's."""
     return Facts(
         entry_id=entry_id,
         order=(event.occurred_at, event.source, event.id),
@@ -190,9 +245,9 @@ def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, An
         claims=(),
         contact=None,
         nodes=(),
-        owners=tuple(sorted(one, key=lambda node: (strength(node), node))),
+        owners=(),
         weak=None,
-        actor=(data.get("actor") or {}).get("type"),
+        actor=(event.data.get("actor") or {}).get("type"),
         automatic=False,
         conversation_id=None,
         tokens=(),
@@ -202,7 +257,6 @@ def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, An
         sessions=(),
         threads=(),
         to_channel=None,
-        decisions=tuple(sorted(decided)),
     )
 
 

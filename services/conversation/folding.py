@@ -29,6 +29,7 @@ class Fold:
     def run(self) -> None:
         """Fold the events, new and again, over the state before them."""
         stitcher = self.stitcher
+        self._take_joins(stitcher)
         self._set_state(stitcher)
         self._replay(stitcher)
         for key, conversation_id in self._batch.bound.items():
@@ -44,6 +45,14 @@ class Fold:
                 data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
                 data = data if data is not None else self._batch.stored[fact.entry_id].data
                 self._summary(placement.conversation_id).apply(fact, data)
+
+    def _take_joins(self, stitcher: Stitcher) -> None:
+        """Know what agents put where; of several words on one entry the latest counts."""
+        words = (fact for fact in self._batch.facts.values() if fact.entries_put)
+        for fact in sorted(words, key=lambda fact: fact.order):
+            stitcher.joined.update(dict.fromkeys(fact.joined, UUID(fact.conversation_id)))
+            for entry_id, conversation_id in fact.kept:
+                (stitcher.joined if entry_id in stitcher.joined else stitcher.kept)[entry_id] = conversation_id
 
     def _set_state(self, stitcher: Stitcher) -> None:
         for id_, conversation in self._batch.conversations.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -12,8 +12,8 @@ from services.conversation import store
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, Key, facts_of
-from services.conversation.scope import NEVER, Name, component_name, key_name
-from services.conversation.stitching import bulk_key, sent_key
+from services.conversation.scope import Name, component_name, key_name
+from services.conversation.stitching import NEVER, bulk_key, sent_key
 from shared.entry_ids import entry_id_bytes
 from shared.errors import Rejected
 from shared.events import InboundEvent
@@ -36,6 +36,8 @@ class Loading:
         """Mail → those to whom events at hand say that it was sent."""
         self._participants: set[tuple[UUID, UUID]] = set()
         """(leaf, conversation before merges) of everybody in the conversations of the scope."""
+        self._names_of_conversations: set[UUID] = set()
+        """Ids that events name, each perhaps a conversation's."""
         self._regrouped: dict[UUID, datetime] = {}
         """Components of people who are grouped otherwise now, from which instant on."""
 
@@ -192,8 +194,8 @@ class Loading:
         for mail in self._batch.bulk.intersection(fact.mails):
             names += [key_name(bulk_key(mail, leaf_id)) for leaf_id in self._leaves_around(fact)]
         names.append(key_name(f"conversation:{fact.entry_id}"))
-        if fact.conversation_id:
-            names.append(key_name(f"conversation:{fact.conversation_id}"))
+        names += [key_name(f"conversation:{written}") for written in fact.named]
+        names += [key_name(f"conversation:{entry_id}") for entry_id in fact.entries_put]
         person = self._people.person(fact)
         if person:
             names.append(component_name(person.component_id))
@@ -227,18 +229,17 @@ class Loading:
         return fresh
 
     async def _load_named(self) -> None:
-        """Look up the entries that events name by `conversation_id`."""
-        wanted = []
-        for fact in self._batch.facts.values():
-            if fact.conversation_id:
-                try:
-                    wanted.append(UUID(fact.conversation_id))
-                except ValueError:
-                    continue  # never an id of ours; it binds like any other key
-        if wanted:
-            self._batch.named = await store.named_entries(self._connection, self._tenant, wanted)
+        """Look up the entries that events name, as the id of a conversation or to have them placed in one."""
+        names = {id_ for fact in self._batch.facts.values() for id_ in _ids_named(fact)}
+        # A new word on other entries: they are decided again.
+        put = {id_ for arrival in self._batch.arrivals.values() for id_ in arrival.facts.entries_put}
+        if names or put:
+            found = await store.named_entries(self._connection, self._tenant, names | put)
+            self._batch.named = {id_: found[id_] for id_ in names if id_ in found}
+            self._names_of_conversations |= names
             # An entry that is in none joins what named it before it happened.
             self._later |= {id_ for id_, (held_by, _) in self._batch.named.items() if held_by is None}
+            self._later |= put & found.keys()
 
     async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
         window = self._batch.policy.open_window
@@ -253,7 +254,7 @@ class Loading:
         named = {held_by for held_by, _ in self._batch.named.values() if held_by}
         ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
         ids |= {e.conversation_id for e in self._batch.stored.values() if e.conversation_id}
-        ids |= set(self._scope.conversations())
+        ids |= set(self._scope.conversations()) | self._names_of_conversations
         ids -= set(self._batch.conversations)
         if ids:
             found = await store.conversations(self._connection, self._tenant, ids)
@@ -269,10 +270,11 @@ class Loading:
             component = self._people.by_id[leaf_id].component_id
             self._scope.touch((component_name(component), self._batch.part_of(conversation_id)))
         for fact in self._batch.facts.values():
-            if fact.conversation_id:
-                for named, (held_by, _) in self._batch.named.items():
-                    if fact.conversation_id == str(named) and held_by in self._batch.conversations:
-                        self._scope.touch((*self._names(fact), self._batch.part_of(held_by)))
+            for named in _ids_named(fact):
+                held_by, _ = self._batch.named.get(named, (None, None))
+                for id_ in (named, held_by):
+                    if id_ in self._batch.conversations:
+                        self._scope.touch((*self._names(fact), self._batch.part_of(id_)))
         for entry in self._batch.stored.values():
             if entry.conversation_id in self._batch.conversations:
                 names = self._names(self._batch.facts[entry.entry_id])
@@ -370,3 +372,12 @@ class Loading:
         """Return the first instant at which rule 4 knows evidence from `at`: the open window before it."""
         window = self._batch.policy.open_window
         return at - window if at - BEGINNING > window else BEGINNING
+
+
+def _ids_named(fact: Facts) -> Iterator[UUID]:
+    """Yield the ids of ours among those that an event names; any other binds like any other key."""
+    for written in fact.named:
+        try:
+            yield UUID(written)
+        except ValueError:
+            continue

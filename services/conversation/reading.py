@@ -20,9 +20,12 @@ import orjson
 from services.conversation import context as brief
 from services.conversation.entries import COLUMNS, Entry, render
 from shared import handles
-from shared.events import FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
+from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
 
 _COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
+
+# Whether an agent joined the whole conversation of an entry into another: of merges only those come from ourselves.
+JOINED_WHOLE = f"coalesce(c.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole"
 
 # --- cursors ----------------------------------------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ async def timeline(
 
 
 _WITH_PEOPLE = f"""
-SELECT {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+SELECT {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
 FROM e JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = e.leaf_id
 LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
 """  # noqa: S608
@@ -323,9 +326,10 @@ async def _page(
 def _seen_by(reader: UUID | None, row: asyncpg.Record) -> dict[str, Any]:
     width = len(COLUMNS)
     entry = Entry(*row[:width])
-    canonical_id, customer_id = row[width], row[width + 1]
+    canonical_id, customer_id, joined_whole = row[width], row[width + 1], row[width + 2]
     via = "conversation" if reader is not None and customer_id != reader else "identity"
-    return {**render(entry, canonical_id), "via": via, "customer_id": str(customer_id)}
+    shown = render(entry, canonical_id, joined_whole=joined_whole)
+    return {**shown, "via": via, "customer_id": str(customer_id)}
 
 
 def cursor_of(entry: dict[str, Any]) -> str:
@@ -370,7 +374,7 @@ GROUP BY m.canonical_id, e.contact_id ORDER BY started_at
 
 
 EXPORTED = f"""
-SELECT {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+SELECT {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
 FROM conversation.leaf l
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
 LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
@@ -418,13 +422,46 @@ MOST_ENTRIES_OF_A_BRIEF = 500
 """A conversation longer than this is summed up from its latest part."""
 
 
+# What else of the same people is open: perhaps the same matter, which no rule may decide.
+ALSO_OPEN = """
+SELECT DISTINCT k.conversation_id, k.channels, k.topic, k.last_activity_at
+FROM conversation.conversation m
+JOIN conversation.participation mine ON mine.tenant_id = $1 AND mine.conversation_id = m.conversation_id
+JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = mine.leaf_id
+JOIN conversation.leaf o ON o.tenant_id = $1 AND o.customer_id = l.customer_id
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = o.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE m.tenant_id = $1 AND m.canonical_id = $2 AND k.conversation_id <> $2 AND k.resolved_at IS NULL
+    AND k.last_activity_at IS NOT NULL
+ORDER BY k.last_activity_at DESC, k.conversation_id LIMIT 5
+"""
+
+
+async def conversation(connection: asyncpg.Connection, tenant: str, conversation_id: UUID) -> dict[str, Any]:
+    """Return one conversation (by canonical id) as the API gives it, with what may belong to it: `suggestions`."""
+    found = (await conversations(connection, tenant, [conversation_id]))[0]
+    rows = await connection.fetch(ALSO_OPEN, tenant, conversation_id) if found["state"] == "open" else []
+    found["suggestions"] = [
+        {
+            "conversation_id": str(row["conversation_id"]),
+            "reason": "open_as_well",
+            "channels": row["channels"],
+            "topic": row["topic"],
+            "last_activity_at": _time(row["last_activity_at"]),
+        }
+        for row in rows
+    ]
+    return found
+
+
 async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
     """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
     current: UUID | None = await connection.fetchval(CURRENT, tenant, customer_id)
     found: dict[str, Any] | None = None
     entries: list[dict[str, Any]] = []
     if current is not None:
-        found = (await conversations(connection, tenant, [current]))[0]
+        found = await conversation(connection, tenant, current)
         page = Page(limit=MOST_ENTRIES_OF_A_BRIEF)
         entries, _ = await conversation_entries(connection, tenant, current, page)
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))

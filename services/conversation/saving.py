@@ -10,7 +10,7 @@ from uuid import UUID
 from services.conversation import store
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
-from services.conversation.facts import Facts
+from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
 from services.conversation.identity import strength
 from services.conversation.stitching import Placement
@@ -122,7 +122,8 @@ class Saving:
         if placement.escalated_from:
             change = {"from_channel": placement.escalated_from, "to_channel": fact.channel, "channel": fact.channel}
             made.append(("conversation.escalated", {**change, "to_contact": fact.contact}))
-        for gone, into in placement.merged:
+        # What an integration posted is there already.
+        for gone, into in placement.merged if fact.type != UNITED else ():
             made.append(("conversation.merged", {"from": str(gone), "into": str(into), "channel": fact.channel}))
         if not made:
             return []
@@ -167,12 +168,14 @@ class Saving:
     async def _reown(self, rows: Sequence[StoredConversation]) -> list[Entry]:
         """Entries without an owner of their own belong to whoever owns the conversation now."""
         owners = []
+        merged_into = {into for into, _ in self._fold.merges.values()}
         for row in rows:
             before = self._batch.conversations.get(row.id)
             owner = self._fold.stitcher.conversations[row.canonical_id].owner_leaf
             if before is None or owner is None:
                 continue
-            if row.id in self._batch.rebuilt or before.canonical_id != row.canonical_id:
+            merged = before.canonical_id != row.canonical_id or row.id in merged_into
+            if merged or row.id in self._batch.rebuilt:
                 owners.append((row.id, owner))
         return await store.reown_entries(self._connection, self._tenant, owners)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-Name = tuple[Literal["key", "component", "conversation"], Any]
+from services.conversation.stitching import NEVER
 
-NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+Name = tuple[Literal["key", "component", "conversation"], Any]
 
 
 class Scope:

@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from services.conversation.entries import COLUMNS, Entry, render
+from services.conversation.reading import JOINED_WHOLE
 from shared.database.engine import transaction
 from shared.errors import Retryable
 
@@ -103,7 +104,8 @@ SELECT f.score, ts_headline('simple', left(coalesce(e.new_text, e.data ->> 'text
                             websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
        ts_headline('simple', left(coalesce(e.data ->> 'subject', ''), 2000),
                    websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS subject_shown,
-       {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+       {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
+       {JOINED_WHOLE}
 FROM conversation.find_entries($1, $2, $3, $4, $5, $6, $7, $8, $9) WITH ORDINALITY AS f (entry_id, score, place)
 JOIN conversation.entry e ON e.tenant_id = $10 AND e.entry_id = f.entry_id
 JOIN conversation.leaf l ON l.tenant_id = $10 AND l.leaf_id = e.leaf_id
@@ -147,7 +149,8 @@ async def find(connection: asyncpg.Connection, tenant: str, question: Question) 
 
 def _hit(row: asyncpg.Record) -> dict[str, Any]:
     entry = Entry(*row[3 : 3 + len(COLUMNS)])
-    shown = {**render(entry, row["canonical_id"]), "via": "identity", "customer_id": str(row["customer_id"])}
+    shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
+    shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
     highlights = {"text": _marked(row["text_shown"]), "subject": _marked(row["subject_shown"])}
     return {"entry": shown, "score": round(row["score"], 6), "highlights": highlights}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -20,6 +20,9 @@ from services.conversation.policy import Policy
 
 ConversationId = UUID
 LeafId = UUID
+
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""Behind every event."""
 
 Rule = Literal[
     "conversation_id", "handoff_token", "callback_id", "ticket", "mail", "session", "dm_thread",
@@ -118,6 +121,10 @@ class Stitcher:
         self.placed: dict[UUID, ConversationId] = {}
         """Entry → conversation, of entries before this instant that may be named by `conversation_id`."""
         self.bindings: list[Binding] = []
+        self.joined: dict[UUID, ConversationId] = {}
+        """Entry → the conversation into which an agent put it."""
+        self.kept: dict[UUID, ConversationId] = {}
+        """Entry → the conversation in which it stays, though an agent took others from it."""
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
@@ -126,11 +133,15 @@ class Stitcher:
 
         `person` is whom it is about where that is known only weakly: they own what they open.
         """
+        merged = self._merge_named(event)
         found, rule, key, follow_up_of = self._find(event, leaf, person)
+        stays, name = self._stays(event)
+        if name is not None and stays != found and (stays is not None or self._opens(event)):
+            found, rule, key, follow_up_of = stays, "joined", f"conversation:{name}", None
         founded = False
-        if found is None and (rule == "follow_up" or self._opens(event)):
-            found, founded = self._open(event, leaf or person, follow_up_of), True
-        merged = self._merge_mails(event, leaf or person)
+        if found is None and (rule in ("follow_up", "joined") or self._opens(event)):
+            found, founded = self._open(event, leaf or person, follow_up_of, self._name_for(event)), True
+        merged += self._merge_mails(event, leaf or person)
         if found is None:
             self._bind(event, None, leaf or person)
             return Placement(None, "none", merged=merged)
@@ -167,7 +178,8 @@ class Stitcher:
     ) -> tuple[tuple[ConversationId, ConversationId], ...]:
         """Take a merge that is known; return (from, into) as `Placement.merged` has it."""
         known = gone in self.conversations and into in self.conversations
-        return self._unite({self.conversation(gone).id, self.conversation(into).id}) if known else ()
+        target = self.conversation(into).id if known else into
+        return self._unite({self.conversation(gone).id, target}, target) if known else ()
 
     def conversation(self, conversation_id: ConversationId) -> Conversation:
         """Return the conversation that `conversation_id` means now."""
@@ -177,6 +189,12 @@ class Stitcher:
         self, event: Facts, leaf: LeafId | None, person: LeafId | None
     ) -> tuple[ConversationId | None, Rule, Key | None, ConversationId | None]:
         stale: ConversationId | None = None
+        put_into = self.joined.get(event.entry_id)
+        if put_into is not None:
+            # A conversation whose first entry was joined elsewhere is no longer where that entry is.
+            left = self.joined.get(put_into, put_into) != put_into
+            found = self._called(put_into) if left else self._meant(put_into)
+            return found, "joined", f"conversation:{put_into}", None
         found, key = self._named(event)
         if found is not None:
             return found, "conversation_id", key, None
@@ -205,24 +223,29 @@ class Stitcher:
 
     def _named(self, event: Facts) -> tuple[ConversationId | None, Key | None]:
         """Rule 0: the conversation that the event names, or one that named this event before it happened."""
-        if event.conversation_id:
-            key = f"conversation:{event.conversation_id}"
-            found = self._meant_by(event.conversation_id) or self._bound_to(key)
+        for written in event.named:
+            found = self._conversation_written(written)
             if found is not None:
-                return found, key
+                return found, f"conversation:{written}"
         own = f"conversation:{event.entry_id}"
         return self._bound_to(own), own
 
+    def _conversation_written(self, written: str) -> ConversationId | None:
+        return self._meant_by(written) or self._bound_to(f"conversation:{written}")
+
     def _meant_by(self, written: str) -> ConversationId | None:
         try:
-            named = UUID(written)
+            return self._meant(UUID(written))
         except ValueError:
             return None
-        if named in self.placed:
-            return self.canonical.get(self.placed[named], self.placed[named])
-        if named in self.conversations or named in self.canonical:
-            return self.canonical.get(named, named)
-        return None
+
+    def _meant(self, named: UUID) -> ConversationId | None:
+        """Return the conversation of that id, or the one that holds the entry of that id."""
+        placed = self.placed.get(named)
+        return self._called(named) or (self.canonical.get(placed, placed) if placed else None)
+
+    def _called(self, named: UUID) -> ConversationId | None:
+        return self.canonical.get(named, named) if named in self.conversations or named in self.canonical else None
 
     def _bound_to(self, key: Key) -> ConversationId | None:
         bound = self.bound.get(key)
@@ -269,6 +292,16 @@ class Stitcher:
     def _is_answered_call(self, event: Facts) -> bool:
         # A call opens where it began to queue, but only if somebody ever answered it.
         return event.type == "call.answered" or (event.type == "call.queued" and event.contact in self._answered)
+
+    def _stays(self, event: Facts) -> tuple[ConversationId | None, ConversationId | None]:
+        """Return the conversation, as far as it is there, and the id of the one in which an event stays."""
+        name = self.kept.get(event.entry_id)
+        return (self._called(name) if name else None), name
+
+    def _name_for(self, event: Facts) -> ConversationId:
+        """Return the id of the conversation that an event opens: its own, unless an agent said where it belongs."""
+        name = self.joined.get(event.entry_id) or self.kept.get(event.entry_id)
+        return event.entry_id if name is None or self._called(name) else name
 
     # --- recording ------------------------------------------------------------------------------------------------
 
@@ -337,8 +370,13 @@ class Stitcher:
         if event.sent_mail:
             # Stored always: these tell which mails were sent to several customers.
             self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, conversation_id))
-        if event.conversation_id:
-            keys = (*keys, f"conversation:{event.conversation_id}")
+        keys = (*keys, *(f"conversation:{written}" for written in event.named))
+        if event.entry_id in self.joined:
+            keys = (*keys, f"conversation:{self.joined[event.entry_id]}")
+        for entry_id in event.entries_put:
+            # Behind everything, so that whoever decides that entry, at whatever instant, meets this event.
+            order = (NEVER, event.order[1], event.order[2])
+            self.bindings.append(Binding(f"conversation:{entry_id}", order, event.entry_id, None))
         for key in keys:
             if conversation_id is None or self._bound_to(key) != conversation_id:
                 self.bindings.append(Binding(key, event.order, event.entry_id, conversation_id))
@@ -355,8 +393,18 @@ class Stitcher:
         live = {found for found in named if self._live_for_reply(found, event.occurred_at)}
         return self._unite(live) if len(live) > 1 else ()
 
-    def _unite(self, ids: set[ConversationId]) -> tuple[tuple[ConversationId, ConversationId], ...]:
-        into, *others = sorted((self.conversation(id_) for id_ in ids), key=lambda c: c.opened)
+    def _merge_named(self, event: Facts) -> tuple[tuple[ConversationId, ConversationId], ...]:
+        """Make one of the two conversations that an event says are one; the second keeps its id."""
+        if event.united is None:
+            return ()
+        gone, into = (self._conversation_written(written) for written in event.united)
+        return self._unite({gone, into}, into) if gone and into and gone != into else ()
+
+    def _unite(
+        self, ids: set[ConversationId], keeps: ConversationId | None = None
+    ) -> tuple[tuple[ConversationId, ConversationId], ...]:
+        """Make one of several; the one opened first keeps its id, unless `keeps` does."""
+        into, *others = sorted((self.conversation(id_) for id_ in ids), key=lambda c: (c.id != keeps, c.opened))
         for gone in others:
             self._absorb(into, gone)
         return tuple((gone.id, into.id) for gone in others)
@@ -366,6 +414,8 @@ class Stitcher:
             if target == gone.id:
                 self.canonical[id_] = into.id
         self.canonical[gone.id] = into.id
+        if gone.opened < into.opened:
+            into.opened, into.owner_leaf, into.follow_up_of = gone.opened, gone.owner_leaf, gone.follow_up_of
         times = [at for at in (into.last_activity_at, gone.last_activity_at) if at]
         into.last_activity_at = max(times, default=None)
         # One matter of which a part is still open is open.

@@ -22,6 +22,7 @@ from services.conversation import reading, store
 from services.conversation.entries import COLUMNS, Entry, render
 from shared.database.engine import tenant_reader
 from shared.errors import Retryable
+from shared.events import DERIVED_SOURCE
 
 LOOK_EVERY_S = 0.1
 HEARTBEAT_S = 15.0
@@ -44,7 +45,8 @@ _COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name i
 
 CHANGES = f"""
 SELECT c.position, c.kind, c.entry_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {_COLUMNS},
-       coalesce(k.canonical_id, e.conversation_id) AS canonical_id, l.customer_id
+       coalesce(k.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
+       coalesce(k.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole
 FROM conversation.change c
 LEFT JOIN conversation.entry e ON e.tenant_id = c.tenant_id AND e.entry_id = c.entry_id
 LEFT JOIN conversation.leaf l ON l.tenant_id = c.tenant_id AND l.leaf_id = e.leaf_id
@@ -221,7 +223,8 @@ def _told(row: asyncpg.Record) -> bytes:
     if kind == store.GONE or gone:
         return _event("correction", row["position"], {"id": str(row["entry_id"]), "deleted": True})
     entry = Entry(*row[5 : 5 + len(COLUMNS)])
-    shown = {**render(entry, row["canonical_id"]), "via": "identity", "customer_id": str(row["customer_id"])}
+    shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
+    shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
     return _event("entry" if kind == store.NEW else "correction", row["position"], shown)
 
 

@@ -47,10 +47,9 @@ def conversations_router(platform: Platform) -> APIRouter:
     async def one(reader: Reader, conversation_id: str) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
             id_ = await reading.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
-            found = await reading.conversations(connection, reader.tenant, [id_]) if id_ else []
-        if not found:
-            raise not_found("conversation")
-        return found[0]
+            if id_ is None:
+                raise not_found("conversation")
+            return await reading.conversation(connection, reader.tenant, id_)
 
     @router.get("/v1/conversations/{conversation_id}/entries", summary="The entries of one conversation, newest first")
     async def entries(

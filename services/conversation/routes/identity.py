@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import asyncpg
@@ -11,30 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.conversation import deciding, explaining, reading, store
 from services.conversation.identity import Node
+from services.conversation.routes.deciding import actor_of, carried_out, undecidable
 from services.conversation.routes.parameters import id_of
 from shared import handles
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
-from shared.entry_ids import entry_id_of, entry_secret
-from shared.events import InboundEvent
-from shared.log.protocol import INBOUND, Outgoing
-from shared.problems import Fault, Problem, not_found, unavailable
+from shared.entry_ids import entry_secret
+from shared.problems import Problem, not_found
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("timeline:read"))]
 Writer = Annotated[Principal, Depends(require("timeline:write"))]
 Reason = Annotated[str | None, Field(default=None, max_length=2000, description="why, for whoever asks later")]
 
-VISIBLE_S = 10.0
-"""How long a caller waits for a decision to be on the timeline."""
-LOOK_EVERY_S = 0.02
-
 NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 ORDER BY node"
-OWNER_OF_ENTRY = """
-SELECT l.customer_id FROM conversation.entry e
-JOIN conversation.leaf l ON l.tenant_id = e.tenant_id AND l.leaf_id = e.leaf_id
-WHERE e.tenant_id = $1 AND e.entry_id = $2
-"""
 
 
 class Merge(BaseModel):
@@ -74,14 +63,15 @@ def identity_router(platform: Platform) -> APIRouter:
             if one is None or other is None:
                 raise not_found("customer")
             if one == other:
-                raise _invalid("#/with", "this is the same customer; name another one")
+                raise undecidable("#/with", "this is the same customer; name another one")
             mine = await _nodes(connection, writer.tenant, one)
             theirs = await _nodes(connection, writer.tenant, other)
         try:
-            event = deciding.merge(writer.tenant, mine, theirs, body.reason, _actor(writer), platform.clock.now())
+            event = deciding.merge(writer.tenant, mine, theirs, body.reason, actor_of(writer), platform.clock.now())
         except deciding.Undecidable as error:
             raise Problem(409, "These cannot be one customer", str(error)) from error
-        return await _decided(platform, secret, event)
+        owner, _ = await carried_out(platform, secret, event)
+        return {"customer_id": str(owner), "event_id": event.id}
 
     @router.post("/v1/customers/{customer_id}/split", summary="Say that some handles are another person's")
     async def split(writer: Writer, customer_id: str, body: Split) -> dict[str, Any]:
@@ -93,10 +83,11 @@ def identity_router(platform: Platform) -> APIRouter:
             region = (await store.get_policy(connection, writer.tenant)).policy.default_region
         off = [_theirs(handle, index, nodes, region) for index, handle in enumerate(body.handles)]
         try:
-            event = deciding.split(writer.tenant, nodes, off, body.reason, _actor(writer), platform.clock.now())
+            event = deciding.split(writer.tenant, nodes, off, body.reason, actor_of(writer), platform.clock.now())
         except deciding.Undecidable as error:
-            raise _invalid("#/handles", str(error)) from error
-        return await _decided(platform, secret, event)
+            raise undecidable("#/handles", str(error)) from error
+        owner, _ = await carried_out(platform, secret, event)
+        return {"customer_id": str(owner), "event_id": event.id}
 
     return router
 
@@ -109,30 +100,8 @@ def _theirs(handle: str, index: int, nodes: list[Node], region: str) -> Node:
     try:
         forms = handles.queried(handle, region)
     except ValueError as error:
-        raise _invalid(f"#/handles/{index}", str(error)) from error
+        raise undecidable(f"#/handles/{index}", str(error)) from error
     found = next((node for node in forms if node in nodes), None)
     if found is None:
-        raise _invalid(f"#/handles/{index}", f"{handle[:200]} is not a handle of this customer")
+        raise undecidable(f"#/handles/{index}", f"{handle[:200]} is not a handle of this customer")
     return found
-
-
-def _invalid(pointer: str, detail: str) -> Problem:
-    return Problem(422, "This cannot be done", detail, errors=[Fault(pointer, detail)])
-
-
-def _actor(writer: Principal) -> dict[str, Any]:
-    return {"type": "agent", "id": str(writer.key_id)}
-
-
-async def _decided(platform: Platform, secret: bytes, event: InboundEvent) -> dict[str, Any]:
-    """Append a decision and wait until it shows. Raises LogUnavailable, or Problem 503 where it takes too long."""
-    await platform.log.append(INBOUND, [Outgoing(f"{event.tenant}|{event.source}".encode(), event.encode())])
-    entry_id = entry_id_of(secret, event.tenant, event.source, event.id)
-    deadline = asyncio.get_running_loop().time() + VISIBLE_S
-    while asyncio.get_running_loop().time() < deadline:
-        async with tenant_reader(platform.pool, event.tenant) as connection:
-            customer_id = await connection.fetchval(OWNER_OF_ENTRY, event.tenant, entry_id)
-        if customer_id is not None:
-            return {"customer_id": str(customer_id), "event_id": event.id}
-        await asyncio.sleep(LOOK_EVERY_S)
-    raise unavailable("the decision is accepted and not yet carried out; look again in a moment before deciding anew")

@@ -17,7 +17,7 @@ import pytest
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
-from tests.histories import SECRET, a_history, a_policy, arrivals, some_decisions
+from tests.histories import SECRET, a_history, a_policy, arrivals, some_decisions, some_joins
 from tests.integration.conversation.test_dialogues import dump
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -67,7 +67,7 @@ async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch
         chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
         reader.read((await decide_again(pool, tenant, policy=a_policy(chance))).records)
         events = a_history(chance, tenant, chance.choice([6, 12, 20]))
-        events += some_decisions(chance, tenant, events)
+        events += chance.choice([some_decisions, some_joins])(chance, tenant, events)
         for batch in arrivals(chance, sorted(events, key=lambda event: event.occurred_at)):
             reader.read((await put(pool, tenant, batch)).records)
         got = await places(pool, tenant)

@@ -1,0 +1,70 @@
+"""`/v1/conversations/{id}/join`: a wrong stitching put right by hand, as an event through the log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from services.conversation import joining, reading
+from services.conversation.routes.deciding import actor_of, carried_out, undecidable
+from services.conversation.routes.parameters import id_of
+from shared.auth import Principal, require
+from shared.database.engine import tenant_reader
+from shared.entry_ids import entry_secret
+from shared.problems import not_found
+from shared.service import Platform
+
+Writer = Annotated[Principal, Depends(require("timeline:write"))]
+
+
+class JoinBody(BaseModel):
+    """What belongs into the conversation: single entries, or all of another conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+    entry_ids: Annotated[
+        list[str] | None, Field(min_length=1, max_length=joining.MOST_ENTRIES, description="ids of entries")
+    ] = None
+    conversation_id: Annotated[str | None, Field(description="id of another conversation")] = None
+    reason: Annotated[str | None, Field(max_length=2000, description="why, for whoever asks later")] = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> JoinBody:
+        if (self.entry_ids is None) == (self.conversation_id is None):
+            raise ValueError("give either entry_ids or conversation_id")
+        return self
+
+
+def joining_router(platform: Platform) -> APIRouter:
+    """Return the route that joins."""
+    router = APIRouter(tags=["conversations"])
+    secret = entry_secret(platform.secret_key)
+
+    @router.post("/v1/conversations/{conversation_id}/join", summary="Say what else belongs to this conversation")
+    async def join(writer: Writer, conversation_id: str, body: JoinBody) -> dict[str, Any]:
+        async with tenant_reader(platform.pool, writer.tenant) as connection:
+
+            async def known(text: str) -> UUID:
+                found = await reading.canonical(connection, writer.tenant, id_of("conversation", text))
+                if found is None:
+                    raise not_found("conversation")
+                return found
+
+            into = await known(conversation_id)
+            try:
+                if body.conversation_id is not None:
+                    wanted = await joining.whole(connection, writer.tenant, into, await known(body.conversation_id))
+                else:
+                    ids = [id_of("entry", text) for text in body.entry_ids or ()]
+                    wanted = await joining.some(connection, writer.tenant, into, ids)
+            except joining.Unjoinable as error:
+                field = "conversation_id" if body.conversation_id is not None else "entry_ids"
+                pointer = f"#/{field}" if error.index is None else f"#/{field}/{error.index}"
+                raise undecidable(pointer, str(error)) from error
+        event = wanted.event(writer.tenant, body.reason, actor_of(writer), platform.clock.now())
+        customer_id, held_by = await carried_out(platform, secret, event)
+        return {"customer_id": str(customer_id), "conversation_id": str(held_by or into), "event_id": event.id}
+
+    return router
