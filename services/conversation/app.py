@@ -18,8 +18,10 @@ from services.conversation.routes.parameters import writable
 from services.conversation.routes.policy import policy_router
 from services.conversation.routes.search import search_router
 from services.conversation.routes.stream import stream_router
+from services.conversation.routes.visitor_stream import visitor_stream_router
 from services.conversation.search import index_for_ever
 from services.conversation.streaming import Tail
+from services.conversation.visitors import Visitors
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
 from shared.log.runner import Runner, RunnerSettings
@@ -53,6 +55,9 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     for part in (*parts, console_router):
         router.include_router(part(platform))
     router.include_router(stream_router(platform, tail))
+    visitors = Visitors(platform.pool, tail)
+    stack.callback(visitors.close)
+    router.include_router(visitor_stream_router(platform, visitors))
     return Service(
         name="conversation",
         router=router,

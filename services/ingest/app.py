@@ -20,6 +20,7 @@ from services.ingest.limits import Pressure
 from services.ingest.metrics import IngestMetrics
 from services.ingest.routes import EventsEndpoint, add_events_routes
 from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, add_webhook_routes
+from services.ingest.widget import add_widget_routes
 from shared.accepted import TAKER, settle
 from shared.database.engine import translated
 from shared.errors import DatabaseUnavailable
@@ -44,6 +45,7 @@ async def build(platform: Platform, stack: AsyncExitStack, adapters: Mapping[str
     add_events_routes(router, endpoint, platform.settings.topic_prefix, _version())
     add_webhook_routes(router, WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure))
     add_channel_routes(router, platform, channels, adapters)
+    add_widget_routes(router, channels)
     return Service(
         name="ingest",
         router=router,

@@ -16,6 +16,7 @@ from services.ingest.adapters.base import Account
 from shared.database.engine import translated
 from shared.errors import DatabaseUnavailable
 from shared.sealing import Sealer
+from shared.visitor_tickets import ticket_key
 
 if TYPE_CHECKING:
     import asyncpg
@@ -80,6 +81,7 @@ class Channels:
     def __init__(self, pool: asyncpg.Pool, secret_key: bytes) -> None:
         self._pool = pool
         self._sealer = Sealer(secret_key, SEALED_FOR)
+        self._ticket_key = ticket_key(secret_key)
         self._memory: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def put(self, account: Account) -> Channel:
@@ -160,6 +162,7 @@ class Channels:
             own_addresses=tuple(row["own_addresses"]),
             default_region=row["default_region"],
             options=inside["options"],
+            ticket_key=self._ticket_key,
         )
         return Channel(account, row["token"], row["created_at"], row["changed_at"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from shared.errors import ThreadlineError
@@ -36,6 +37,29 @@ class RateLimit:
         missing = min(count, self._burst) - bucket.tokens
         if missing > 0:
             return max(1, math.ceil(missing / self._rate))
+        bucket.tokens -= count
+        return 0
+
+
+class SenderRates:
+    """At most so many events a minute for each sender, a minute's worth at once; the last `REMEMBERED` are known."""
+
+    REMEMBERED = 10_000
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def wait_s(self, sender: str, count: int, per_minute: int, now_s: float) -> int:
+        """Take `count` events of `sender` at `now_s` (a monotonic clock), or return the whole seconds to wait."""
+        bucket = self._buckets.setdefault(sender, _Bucket(per_minute, now_s))
+        self._buckets.move_to_end(sender)
+        while len(self._buckets) > self.REMEMBERED:
+            self._buckets.popitem(last=False)
+        bucket.tokens = min(per_minute, bucket.tokens + (now_s - bucket.at_s) * per_minute / 60)
+        bucket.at_s = now_s
+        missing = min(count, per_minute) - bucket.tokens
+        if missing > 0:
+            return max(1, math.ceil(missing * 60 / per_minute))
         bucket.tokens -= count
         return 0
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from hashlib import sha256
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -30,10 +31,10 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
-from services.ingest.limits import Pressure, TooMuch
+from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.reading import clean_text, cleaned
-from services.ingest.routes import whole_body
+from services.ingest.routes import too_many, whole_body
 from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
 from shared.database.engine import transaction
 from shared.events import InboundEvent
@@ -95,6 +96,7 @@ class WebhookEndpoint:
         self._metrics = metrics
         self._pressure = pressure
         self._transactions = asyncio.Semaphore(TRANSACTIONS)
+        self._senders = SenderRates()
 
     async def deliver(self, request: Request, provider: str, token: str) -> Response:
         """Take one request of a provider. Raises Problem; LogUnavailable and DatabaseUnavailable become 503."""
@@ -123,6 +125,7 @@ class WebhookEndpoint:
             self._metrics.forged.labels(account.provider).inc()
             title = "Unauthorized" if error.status == 401 else "Forbidden"
             raise Problem(error.status, title, error.detail, headers=dict(error.headers)) from error
+        self._hold_to_the_rate(delivery, account)
         events, quarantined = events_of(delivery.events, account, raw.received_at)
         await self._keep(delivery, events, (*delivery.quarantined, *quarantined), raw, account)
         answer = delivery.answer
@@ -132,6 +135,20 @@ class WebhookEndpoint:
         for name, value in answer.headers:
             response.headers[name] = value
         return response
+
+    def _hold_to_the_rate(self, delivery: Delivery, account: Account) -> None:
+        """Raise Problem (429) where the account bounds what one sender may send and this one sends more."""
+        sender = delivery.sender
+        if sender is None:
+            return
+        count = len(delivery.events) + len(delivery.quarantined)
+        name = f"{account.tenant}{account.source}/{sender.name}"
+        wait_s = self._senders.wait_s(name, count, sender.events_per_minute, monotonic())
+        if wait_s:
+            self._metrics.refused.labels(account.provider, "429").inc()
+            problem = too_many(wait_s, "more than this account lets one sender send: send it again later")
+            problem.headers.update(delivery.readable_by)
+            raise problem
 
     async def _keep(
         self,

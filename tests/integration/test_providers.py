@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -73,3 +74,38 @@ async def test_browser_may_speak_from_the_websites_of_the_account_only(ingest: I
     assert (ours.status_code, ours.headers["access-control-allow-origin"]) == (204, "https://www.acme.example")
     theirs = await ingest.client.options(path, headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in theirs.headers
+
+
+async def test_chat_session_that_sends_too_much_is_told_when_to_come_back(ingest: Ingest) -> None:
+    body = {"secrets": ["secret"], "options": {"events_per_minute": 3, "origins": ["https://www.acme.example"]}}
+    headers = {"authorization": f"Bearer {ingest.keys['admin']}"}
+    put = await ingest.client.put("/v1/channels/chat/bounded", json=body, headers=headers)
+    path = put.json()["webhook_path"]
+    session = (await ingest.client.get(path, params={"nonce": "0123456789abcdef012345"})).json()
+
+    async def say(count: int) -> httpx.Response:
+        events = [{"type": "message", "client_message_id": str(uuid4()), "text": "x"} for _ in range(count)]
+        origin = {"origin": "https://www.acme.example"}
+        return await ingest.client.post(path, json={"token": session["token"], "events": events}, headers=origin)
+
+    assert (await say(3)).status_code == 202
+    refused = await say(1)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "20")
+    assert refused.headers["access-control-allow-origin"] == "https://www.acme.example"
+    assert len(await ingest.inbound()) == 3
+
+
+async def test_chat_page_may_be_shown_by_the_websites_of_its_account_only(ingest: Ingest) -> None:
+    origins = ["https://www.acme.example", "http://localhost:3000", "*", "https://a.example; script-src *"]
+    body = {"secrets": ["secret"], "options": {"origins": origins}}
+    headers = {"authorization": f"Bearer {ingest.keys['admin']}"}
+    put = await ingest.client.put("/v1/channels/chat/shown", json=body, headers=headers)
+    token = put.json()["webhook_path"].rpartition("/")[2]
+    page = await ingest.client.get(f"/chat/{token}")
+    policy = page.headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors 'self' https://www.acme.example http://localhost:3000")
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "<script>" not in page.text
+    assert (await ingest.client.get("/chat/nobody")).status_code == 404
+    assert (await ingest.client.get("/chat/static/..%2f__init__.py")).status_code == 404
+    assert (await ingest.client.get("/widget.js")).headers["content-type"].startswith("text/javascript")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.ingest.limits import Pressure, RateLimit, TooMuch
+from services.ingest.limits import Pressure, RateLimit, SenderRates, TooMuch
 
 
 def test_without_a_rate_everything_passes() -> None:
@@ -43,3 +43,20 @@ def test_pressure_admits_one_body_of_any_size_and_no_more_than_it_may_hold() -> 
 @pytest.mark.parametrize("declared", [None, "", "-1", "1e3", "9" * 5_000, "٣"])
 def test_a_length_that_is_not_known_is_taken_for_a_small_body(declared: str | None) -> None:
     assert Pressure(max_bytes=100).hold(declared, unknown_bytes=7) == 7
+
+
+def test_a_sender_above_its_rate_waits_and_others_do_not() -> None:
+    rates = SenderRates()
+    assert rates.wait_s("s1", 30, 30, 0.0) == 0
+    assert rates.wait_s("s1", 2, 30, 0.0) == 4
+    assert rates.wait_s("s2", 30, 30, 0.0) == 0
+    assert rates.wait_s("s1", 2, 30, 4.0) == 0
+
+
+def test_rates_of_senders_long_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SenderRates, "REMEMBERED", 2)
+    rates = SenderRates()
+    for sender in ("s1", "s2", "s3"):
+        assert rates.wait_s(sender, 30, 30, 0.0) == 0
+    assert rates.wait_s("s1", 30, 30, 0.0) == 0, "forgotten, and so full again"
+    assert rates.wait_s("s3", 30, 30, 0.0) > 0

@@ -44,7 +44,7 @@ def stream_router(platform: Platform, tail: Tail) -> APIRouter:
             read("conversation_id", conversation_id, parameters.uuid),
         )
         await _must_exist(platform, wanted)
-        events = streaming.stream(platform.pool, tail, wanted, _position(last_event_id))
+        events = streaming.stream(platform.pool, tail, wanted, position_of(last_event_id))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -62,7 +62,8 @@ async def _must_exist(platform: Platform, wanted: Wanted) -> None:
             raise not_found("conversation")
 
 
-def _position(last_event_id: str | None) -> int | None:
+def position_of(last_event_id: str | None) -> int | None:
+    """Return the position that a reader resumes from. Raises Problem (422)."""
     if not last_event_id:
         return None
     if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id) <= LARGEST_POSITION):

@@ -103,6 +103,8 @@ class Account:
     own_addresses: tuple[str, ...] = ()
     default_region: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ticket_key: bytes = field(default=b"", repr=False)
+    """What signs chat visitors' tickets (shared/visitor_tickets.py); the installation's, not a website's."""
 
     @property
     def source(self) -> str:
@@ -150,6 +152,14 @@ class ReplayToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Sender:
+    """Who of an account's many senders a delivery is from, and how many events a minute the account lets each send."""
+
+    name: str
+    events_per_minute: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """What one request brought. Append `events` and `quarantined` durably, then send `answer`."""
 
@@ -157,6 +167,9 @@ class Delivery:
     events: tuple[Draft, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     replay_token: ReplayToken | None = None
+    sender: Sender | None = None
+    readable_by: tuple[tuple[str, str], ...] = ()
+    """Headers that let the sender's browser read an answer which is not this delivery's own."""
 
 
 class Adapter(Protocol):

@@ -1,7 +1,8 @@
 """Our own website chat. The widget holds a short-lived token that we signed; the client's clock is not believed.
 
 Protocol (docs/adapters.md, "chat"):
-- `GET ?nonce=<at least 22 characters of randomness>` opens a session: `{token, session, visitor, expires_at}`. With
+- `GET ?nonce=<at least 22 characters of randomness>` opens a session: `{token, session, visitor, expires_at,
+  stream_url}`; the last is where what is said in it can be read as it comes (shared/visitor_tickets.py). With
   `user=<id>&user_hash=<hex HMAC-SHA256(secret, "user:" + id)>`, made by the website's server, the visitor is a known
   customer. With `token=<token>` it renews: same session, same visitor.
 - `POST {"token", "events": [{"type": "message", "client_message_id", "sequence", "text", "sent_at"}, …]}`.
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -32,18 +34,19 @@ from services.ingest.adapters.base import (
     Malformed,
     Quarantined,
     RawRequest,
+    Sender,
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole, without_nothing
 from services.ingest.adapters.signatures import hmac_sha256, matches
 from services.ingest.adapters.times import from_iso
 from shared.events import rfc3339
+from shared.visitor_tickets import STREAM_PATH, Ticket, make_ticket
 
 LIFETIME = timedelta(hours=1)
 RENEWAL = timedelta(hours=24)
 """How long after its end a token may still be renewed: the same tab next morning is the same visitor."""
 
-_LONGEST_TEXT = 20_000
 _MOST_EVENTS = 100
 _SHORTEST_NONCE = 22
 
@@ -73,13 +76,15 @@ class Chat:
             query = query_of(request)
         except ValueError as error:
             raise Malformed(400, "the query has too many parameters") from error
-        session = _renewed(query, request, account) if "token" in query else _opened(query, request, account)
+        with _readable(request, account):
+            session = _renewed(query, request, account) if "token" in query else _opened(query, request, account)
         body = orjson.dumps(
             {
                 "token": make_token(session, account.secrets[0]),
                 "session": session.session,
                 "visitor": session.visitor,
                 "expires_at": rfc3339(session.expires_at),
+                "stream_url": _stream_url(session, request, account),
             }
         )
         return Answer(200, body, (("content-type", JSON), ("cache-control", "no-store"), *_cors(request, account)))
@@ -87,19 +92,25 @@ class Chat:
     def verify(self, request: RawRequest, account: Account) -> None:
         """A token of ours that has not ended, from an allowed origin."""
         _require_origin(request, account)
-        session_of(request, account)
+        with _readable(request, account):
+            session_of(request, account)
 
     def parse(self, request: RawRequest, account: Account) -> Delivery:
         """Return the events that the widget sent."""
         session = session_of(request, account)
         body = read_object(request.body)
-        found = [_event(mapping(part), session, account, request) for part in items(body.get("events"))[:_MOST_EVENTS]]
+        parts = items(body.get("events"))
+        if len(parts) > _MOST_EVENTS:
+            raise Malformed(413, f"at most {_MOST_EVENTS} events at a time")
+        found = [_event(mapping(part), session, account, request) for part in parts]
         drafts = tuple(part for part in found if isinstance(part, Draft))
         accepted = orjson.dumps({"accepted": [{"source": account.source, "id": draft.id} for draft in drafts]})
         return Delivery(
             Answer(202, accepted, (("content-type", JSON), *_cors(request, account))),
             drafts,
             tuple(part for part in found if isinstance(part, Quarantined)),
+            sender=_bounded(session, account),
+            readable_by=_cors(request, account),
         )
 
     def taken(self, account: Account, key: str) -> Answer:
@@ -197,15 +208,42 @@ def _is_user(user: str, given: str, account: Account) -> bool:
     return matches(given.lower().encode("utf-8", "replace"), candidates)
 
 
+def _bounded(session: Session, account: Account) -> Sender | None:
+    limit = whole(account.options.get("events_per_minute"))
+    return Sender(session.session, limit) if limit is not None and limit > 0 else None
+
+
+def _stream_url(session: Session, request: RawRequest, account: Account) -> str:
+    origin = None if _is_own(request) else request.headers.get("origin")
+    ticket = Ticket(account.tenant, session.session, session.expires_at, origin)
+    return f"{STREAM_PATH}?ticket={make_ticket(ticket, account.ticket_key)}"
+
+
+def _is_own(request: RawRequest) -> bool:
+    """Tell whether the request is from a page of ours (the widget): no browser lets another website say so."""
+    host = request.headers.get("host")
+    return bool(host) and (request.headers.get("origin") or "").rpartition("://")[2] == host
+
+
 def _require_origin(request: RawRequest, account: Account) -> None:
     allowed, origin = items(account.options.get("origins")), request.headers.get("origin")
-    if allowed and origin is not None and origin not in allowed:
+    if allowed and origin is not None and origin not in allowed and not _is_own(request):
         raise Forged(403, "this website is not one of options.origins")
 
 
+@contextmanager
+def _readable(request: RawRequest, account: Account) -> Iterator[None]:
+    """Let an allowed website's page read why its session is refused: it then renews it or opens another."""
+    try:
+        yield
+    except Forged as error:
+        raise Forged(error.status, error.detail, (*error.headers, *_cors(request, account))) from error
+
+
 def _cors(request: RawRequest, account: Account) -> tuple[tuple[str, str], ...]:
-    allowed, origin = items(account.options.get("origins")), request.headers.get("origin")
-    if origin is None or (allowed and origin not in allowed):
+    """Only a website that `options.origins` names may read answers in a browser."""
+    origin = request.headers.get("origin")
+    if origin is None or origin not in items(account.options.get("origins")):
         return ()
     return (
         ("access-control-allow-origin", origin),
@@ -246,7 +284,7 @@ def _event(
     if kind == "message" and (words or part.get("attachments")):
         files = [_upload(mapping(file)) for file in items(part.get("attachments"))[:20]]
         language = text(part.get("language"))
-        said = {"text": words[:_LONGEST_TEXT] if words else None, "attachments": files, "language": language}
+        said = {"text": words, "attachments": files, "language": language}
         return events.draft(events.RECEIVED, identity, at, **common, message_id=identity, **said)
     if kind == "read" and text(part.get("message_id")):
         return events.draft(

@@ -408,6 +408,31 @@ def test_chat_takes_only_its_own_websites() -> None:
     assert "access-control-allow-origin" not in dict(foreign.headers)
 
 
+def test_chat_takes_threadlines_own_page_and_lets_only_named_websites_read() -> None:
+    opening = "nonce=0123456789abcdef012345"
+    own = {"origin": "https://chat.acme.example", "host": "chat.acme.example"}
+    assert opened(opening, own)["stream_url"].startswith("/v1/chat/stream?ticket=")
+    anywhere = an_account("chat", "new-secret")
+    request = a_request(query=opening, headers={"origin": "https://evil.example"}, method="GET")
+    assert "access-control-allow-origin" not in dict(deliver(anywhere, request).answer.headers)
+
+
+def test_chat_refuses_more_events_than_it_takes_instead_of_dropping_some() -> None:
+    session = opened("nonce=0123456789abcdef012345")
+    one = {"type": "message", "client_message_id": "3b241101-e2bb-4255-8caf-4136c566a961", "text": "Hi"}
+    body = orjson.dumps({"token": session["token"], "events": [one] * 101})
+    delivery = deliver(CHAT, a_request(body, ORIGIN))
+    assert (delivery.answer.status, delivery.events) == (413, ())
+
+
+def test_chat_tells_an_allowed_website_that_its_session_has_ended() -> None:
+    session = opened("nonce=0123456789abcdef012345")
+    body = orjson.dumps({"token": session["token"], "events": []})
+    with pytest.raises(Forged) as ended:
+        deliver(CHAT, a_request(body, ORIGIN, at=NOW + timedelta(hours=2)))
+    assert dict(ended.value.headers)["access-control-allow-origin"] == ORIGIN["origin"]
+
+
 CHANGES = {
     "signature": lambda token: token[:-2] + ("AA" if token[-2:] != "AA" else "BB"),
     "version": lambda token: "v2" + token[2:],
