@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import AsyncExitStack
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -66,11 +67,21 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     )
 
 
+EXPOSITION_TYPES: dict[str, Any] = {
+    media_type: {"schema": {"type": "string"}} for media_type in ("text/plain", "application/openmetrics-text")
+}
+
+
 def exposition_router(platform: Platform) -> APIRouter:
     """Return the route that Prometheus scrapes."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get("/metrics", summary="KPIs and service metrics for Prometheus")
+    @router.get(
+        "/metrics",
+        summary="KPIs and service metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": EXPOSITION_TYPES, "description": "one metric family after the other"}},
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
         principal = await _principal(platform, request)

@@ -17,6 +17,11 @@ from services.metrics.entries import instant, micros
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _LONGEST_SEARCH_DAYS = 3660
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""Schedules and agreements start between these, and nobody is open after the later one: opening hours are walked
+through day by day, and the calendar of the language ends in the year 9999 with an error."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -47,6 +52,7 @@ class Rules:
     _days: dict[tuple[int, int], tuple[int, tuple[tuple[int, int], ...]]] = field(
         default_factory=dict, compare=False, repr=False, hash=False
     )
+    _years: dict[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False, hash=False)
 
     @property
     def timezone(self) -> str:
@@ -63,20 +69,24 @@ class Rules:
 
     def open_spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the open spans inside [start, end), in order."""
-        borders = [version.valid_from for version in self.schedules]
-        at = start
-        while at < end:
-            index = bisect_right(borders, at) - 1
-            until = min(end, borders[index + 1]) if index + 1 < len(borders) else end
+        for index, at, until in self._in_force(start, end):
             if index < 0:
                 yield at, until
             else:
                 yield from self._spans_of(index, at, until)
+
+    def _in_force(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (schedule's index, from, until) over [start, end); index -1 is the time before the first one."""
+        borders = [version.valid_from for version in self.schedules]
+        at, end = start, min(end, _END)
+        while at < end:
+            index = bisect_right(borders, at) - 1
+            until = min(end, borders[index + 1]) if index + 1 < len(borders) else end
+            yield index, at, until
             at = until
 
     def _spans_of(self, index: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-        zone = _zone(self.schedules[index].timezone)
-        day = instant(start).astimezone(zone).date() - timedelta(days=1)
+        day = self._local_date(index, start) - timedelta(days=1)
         while True:
             midnight, spans = self._day(index, day.toordinal())
             if midnight >= end:
@@ -99,7 +109,34 @@ class Rules:
         """Return the business time between two instants (µs); 0 when `end` is before `start`."""
         if not self.schedules:
             return max(0, end - start)
-        return sum(closes - opens for opens, closes in self.open_spans(start, end))
+        return sum(
+            until - at if index < 0 else self._open_within(index, at, until)
+            for index, at, until in self._in_force(start, end)
+        )
+
+    def _open_within(self, index: int, start: int, end: int) -> int:
+        """Return how much of [start, end) is open under one schedule; years that lie inside are added up once."""
+        first, last = self._local_date(index, start).year + 1, self._local_date(index, end).year
+        if first >= last:
+            return sum(closes - opens for opens, closes in self._spans_of(index, start, end))
+        before = self._spans_of(index, start, self._new_year(index, first))
+        after = self._spans_of(index, self._new_year(index, last), end)
+        ends = sum(closes - opens for spans in (before, after) for opens, closes in spans)
+        return ends + sum(self._open_in_year(index, year) for year in range(first, last))
+
+    def _open_in_year(self, index: int, year: int) -> int:
+        known = self._years.get((index, year))
+        if known is None:
+            days = range(date(year, 1, 1).toordinal(), date(year + 1, 1, 1).toordinal())
+            known = sum(closes - opens for day in days for opens, closes in self._day(index, day)[1])
+            self._years[(index, year)] = known
+        return known
+
+    def _new_year(self, index: int, year: int) -> int:
+        return self._day(index, date(year, 1, 1).toordinal())[0]
+
+    def _local_date(self, index: int, at: int) -> date:
+        return instant(at).astimezone(_zone(self.schedules[index].timezone)).date()
 
     def after(self, start: int, duration: int) -> int | None:
         """Return when `duration` of business time after `start` has passed; None if not within ten years."""
@@ -116,6 +153,9 @@ class Rules:
             left -= closes - opens
             last = closes
         return None
+
+
+_END = micros(LATEST)
 
 
 def _open_spans_of_day(schedule: Schedule, day: date) -> tuple[int, tuple[tuple[int, int], ...]]:

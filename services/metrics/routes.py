@@ -32,7 +32,12 @@ def kpi_router(platform: Platform) -> APIRouter:
         """Every KPI: id, meaning, formula, unit, direction, dimensions, parameters, benchmark and its source."""
         return {"kpis": catalogue()}
 
-    @router.get("/v1/kpis/{kpi}", summary="Values of one KPI", openapi_extra=_PARAMETERS)
+    @router.get(
+        "/v1/kpis/{kpi}",
+        summary="Values of one KPI",
+        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+        openapi_extra=_PARAMETERS,
+    )
     async def kpi(kpi: str, principal: Reader, request: Request) -> Response:
         """Points and the pooled total between `start` and `end` (half-open; the last 24 hours without them).
 

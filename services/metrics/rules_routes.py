@@ -8,10 +8,10 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from services.metrics.asking import zone_of
-from services.metrics.business import DAYS
+from services.metrics.business import DAYS, EARLIEST, LATEST
 from services.metrics.revision import put_version, reevaluate
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
@@ -24,6 +24,15 @@ Reader = Annotated[Principal, Depends(require("kpis:read"))]
 ANSWER_WITHIN_S = 5.0
 """How long a PUT waits for what it changes to be evaluated again; a large tenant's rest follows by itself."""
 
+
+def _in_the_calendar(valid_from: datetime | None) -> datetime | None:
+    if valid_from is not None and not EARLIEST <= valid_from < LATEST:
+        raise ValueError(f"must lie between {EARLIEST.year} and {LATEST.year}")
+    return valid_from
+
+
+ValidFrom = Annotated[AwareDatetime | None, AfterValidator(_in_the_calendar)]
+
 _WALL = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00")
 
 
@@ -32,7 +41,7 @@ class ScheduleIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     timezone: str = Field(max_length=64)
-    valid_from: AwareDatetime | None = None
+    valid_from: ValidFrom = None
     rules: dict[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], list[tuple[str, str]]]
     closed_dates: list[date] = Field(default_factory=list, max_length=5000)
 
@@ -62,7 +71,7 @@ class SlaIn(BaseModel):
     """An agreement from an instant on; a time that is missing is not promised."""
 
     model_config = ConfigDict(extra="forbid")
-    valid_from: AwareDatetime | None = None
+    valid_from: ValidFrom = None
     first_reply_s: float | None = Field(default=None, gt=0, le=31_622_400)
     resolution_s: float | None = Field(default=None, gt=0, le=31_622_400)
     clock: Literal["calendar", "business"] = "calendar"

@@ -244,3 +244,15 @@ async def test_open_metrics_show_the_service_without_a_key_and_kpis_never(
         assert "threadline_" in found.text and "cs_" not in found.text
         assert (await service.get("/v1/kpis/nps", key=None)).status_code == 401
         assert "cs_messages_received_total" in (await service.get("/metrics", key="scraper")).text
+
+
+async def test_the_api_description_names_what_an_accept_header_can_ask_for(service: Metrics) -> None:
+    paths = (await service.get("/openapi.json")).json()["paths"]
+    for path, real, key, types in (
+        ("/metrics", "/metrics", "scraper", {"text/plain", "application/openmetrics-text"}),
+        ("/v1/kpis/{kpi}", "/v1/kpis/csat_ratio", "t1", {"application/json", "text/csv"}),
+    ):
+        assert set(paths[path]["get"]["responses"]["200"]["content"]) == types
+        for media_type in types:
+            found = await service.get(real, key=key, accept=media_type)
+            assert found.headers["content-type"].split(";")[0] == media_type

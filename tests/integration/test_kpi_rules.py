@@ -89,6 +89,8 @@ BAD_RULES: dict[str, tuple[str, Any]] = {
     "spans that overlap": ("/v1/schedule", {**SCHEDULE, "rules": {"mon": [["09:00", "12:00"], ["11:00", "17:00"]]}}),
     "a time that is none": ("/v1/schedule", {**SCHEDULE, "rules": {"mon": [["9", "17:00"]]}}),
     "a start without a zone": ("/v1/schedule", {**SCHEDULE, "valid_from": "2026-01-01T00:00:00"}),
+    "a start before there were computers": ("/v1/schedule", {**SCHEDULE, "valid_from": "0001-01-01T00:00:00Z"}),
+    "an agreement for another age": ("/v1/sla", {"first_reply_s": 60, "valid_from": "2200-01-01T00:00:00Z"}),
     "a date that does not exist": ("/v1/schedule", {**SCHEDULE, "closed_dates": ["2026-02-30"]}),
     "a promise of no time": ("/v1/sla", {"first_reply_s": 0}),
     "an unknown clock": ("/v1/sla", {"first_reply_s": 60, "clock": "water"}),

@@ -128,6 +128,22 @@ def test_after_a_duration_exactly_that_much_business_time_has_passed(start_s: in
     assert rules.elapsed(start, end - 1) == length_s * SECOND - 1
 
 
+@settings(deadline=None)
+@given(st.integers(0, 9 * 366 * 86_400), st.integers(0, 5 * 366 * 86_400))
+def test_years_added_up_are_the_sum_of_their_spans(start_s: int, length_s: int) -> None:
+    rules, start = office(closed_dates=frozenset({"2027-01-01"})), at("2022-06-01T00:00:00Z") + start_s * SECOND
+    end = start + length_s * SECOND
+    assert rules.elapsed(start, end) == sum(closes - opens for opens, closes in rules.open_spans(start, end))
+
+
+def test_business_time_is_told_at_the_calendars_ends_and_nobody_is_open_after_2200() -> None:
+    rules, first, last = office(), at("0001-01-01T00:00:00Z"), at("9999-12-31T23:59:59Z")
+    until_2200 = rules.elapsed(at("2199-12-31T00:00:00Z"), at("2200-01-01T00:00:00Z"))
+    assert until_2200 == rules.elapsed(at("2199-12-31T00:00:00Z"), last) == 8 * HOUR
+    assert rules.elapsed(first, last) > 230 * 200 * 8 * HOUR
+    assert rules.after(last, SECOND) is None
+
+
 def test_a_schedule_that_never_opens_has_no_due_time() -> None:
     assert Rules((Schedule(0, "UTC", {}),)).after(at("2026-03-04T12:00:00Z"), SECOND) is None
 
