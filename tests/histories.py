@@ -92,9 +92,12 @@ def arrivals(chance: random.Random, events: Sequence[InboundEvent]) -> Iterator[
 
 def some_decisions(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
     """Return merges and splits by agents, at instants at and behind those of `events`."""
-    found = []
+    found: list[InboundEvent] = []
+    one, other = chance.sample(DECIDED_ABOUT, 2)
     for number in range(chance.choice([1, 2, 3])):
-        one, other = chance.sample(DECIDED_ABOUT, 2)
+        # Now and then another word on the same two.
+        if chance.random() < 0.7:
+            one, other = chance.sample(DECIDED_ABOUT, 2)
         at = chance.choice(events).occurred_at + chance.choice([SECOND, HOUR, WINDOW])
         data = {"actor": {"type": "agent"}, "sides": [[one], [other]]}
         kind = chance.choice(["customer.merged", "customer.unmerged"])

@@ -154,6 +154,32 @@ def _barred(link: Evidence, policy: Policy, shared: frozenset[Node]) -> RefusalR
     return None
 
 
+def first_connected(
+    links: Iterable[Evidence], wanted: Iterable[tuple[Node, Node]]
+) -> dict[tuple[Node, Node], datetime]:
+    """Return, for each wanted pair that a chain of links connects, the instant from which on one does."""
+    partners: dict[Node, set[Node]] = defaultdict(set)
+    for a, b in wanted:
+        partners[a].add(b)
+        partners[b].add(a)
+    piece_of: dict[Node, list[Node]] = {}
+    found: dict[tuple[Node, Node], datetime] = {}
+    for link in sorted(links, key=lambda link: link.occurred_at):
+        large, small = (piece_of.setdefault(node, [node]) for node in link.pair)
+        if large is small:
+            continue
+        if len(large) < len(small):
+            large, small = small, large
+        for node in small:
+            for other in partners.get(node, ()):
+                if piece_of.get(other) is large:
+                    found[min(node, other), max(node, other)] = link.occurred_at
+        large += small
+        for node in small:
+            piece_of[node] = large
+    return found
+
+
 class _Unions:
     """Disjoint sets that know what each holds, so that a union can be refused."""
 
@@ -162,9 +188,13 @@ class _Unions:
         self._members: dict[Node, list[Node]] = {}
         self._counts: dict[Node, Counter[str]] = {}
         self._policy = policy
-        self._apart = do_not_link
+        self._kept_from: dict[Node, set[Node]] = defaultdict(set)
+        """Root → those whom an agent told apart from any of its group."""
         for node in nodes:
             self._add(node)
+        for a, b in do_not_link:
+            self._kept_from[a].add(b)
+            self._kept_from[b].add(a)
 
     def _add(self, node: Node) -> None:
         if node not in self._parent:
@@ -192,12 +222,13 @@ class _Unions:
         self._parent[right] = left
         self._members[left] += self._members.pop(right)
         self._counts[left] += self._counts.pop(right)
+        if right in self._kept_from:
+            self._kept_from[left] |= self._kept_from.pop(right)
         return None
 
     def _forbidden(self, left: Node, right: Node, *, manual: bool) -> RefusalReason | None:
-        if self._apart and any(
-            (min(a, b), max(a, b)) in self._apart for a in self._members[left] for b in self._members[right]
-        ):
+        kept_from = self._kept_from.get(left, ())
+        if any(node in self._parent and self._root(node) == right for node in kept_from):
             return "do_not_link"
         together = self._counts[left] + self._counts[right]
         if together["crm"] > self._policy.limits.crm:

@@ -6,7 +6,7 @@ Pure over what was loaded: `store.py` brings leaves and links in and takes the c
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -19,6 +19,7 @@ from services.conversation.identity import (
     EvidenceKey,
     Node,
     Resolution,
+    first_connected,
     overshared,
     pairs,
     resolve,
@@ -135,13 +136,14 @@ class People:
         among people who already have entries: what was decided from then on may be decided otherwise.
         """
         evidence = list(evidence)
-        before = self._known_together(evidence)
-        touched: set[UUID] = set()
+        before, since = self._known_together(evidence), self._may_change_since(evidence)
+        latest = {id_: self._linked_at(id_) for id_ in self._components_of(evidence)}
         overtaken: set[Node] = set()
         for link in evidence:
+            sides = {self.leaf(node).component_id for node in link.pair}
             # Where anything that is known of these people lies later, this may have made them one before that did.
-            around = {node for end in link.pair for node in self.members[self.leaf(end).component_id]}
-            if any((at := self.leaves[node].linked_at) is not None and at > link.occurred_at for node in around):
+            later = any((at := latest[side]) is not None and at > link.occurred_at for side in sides)
+            if later or self._replaces(link):
                 overtaken.add(link.a)
             self.take_link(link)
             for node in link.pair:
@@ -149,27 +151,62 @@ class People:
                 # What an agent told apart was never together, so it has no instant before which it is not known.
                 if link.rule != DO_NOT_LINK and (leaf.linked_at is None or leaf.linked_at < link.occurred_at):
                     leaf.linked_at = link.occurred_at
+                    latest[leaf.component_id] = max(link.occurred_at, latest[leaf.component_id] or link.occurred_at)
                 self.changed.add(node)
-                touched.add(leaf.component_id)
-        self.regroup(touched)
-        return self._decided_otherwise(evidence, before, overtaken)
+        self.regroup(latest)
+        return self._decided_otherwise(since, before, overtaken)
+
+    def _replaces(self, link: Evidence) -> bool:
+        """Tell whether it is an agent's new word on a pair, in the place of an earlier one."""
+        return link.manual and link.key in self.links[link.a]
+
+    def _components_of(self, evidence: Iterable[Evidence]) -> set[UUID]:
+        return {self.leaf(node).component_id for link in evidence for node in link.pair}
+
+    def _linked_at(self, component: UUID) -> datetime | None:
+        """Return the instant of the latest evidence that a component's people were told of."""
+        return max((at for node in self.members[component] if (at := self.leaves[node].linked_at)), default=None)
 
     def _known_together(self, evidence: Iterable[Evidence]) -> dict[UUID, UUID]:
         """Return leaf → customer of everybody with entries in the components that this evidence touches."""
-        components = {self.leaf(node).component_id for link in evidence for node in link.pair}
-        leaves = (self.leaves[node] for component in components for node in self.members[component])
+        leaves = (self.leaves[node] for id_ in self._components_of(evidence) for node in self.members[id_])
         return {leaf.leaf_id: leaf.customer_id for leaf in leaves if leaf.last_entry_at is not None}
 
+    def _may_change_since(self, evidence: Sequence[Evidence]) -> dict[tuple[Node, Node], datetime]:
+        """Return pair → the first instant at which this evidence, not taken yet, may make them one or two."""
+        held_together = self._held_together(evidence)
+        since: dict[tuple[Node, Node], datetime] = {}
+        for link in evidence:
+            held = held_together.get(link.pair)
+            at = held if link.rule == DO_NOT_LINK else link.occurred_at
+            if self._replaces(link):
+                at = min((known for known in (at, held) if known), default=None)
+            if at is not None:
+                since[link.pair] = min(at, since.get(link.pair, at))
+        return since
+
+    def _held_together(self, evidence: Sequence[Evidence]) -> dict[tuple[Node, Node], datetime]:
+        """Return, for each pair that an agent decides about, the instant from which on a chain of evidence joins it.
+
+        Before it they were two whatever anybody says, so nothing that was decided then may be decided otherwise. An
+        agent's word counts here even where a later one takes its place.
+        """
+        decided = [link.pair for link in evidence if link.manual]
+        if not decided:
+            return {}
+        nodes = {node for pair in decided for end in pair for node in self.members[self.leaf(end).component_id]}
+        links = [link for link in (*self._links_of(nodes), *evidence) if link.rule != DO_NOT_LINK]
+        return first_connected(links, decided)
+
     def _decided_otherwise(
-        self, evidence: Iterable[Evidence], before: dict[UUID, UUID], overtaken: set[Node]
+        self, since: dict[tuple[Node, Node], datetime], before: dict[UUID, UUID], overtaken: set[Node]
     ) -> dict[UUID, datetime]:
         earliest: dict[UUID, datetime] = {}
         out_of_order: set[UUID] = set()
-        for link in evidence:
-            at = self._known_since(link)
-            for component in {self.leaves[node].component_id for node in link.pair}:
+        for pair, at in since.items():
+            for component in {self.leaves[node].component_id for node in pair}:
                 earliest[component] = min(earliest.get(component, at), at)
-                if link.a in overtaken:
+                if pair[0] in overtaken:
                     out_of_order.add(component)
         regrouped = self._regrouped(before)
         return {
@@ -177,14 +214,6 @@ class People:
             for component, at in earliest.items()
             if component in out_of_order or not regrouped.isdisjoint(self.members[component])
         }
-
-    def _known_since(self, link: Evidence) -> datetime:
-        """Return the instant from which a piece of evidence can change who was one customer."""
-        if link.rule != DO_NOT_LINK:
-            return link.occurred_at
-        # It undoes what held the two together, from the first moment on.
-        nodes = {node for end in link.pair for node in self.members[self.leaves[end].component_id]}
-        return min(other.occurred_at for other in self._links_of(nodes))
 
     def _regrouped(self, before: dict[UUID, UUID]) -> set[Node]:
         """Return the nodes of those who had entries (`before`: leaf → customer) and are grouped otherwise now."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,6 +20,7 @@ from services.conversation.identity import (
     Evidence,
     Node,
     Resolution,
+    first_connected,
     kind_of,
     overshared,
     resolve,
@@ -233,6 +235,20 @@ def test_what_an_agent_told_apart_no_evidence_brings_together() -> None:
     found = resolve((), links, POLICY, do_not_link=apart)
     assert parted(found, "email:a@a", "email:b@b")
     assert {refusal.reason for refusal in found.refused} == {"do_not_link"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef"), st.integers(0, 9)), max_size=9))
+def test_two_are_first_connected_at_the_earliest_instant_whose_evidence_leads_from_one_to_the_other(
+    said: list[tuple[str, str, int]],
+) -> None:
+    links = [a_link(f"email:{min(a, b)}", f"email:{max(a, b)}", hours) for a, b, hours in said if a != b]
+    wanted = {(f"email:{a}", f"email:{b}") for a, b in combinations("abcdef", 2)}
+    naive = {}
+    for at in sorted({link.occurred_at for link in links}, reverse=True):
+        known = [link for link in links if link.occurred_at <= at]
+        found = resolve({node for pair in wanted for node in pair}, known, Policy(limits=Limits(email=9)))
+        naive.update({pair: at for pair in wanted if together(found, *pair)})
+    assert first_connected(links, wanted) == naive
 
 
 def test_an_agents_merge_beats_the_limits_but_never_joins_two_crm_ids() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -73,6 +73,41 @@ async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch
         got = await places(pool, tenant)
         assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
         await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+NAMED, TOGETHER, APART = "customer.identified", "customer.merged", "customer.unmerged"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [(0, NAMED), (240, APART)],
+        [(0, NAMED), (3, APART), (240, TOGETHER)],
+        [(0, TOGETHER), (240, APART)],
+        [(0, APART), (240, TOGETHER)],
+        [(0, TOGETHER), (240, TOGETHER)],
+    ],
+)
+async def test_an_agents_later_word_on_the_same_two_also_changes_what_the_earlier_one_did(
+    pool: asyncpg.Pool, words: list[tuple[int, str]]
+) -> None:
+    ann, caller = {"kind": "email", "value": "ann@a.example"}, {"kind": "phone", "value": "+31612345671"}
+
+    def event(name: str, hours: int, kind: str, **data: object) -> InboundEvent:
+        at = NOW + timedelta(hours=hours)
+        return InboundEvent("acme", "/x", name, f"threadline.{kind}", at, at, data)
+
+    # Two messages that are of one matter only where their writers are one customer.
+    events = [
+        event("mail", 1, "message.received", channel="email", customer={"handles": [ann]}),
+        event("text", 2, "message.received", channel="sms", customer={"handles": [caller]}),
+    ]
+    sides = [[f"{one['kind']}:{one['value']}"] for one in (ann, caller)]
+    for hours, kind in words:
+        events.append(event(f"{kind}{hours}", hours, kind, customer={"handles": [ann, caller]}, sides=sides))
+    for one in sorted(events, key=lambda event: event.occurred_at):
+        await put(pool, "acme", [one])
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
 
 
 async def test_sixteen_writers_at_once_end_in_the_right_groups_without_a_deadlock(pool: asyncpg.Pool) -> None:
