@@ -8,14 +8,16 @@ from uuid import UUID
 if TYPE_CHECKING:
     import asyncpg
 
-# One entry with its customer and the conversation that its own became a part of.
+# One entry, or the one that stands for a copy of a mail, with its customer and the conversation that its own became
+# a part of.
 ENTRY = """
 SELECT e.entry_id, l.customer_id, coalesce(c.canonical_id, e.conversation_id) AS conversation_id
 FROM conversation.entry AS e
 JOIN conversation.leaf AS l ON l.tenant_id = e.tenant_id AND l.leaf_id = e.leaf_id
 LEFT JOIN conversation.conversation AS c
     ON c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
-WHERE e.tenant_id = $1 AND e.entry_id = $2
+WHERE e.tenant_id = $1
+    AND e.entry_id = coalesce((SELECT entry_id FROM conversation.copy WHERE tenant_id = $1 AND copy_id = $2), $2)
 """
 
 # The newest word on the event: one that was retried and failed again stands here twice.

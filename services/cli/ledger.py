@@ -63,7 +63,9 @@ LEFT JOIN conversation.entry AS e
     ON e.tenant_id = i.tenant_id AND e.source = i.source AND e.event_id = i.event_id AND e.source <> '/threadline'
 LEFT JOIN log.quarantine AS q
     ON q.tenant_id = i.tenant_id AND q.source = i.source AND q.event_id = i.event_id
-WHERE e.entry_id IS NULL AND q.id IS NULL
+LEFT JOIN conversation.copy AS c
+    ON c.tenant_id = i.tenant_id AND c.source = i.source AND c.event_id = i.event_id
+WHERE e.entry_id IS NULL AND q.id IS NULL AND c.copy_id IS NULL
 """
 
 UNREADABLE_NOT_KEPT = """
@@ -75,6 +77,14 @@ WHERE i.source IS NULL AND q.id IS NULL
 TWICE = """
 SELECT tenant_id, source, event_id, count(*) AS times FROM conversation.entry
 WHERE source <> '/threadline' GROUP BY tenant_id, source, event_id HAVING count(*) > 1
+"""
+
+# A copy of a mail is no entry, and the one that stands for it is there.
+COPIES = """
+SELECT c.tenant_id, c.source, c.event_id FROM conversation.copy AS c
+LEFT JOIN conversation.entry AS own ON own.tenant_id = c.tenant_id AND own.entry_id = c.copy_id
+LEFT JOIN conversation.entry AS e ON e.tenant_id = c.tenant_id AND e.entry_id = c.entry_id
+WHERE own.entry_id IS NOT NULL OR e.entry_id IS NULL
 """
 
 BOTH = """
@@ -127,6 +137,7 @@ COUNTS = """
 SELECT (SELECT count(*) FROM seen_inbound) AS records,
        (SELECT count(*) FROM (SELECT DISTINCT tenant_id, source, event_id FROM seen_inbound) AS one) AS events,
        (SELECT count(*) FROM conversation.entry WHERE source <> '/threadline') AS entries,
+       (SELECT count(*) FROM conversation.copy) AS copies,
        (SELECT count(*) FROM log.quarantine WHERE state = 'held') AS quarantined,
        (SELECT count(DISTINCT (tenant_id, customer_id)) FROM conversation.leaf) AS customers
 """
@@ -238,6 +249,7 @@ async def _on_timelines(connection: Any, log: Log) -> list[Fault]:
         await _fault(connection, "accepted events that are on no timeline and not in quarantine", NOWHERE),
         await _fault(connection, "unreadable records that were not kept", UNREADABLE_NOT_KEPT, log.name(INBOUND)),
         await _fault(connection, "events with more than one entry", TWICE),
+        await _fault(connection, "copies of mails without their entry, or with one of their own", COPIES),
         await _fault(connection, "events both on a timeline and in quarantine", BOTH),
         await _fault(connection, "entries on nobody's timeline", OWNERLESS),
         await _fault(connection, "entries in a conversation that does not exist", HOMELESS),

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
 from services.conversation.identity import Evidence
@@ -38,6 +39,7 @@ class Outcome:
     new: int = 0
     repeated: int = 0
     conflicts: int = 0
+    copies: int = 0
     moved: int = 0
 
 
@@ -71,8 +73,8 @@ class Batch:
     """What keys meant before their part of the scope begins."""
     owned: set[tuple[UUID, UUID]] = field(default_factory=set)
     """(leaf, conversation) of those that rule 4 may find."""
-    named: dict[UUID, tuple[UUID | None, datetime]] = field(default_factory=dict)
-    """Entries that events name by `conversation_id`: their conversation, where they are in one, and instant."""
+    named: dict[UUID, tuple[UUID | None, UUID]] = field(default_factory=dict)
+    """Ids that events name by `conversation_id`: their entry's conversation, where it is in one, and the entry."""
     answered: set[str] = field(default_factory=set)
     """Contacts whose call was answered."""
     bulk: set[Key] = field(default_factory=set)
@@ -82,6 +84,11 @@ class Batch:
     """Conversations that are told anew from their entries."""
     history: list[tuple[Entry, Facts]] = field(default_factory=list)
     """Entries of those from before their part of the scope begins."""
+
+    copies: list[Copy] = field(default_factory=list)
+    """Events that are copies of a mail and become no entry, displaced ones included."""
+    displaced: dict[UUID, Entry] = field(default_factory=dict)
+    """Entries that are copies now, since one that happened before came later."""
 
     outcome: Outcome = field(default_factory=Outcome)
 

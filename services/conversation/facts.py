@@ -7,7 +7,7 @@ another policy.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -98,6 +98,11 @@ class Facts(NamedTuple):
     """Entries that belong, by an agent's word, into the conversation that this event names."""
     kept: tuple[tuple[UUID, UUID], ...] = ()
     """(entry, conversation): those that stay where they were when others were taken from among them."""
+
+    copy_key: Key | None = None
+    """What copies of one mail have in common: its Message-ID and, where we sent it, to whom. None: not a mail."""
+    copies: tuple[Facts, ...] = ()
+    """The other events of the same mail, whose links count as well."""
 
     @property
     def entries_put(self) -> tuple[UUID, ...]:
@@ -200,6 +205,48 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         threads=tuple(dict.fromkeys([*contact_keys, *dm])) if perpetual else tuple(dm),
         to_channel=data.get("to_channel") or None,
         united=_united(data) if kind == UNITED else None,
+        copy_key=_copy_key(kind, own_mail, claims),
+    )
+
+
+def _copy_key(kind: str, own_mail: Key | None, claims: tuple[Claim, ...]) -> Key | None:
+    if own_mail is None or kind not in _MESSAGES:
+        return None
+    if kind == "message.received":
+        return f"own:{own_mail}"
+    # One that we sent to several is one entry for each of them. Whom it names counts, not whom the policy trusts:
+    # another policy may not make two entries of one.
+    to = min((not claim.node.startswith("email:"), claim.node) for claim in claims)[1] if claims else ""
+    return f"own:{own_mail}|{to}"
+
+
+MOST_COPIES = 100
+"""How many copies of one mail count, in their order."""
+
+
+def with_copies(own: Facts, copies: Iterable[Facts]) -> Facts:
+    """Return the facts of a mail of which there are several events, `own` the first of them: the links of all count.
+
+    What each proves of people it proves by itself: see `copies`.
+    """
+    known = sorted(copies, key=lambda copy: copy.order)[:MOST_COPIES]
+    if not known:
+        return own
+    all_ = (own, *known)
+
+    def union(field: str) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(value for fact in all_ for value in getattr(fact, field)))
+
+    return own._replace(
+        claims=tuple({claim.node: claim for fact in reversed(all_) for claim in reversed(fact.claims)}.values())[::-1],
+        owners=union("owners"),
+        weak=next((fact.weak for fact in all_ if fact.weak), None),
+        conversation_id=next((fact.conversation_id for fact in all_ if fact.conversation_id), None),
+        tokens=union("tokens"),
+        mails=union("mails"),
+        sessions=union("sessions"),
+        threads=union("threads"),
+        copies=tuple(known),
     )
 
 

@@ -48,10 +48,14 @@ class Fold:
 
     def _take_joins(self, stitcher: Stitcher) -> None:
         """Know what agents put where; of several words on one entry the latest counts."""
+        stands = {c.entry_id: fact.entry_id for fact in self._batch.facts.values() for c in fact.copies}
         words = (fact for fact in self._batch.facts.values() if fact.entries_put)
         for fact in sorted(words, key=lambda fact: fact.order):
-            stitcher.joined.update(dict.fromkeys(fact.joined, UUID(fact.conversation_id)))
+            stitcher.joined.update(
+                dict.fromkeys((stands.get(id_, id_) for id_ in fact.joined), UUID(fact.conversation_id))
+            )
             for entry_id, conversation_id in fact.kept:
+                entry_id = stands.get(entry_id, entry_id)
                 (stitcher.joined if entry_id in stitcher.joined else stitcher.kept)[entry_id] = conversation_id
 
     def _set_state(self, stitcher: Stitcher) -> None:
@@ -66,8 +70,8 @@ class Fold:
         for leaf_id, conversation_id in self._batch.owned:
             if conversation_id not in self._batch.rebuilt:
                 stitcher.owned[leaf_id].add(conversation_id)
-        for id_, (held_by, _) in self._batch.named.items():
-            if id_ not in self._batch.facts and held_by and held_by not in self._batch.rebuilt:
+        for id_, (held_by, entry_id) in self._batch.named.items():
+            if entry_id not in self._batch.facts and held_by and held_by not in self._batch.rebuilt:
                 stitcher.placed[id_] = held_by
 
     def _replay(self, stitcher: Stitcher) -> None:

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from services.conversation import store
+from services.conversation import copies, store
 from services.conversation.batch import BEGINNING, Arrival, Batch
+from services.conversation.copies import Copy
 from services.conversation.entries import Entry, digest_of
-from services.conversation.facts import Facts, Key, facts_of
+from services.conversation.facts import Facts, Key, facts_of, with_copies
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, sent_key
 from shared.entry_ids import entry_id_bytes
@@ -33,7 +34,9 @@ class Loading:
         """Entries that name a key of the scope at or after its instant."""
         self._asked_mails: set[Key] = set()
         self._sent: dict[Key, set[UUID]] = {}
-        """Mail → those to whom events at hand say that it was sent."""
+        """Mail → those to whom it was sent, by what is stored and by the events at hand."""
+        self._sent_before: dict[Key, set[UUID]] = {}
+        """The same before these events."""
         self._participants: set[tuple[UUID, UUID]] = set()
         """(leaf, conversation before merges) of everybody in the conversations of the scope."""
         self._names_of_conversations: set[UUID] = set()
@@ -44,11 +47,12 @@ class Loading:
     async def take(self, events: Sequence[InboundEvent]) -> None:
         """Take a batch: tell the new from the known, learn who is who, and load what the new ones touch."""
         await self._tell_new_from_known(events)
-        if not self._batch.arrivals:
+        await self._tell_copies()
+        if not self._batch.arrivals and not self._batch.copies:
             return
         facts = [arrival.facts for arrival in self._batch.arrivals.values()]
         self._batch.facts = {fact.entry_id: fact for fact in facts}
-        await self._learn(facts)
+        await self._learn([*facts, *(copy.facts for copy in self._batch.copies)])
         await self._ask_calls(facts)
         await self._ask_bulk(facts)
         for fact in facts:
@@ -64,13 +68,13 @@ class Loading:
         self._batch.everything = True
         for entry in await store.all_entries(self._connection, self._tenant):
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
-        self._batch.facts = {entry.entry_id: entry.facts(self._batch.policy) for entry in self._batch.stored.values()}
+        self._batch.facts = await self._facts_of(self._batch.stored.values())
         self._people.take(await store.all_leaves(self._connection, self._tenant))
         for leaf in self._people.by_id.values():
             leaf.shared, leaf.linked_at = False, None
             self._people.changed.add(leaf.node)
         for fact in self._batch.facts.values():
-            for node in fact.nodes:
+            for node in (*fact.nodes, *(node for copy in fact.copies for node in copy.nodes)):
                 self._people.leaf(node)
         self._people.linked = set(self._people.members)
         self._batch.evidence = list(self._people.evidence_of(self._batch.facts.values()).values())
@@ -102,6 +106,64 @@ class Loading:
                 row = (id_, digest, event.received_at, event.occurred_at, event.type, event.data)
                 conflicts[id_, digest] = row
         await store.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
+
+    async def _tell_copies(self) -> None:
+        """Tell which of the new events are copies of a mail; the first of all is its entry."""
+        of_mail: dict[Key, list[Arrival]] = defaultdict(list)
+        for arrival in self._batch.arrivals.values():
+            if arrival.facts.copy_key:
+                of_mail[arrival.facts.copy_key].append(arrival)
+        if not of_mail:
+            return
+        standing = await copies.standing(self._connection, self._tenant, of_mail)
+        whole = []
+        for key, found in of_mail.items():
+            entry = standing.get(key)
+            if entry is None and len(found) == 1:
+                continue
+            first, *others = sorted(found, key=lambda arrival: arrival.facts.order)
+            if entry is None or first.facts.order < entry.facts(self._batch.policy).order:
+                whole.append(first)
+                stands = first.facts.entry_id
+                if entry is not None:
+                    self._displace(entry, stands)
+            else:
+                stands, others = entry.entry_id, found
+                self._later.add(stands)
+            for other in others:
+                del self._batch.arrivals[other.facts.entry_id]
+                copy = Copy(stands, other.event, other.facts, other.digest, self._batch.now)
+                self._batch.copies.append(copy)
+                self._batch.outcome.copies += 1
+        for id_, fact in (await self._with_copies([arrival.facts for arrival in whole])).items():
+            self._batch.arrivals[id_].facts = fact
+
+    def _displace(self, entry: Entry, stands_for: UUID) -> None:
+        """An entry is a copy now; everything that it was part of is decided again."""
+        self._batch.displaced[entry.entry_id] = entry
+        facts = entry.facts(self._batch.policy)
+        self._batch.copies.append(Copy(stands_for, entry.event(), facts, entry.digest, entry.recorded_at))
+
+    async def _facts_of(self, entries: Iterable[Entry]) -> dict[UUID, Facts]:
+        """Read stored entries, with the links of their copies."""
+        return await self._with_copies([entry.facts(self._batch.policy) for entry in entries])
+
+    async def _with_copies(self, facts: Sequence[Facts]) -> dict[UUID, Facts]:
+        mails = {
+            fact.entry_id: [c.facts for c in self._batch.copies if c.stands_for == fact.entry_id]
+            for fact in facts
+            if fact.copy_key
+        }
+        if mails:
+            now = {
+                c.facts.entry_id: c.stands_for for c in self._batch.copies if c.facts.entry_id in self._batch.displaced
+            }
+            stored = await copies.of_entries(self._connection, self._tenant, [*mails, *now])
+            for entry_id, copy_id, event in stored:
+                stands_for = now.get(entry_id, entry_id)
+                if stands_for in mails:
+                    mails[stands_for].append(facts_of(event, copy_id, self._batch.policy))
+        return {fact.entry_id: with_copies(fact, mails.get(fact.entry_id, ())) for fact in facts}
 
     def _read(self, event: InboundEvent, id_: UUID) -> Facts:
         """Read an event. Raises Rejected where its data has not the shape that ingest would have let through."""
@@ -145,7 +207,8 @@ class Loading:
         leaves = [self._people.leaf(node).leaf_id for node in self._people.newly_shared]
         for entry in await store.entries_of_leaves(self._connection, self._tenant, leaves):
             await self._take_stored([entry])
-            self._scope.touch(self._names(self._batch.facts[entry.entry_id]), entry.occurred_at)
+            if entry.entry_id in self._batch.facts:
+                self._scope.touch(self._names(self._batch.facts[entry.entry_id]), entry.occurred_at)
         for leaf in list(self._people.by_id.values()):
             self._scope.touch((component_name(leaf.component_id),), BEGINNING)
 
@@ -170,17 +233,20 @@ class Loading:
             owner = self._people.owner(fact)
             if fact.sent_mail and owner:
                 self._sent.setdefault(fact.sent_mail, set()).add(owner.leaf_id)
-        before: dict[Key, set[UUID]] = defaultdict(set)
-        if mails:
+        if mails and not self._batch.everything:
             wanted = {sent_key(mail): mail for mail in mails}
-            for key, leaf_id in await store.recipients(self._connection, self._tenant, wanted):
-                before[wanted[key]].add(leaf_id)
+            shared = {self._people.leaf(node).leaf_id for node in self._people.newly_shared}
+            for key, leaf_id, entry_id in await store.recipients(self._connection, self._tenant, wanted):
+                self._sent_before.setdefault(wanted[key], set()).add(leaf_id)
+                if entry_id not in self._batch.displaced and leaf_id not in shared:
+                    self._sent.setdefault(wanted[key], set()).add(leaf_id)
         for mail in mails | {fact.sent_mail for fact in facts if fact.sent_mail}:
-            now = before[mail] | self._sent.get(mail, set())
-            if len(now) > 1 and mail not in self._batch.bulk:
+            before = self._sent_before.get(mail, set())
+            if len(self._sent.get(mail, ())) > 1:
                 self._batch.bulk.add(mail)
-                if len(before[mail]) < 2:  # only now: what its id meant until now, it means no longer
-                    self._scope.touch((key_name(mail),), BEGINNING)
+            if (mail in self._batch.bulk) != (len(before) > 1):  # what its id meant until now, it means no longer
+                names = [key_name(mail), *(key_name(bulk_key(mail, leaf_id)) for leaf_id in before)]
+                self._scope.touch(names, BEGINNING)
 
     def _leaves_around(self, fact: Facts) -> list[UUID]:
         person = self._people.person(fact)
@@ -194,6 +260,7 @@ class Loading:
         for mail in self._batch.bulk.intersection(fact.mails):
             names += [key_name(bulk_key(mail, leaf_id)) for leaf_id in self._leaves_around(fact)]
         names.append(key_name(f"conversation:{fact.entry_id}"))
+        names += [key_name(f"conversation:{copy.entry_id}") for copy in fact.copies]
         names += [key_name(f"conversation:{written}") for written in fact.named]
         names += [key_name(f"conversation:{entry_id}") for entry_id in fact.entries_put]
         person = self._people.person(fact)
@@ -238,8 +305,7 @@ class Loading:
             self._batch.named = {id_: found[id_] for id_ in names if id_ in found}
             self._names_of_conversations |= names
             # An entry that is in none joins what named it before it happened.
-            self._later |= {id_ for id_, (held_by, _) in self._batch.named.items() if held_by is None}
-            self._later |= put & found.keys()
+            self._later |= {entry for id_, (held_by, entry) in found.items() if held_by is None or id_ in put}
 
     async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
         window = self._batch.policy.open_window
@@ -254,6 +320,7 @@ class Loading:
         named = {held_by for held_by, _ in self._batch.named.values() if held_by}
         ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
         ids |= {e.conversation_id for e in self._batch.stored.values() if e.conversation_id}
+        ids |= {e.conversation_id for e in self._batch.displaced.values() if e.conversation_id}
         ids |= set(self._scope.conversations()) | self._names_of_conversations
         ids -= set(self._batch.conversations)
         if ids:
@@ -275,6 +342,11 @@ class Loading:
                 for id_ in (named, held_by):
                     if id_ in self._batch.conversations:
                         self._scope.touch((*self._names(fact), self._batch.part_of(id_)))
+        for copy in self._batch.copies:
+            displaced = self._batch.displaced.get(copy.facts.entry_id)
+            if displaced and displaced.conversation_id in self._batch.conversations:
+                names = self._names(self._batch.facts[copy.stands_for])
+                self._scope.touch((*names, self._batch.part_of(displaced.conversation_id)))
         for entry in self._batch.stored.values():
             if entry.conversation_id in self._batch.conversations:
                 names = self._names(self._batch.facts[entry.entry_id])
@@ -316,13 +388,14 @@ class Loading:
             await self._take_stored(found)
 
     async def _take_stored(self, entries: Sequence[Entry]) -> None:
-        fresh = [e for e in entries if e.entry_id not in self._batch.stored and e.entry_id not in self._batch.derived]
+        known = (self._batch.stored, self._batch.derived, self._batch.displaced)
+        fresh = [e for e in entries if not any(e.entry_id in those for those in known)]
         for entry in fresh:
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
         posted = {entry.entry_id: entry for entry in fresh if not entry.derived}
         if not posted:
             return
-        facts = {id_: entry.facts(self._batch.policy) for id_, entry in posted.items()}
+        facts = await self._facts_of(posted.values())
         self._batch.facts.update(facts)
         # By node for those that policy or sharing took their entry from, by id for those whom their conversation owns.
         await self._load_leaves(facts.values())
@@ -339,7 +412,7 @@ class Loading:
         self._batch.rebuilt.update(id_ for id_, _ in wanted)
         if wanted:
             entries = await store.entries_before(self._connection, self._tenant, wanted)
-            facts = [entry.facts(self._batch.policy) for entry in entries]
+            facts = list((await self._facts_of(entries)).values())
             self._batch.history = list(zip(entries, facts, strict=True))
             await self._load_leaves(facts)
             await self._load_leaves_by_id(entry.leaf_id for entry in entries)
@@ -376,6 +449,7 @@ class Loading:
 
 def _ids_named(fact: Facts) -> Iterator[UUID]:
     """Yield the ids of ours among those that an event names; any other binds like any other key."""
+    yield from dict.fromkeys(id_ for _, id_ in fact.kept)
     for written in fact.named:
         try:
             yield UUID(written)

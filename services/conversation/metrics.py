@@ -14,7 +14,8 @@ class ConversationMetrics:
         self._events = Counter(
             "threadline_conversation_events",
             "Events taken from the log, by outcome: new, repeated (known already), conflict (other content under a "
-            "known id), moved (stored entries that were placed elsewhere).",
+            "known id), copy (another event of a mail that has its entry), moved (stored entries that were placed "
+            "elsewhere).",
             ["outcome"],
             registry=registry,
         )
@@ -24,4 +25,5 @@ class ConversationMetrics:
         self._events.labels("new").inc(outcome.new)
         self._events.labels("repeated").inc(outcome.repeated)
         self._events.labels("conflict").inc(outcome.conflicts)
+        self._events.labels("copy").inc(outcome.copies)
         self._events.labels("moved").inc(outcome.moved)

@@ -111,8 +111,9 @@ class People:
         """Return what these events say of each pair: the earliest that names both, a person's latest decision."""
         found: dict[EvidenceKey, Evidence] = {}
         for event in events:
-            for a, b in pairs(event.nodes):
-                _keep(found, Evidence(*event.order, a, b))
+            for said in (event, *event.copies):
+                for a, b in pairs(said.nodes):
+                    _keep(found, Evidence(*said.order, a, b))
             for a, b, together in event.decisions:
                 _keep(found, Evidence(*event.order, a, b, MANUAL_MERGE if together else DO_NOT_LINK))
         return found

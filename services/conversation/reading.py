@@ -345,7 +345,12 @@ SELECT canonical_id FROM conversation.conversation WHERE tenant_id = $1 AND conv
 UNION ALL
 SELECT c.canonical_id FROM conversation.entry e
 JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
-WHERE e.tenant_id = $1 AND e.entry_id = $2 LIMIT 1
+WHERE e.tenant_id = $1 AND e.entry_id = $2
+UNION ALL
+SELECT c.canonical_id FROM conversation.copy m
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = m.entry_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+WHERE m.tenant_id = $1 AND m.copy_id = $2 LIMIT 1
 """
 
 CONVERSATION = """
@@ -383,6 +388,15 @@ ORDER BY e.occurred_at, e.source, e.event_id
 """  # noqa: S608
 
 
+# Other events of mails that are on the line already.
+COPIES = """
+SELECT m.entry_id::text, m.source, m.event_id, m.type, m.occurred_at, m.data FROM conversation.leaf l
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
+JOIN conversation.copy m ON m.tenant_id = $1 AND m.entry_id = e.entry_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2 ORDER BY m.occurred_at, m.source, m.event_id
+"""
+
+
 async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> AsyncIterator[dict[str, Any]]:
     """Yield everything that is kept of one surviving customer: who they are, their conversations, their entries.
 
@@ -395,6 +409,8 @@ async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID)
         if row["canonical_id"] is not None:
             met.add(row["canonical_id"])
         yield {"kind": "entry", **_seen_by(customer_id, row), "data": entry.data}
+    for copy in await connection.fetch(COPIES, tenant, customer_id):
+        yield {"kind": "copy", **copy, "occurred_at": rfc3339(copy["occurred_at"])}
     for conversation in await conversations(connection, tenant, sorted(met)):
         yield {"kind": "conversation", **conversation}
 

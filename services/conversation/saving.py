@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from services.conversation import store
+from services.conversation import copies, store
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
@@ -42,20 +42,24 @@ class Saving:
         )
         await store.save_links(self._connection, self._tenant, self._batch.evidence)
         await self._save_seen(moved)
-        await store.delete_entries(self._connection, self._tenant, [entry.entry_id for entry in stale])
+        displaced = list(self._batch.displaced.values())
+        await store.delete_entries(self._connection, self._tenant, [e.entry_id for e in (*stale, *displaced)])
+        await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
         await store.insert_entries(self._connection, [*new, *fresh])
         await store.move_entries(self._connection, self._tenant, [*moved, *kept])
         await self._save_participations(new, moved)
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
         await store.recount_participations(self._connection, self._tenant, reowned_in)
         bindings = self._fold.stitcher.bindings
-        await store.save_bindings(self._connection, self._tenant, list(self._batch.stored), bindings)
+        await store.save_bindings(
+            self._connection, self._tenant, [*self._batch.stored, *self._batch.displaced], bindings
+        )
         own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
         changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
         self._publish(changed, [*fresh, *kept], stale)
         added = {entry.entry_id for entry in (*new, *fresh)}
         told = [(store.NEW if e.entry_id in added else store.CORRECTED, e) for e in (*changed, *fresh, *kept)]
-        told += [(store.GONE, entry) for entry in stale]
+        told += [(store.GONE, entry) for entry in (*stale, *displaced)]
         await store.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
         self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
 
@@ -105,7 +109,7 @@ class Saving:
         return fresh, stale, kept
 
     def _decided_again(self, entry: Entry) -> bool:
-        return entry.cause_id in self._batch.stored
+        return entry.cause_id in self._batch.stored or entry.cause_id in self._batch.displaced
 
     def _derived_from(self, cause: Entry, fact: Facts, placement: Placement) -> list[Entry]:
         if placement.conversation_id is None:
@@ -184,8 +188,10 @@ class Saving:
         seen: dict[UUID, list[object]] = {}
         sightings: dict[tuple[str, UUID], list[object]] = {}
         owned: dict[tuple[UUID, str | None], list[object]] = {}
-        for id_, arrival in sorted(self._batch.arrivals.items(), key=lambda item: item[1].facts.order):
-            fact, at, leaf_id = arrival.facts, arrival.facts.occurred_at, self._leaf_of[id_]
+        said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
+        said += [(copy.facts, copy.event, self._leaf_of[copy.stands_for]) for copy in self._batch.copies]
+        for fact, event, leaf_id in sorted(said, key=lambda item: item[0].order):
+            at = fact.occurred_at
             for claim in fact.claims:
                 if not claim.usable:
                     continue
@@ -197,7 +203,7 @@ class Saving:
                 if strength(claim.node) >= handles.WEAK:
                     row = sightings.setdefault((claim.node, leaf_id), [claim.node, leaf_id, shown, False, at, at])
                     row[3], row[5] = bool(row[3]) or claim.verified, at
-            self._note_owned(owned, leaf_id, fact, arrival.event)
+            self._note_owned(owned, leaf_id, fact, event)
         for entry in sorted(moved, key=lambda entry: entry.occurred_at):
             self._note_owned(owned, entry.leaf_id, self._batch.facts[entry.entry_id], entry.event())
         await store.save_seen(self._connection, self._tenant, list(seen.values()))
@@ -246,6 +252,8 @@ class Saving:
         records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in changed]
         records += [record_of(entry, version=self._batch.version) for entry in derived_]
         records += [record_of(entry, deleted=True, version=self._batch.version) for entry in stale]
+        displaced = self._batch.displaced.values()
+        records += [record_of(entry, deleted=True, version=entry.version + 1) for entry in displaced]
 
     def _publish_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> None:
         for row in rows:

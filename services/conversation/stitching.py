@@ -170,7 +170,7 @@ class Stitcher:
             self._open(event, leaf or person, follow_up_of, conversation_id)
         conversation = self.conversation(conversation_id)
         self._live(event, conversation, leaf)
-        self.placed[event.entry_id] = conversation_id
+        self.placed.update(dict.fromkeys((event.entry_id, *(c.entry_id for c in event.copies)), conversation_id))
         conversation.tickets.update(key for key in event.tokens if key.startswith("ticket:"))
 
     def replay_merge(
@@ -228,6 +228,10 @@ class Stitcher:
             if found is not None:
                 return found, f"conversation:{written}"
         own = f"conversation:{event.entry_id}"
+        for copy in event.copies:
+            key = f"conversation:{copy.entry_id}"
+            if self._bound_to(own) is None and self._bound_to(key) is not None:
+                return self._bound_to(key), key
         return self._bound_to(own), own
 
     def _conversation_written(self, written: str) -> ConversationId | None:
@@ -382,8 +386,11 @@ class Stitcher:
                 self.bindings.append(Binding(key, event.order, event.entry_id, conversation_id))
             if conversation_id is not None:
                 self.bound[key] = conversation_id
+        if event.copy_key:
+            # Stored always: it tells which entry stands for a mail.
+            self.bindings.append(Binding(event.copy_key, event.order, event.entry_id, conversation_id))
         if conversation_id is not None:
-            self.placed[event.entry_id] = conversation_id
+            self.placed.update(dict.fromkeys((event.entry_id, *(c.entry_id for c in event.copies)), conversation_id))
             tickets = (key for key in event.tokens if key.startswith("ticket:"))
             self.conversations[conversation_id].tickets.update(tickets)
 

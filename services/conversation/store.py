@@ -82,7 +82,11 @@ async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy
 
 # --- events already known -------------------------------------------------------------------------------------------
 
-DIGESTS = "SELECT entry_id, digest FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
+DIGESTS = """
+SELECT entry_id, digest FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
+UNION ALL
+SELECT copy_id, digest FROM conversation.copy WHERE tenant_id = $1 AND copy_id = ANY($2::uuid[])
+"""
 
 SAVE_CONFLICTS = """
 INSERT INTO conversation.conflict (tenant_id, entry_id, digest, received_at, occurred_at, type, data)
@@ -92,7 +96,7 @@ ON CONFLICT DO NOTHING
 
 
 async def known_digests(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> dict[UUID, bytes]:
-    """Return the digests of those entries that exist."""
+    """Return the digests of those of these events that are known, as entries or as copies of one."""
     return {row[0]: row[1] for row in await connection.fetch(DIGESTS, tenant, list(ids))}
 
 
@@ -354,16 +358,21 @@ JOIN conversation.entry e
 
 ALL_ENTRIES = f"SELECT {_ENTRY} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
 
+# An entry, or a copy with the entry that stands for it.
 NAMED_ENTRIES = """
-SELECT entry_id, conversation_id, occurred_at FROM conversation.entry
+SELECT entry_id AS named, conversation_id, entry_id FROM conversation.entry
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
+UNION ALL
+SELECT c.copy_id, e.conversation_id, e.entry_id FROM conversation.copy c
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = c.entry_id
+WHERE c.tenant_id = $1 AND c.copy_id = ANY($2::uuid[])
 """
 
 # To whom we sent each mail, as far as the mail itself says it.
 RECIPIENTS = """
-SELECT DISTINCT b.key, e.leaf_id FROM unnest($2::text[]) AS w (key),
+SELECT b.key, e.leaf_id, e.entry_id FROM unnest($2::text[]) AS w (key),
 LATERAL (SELECT key, entry_id FROM conversation.binding WHERE tenant_id = $1 AND key = w.key OFFSET 0) AS b,
-LATERAL (SELECT leaf_id FROM conversation.entry
+LATERAL (SELECT leaf_id, entry_id FROM conversation.entry
          WHERE tenant_id = $1 AND entry_id = b.entry_id AND NOT by_conversation OFFSET 0) AS e
 """
 
@@ -502,15 +511,15 @@ async def entries_of_leaves(connection: asyncpg.Connection, tenant: str, leaves:
 
 async def named_entries(
     connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]
-) -> dict[UUID, tuple[UUID | None, datetime]]:
-    """Return entry → (conversation or None, occurred_at) of those of these entries that exist."""
+) -> dict[UUID, tuple[UUID | None, UUID]]:
+    """Return id → (conversation or None, entry) of those of these ids that an entry has, or a copy of one."""
     rows = await connection.fetch(NAMED_ENTRIES, tenant, list(ids))
     return {row[0]: (row[1], row[2]) for row in rows}
 
 
-async def recipients(connection: asyncpg.Connection, tenant: str, keys: Iterable[str]) -> list[tuple[str, UUID]]:
-    """Return (key, leaf) of those to whom mails (by `sent_key`) were sent."""
-    return [(row[0], row[1]) for row in await connection.fetch(RECIPIENTS, tenant, list(keys))]
+async def recipients(connection: asyncpg.Connection, tenant: str, keys: Iterable[str]) -> list[tuple[str, UUID, UUID]]:
+    """Return (key, leaf, entry) of those to whom mails (by `sent_key`) were sent."""
+    return [(row[0], row[1], row[2]) for row in await connection.fetch(RECIPIENTS, tenant, list(keys))]
 
 
 async def calls_of_contacts(

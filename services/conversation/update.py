@@ -35,7 +35,7 @@ async def put_events(
     stored, version = await store.lock_tenant(connection, tenant)
     batch = Batch(connection, tenant, stored.policy, version, secret, now)
     await Loading(batch).take(events)
-    if batch.arrivals:
+    if batch.arrivals or batch.copies:
         await _decide(batch)
     return batch.outcome
 

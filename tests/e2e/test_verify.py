@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from shared import directory
 from tests.faults import traffic
-from tests.processes import System, up, up_for_a_module
+from tests.processes import Caller, System, up, up_for_a_module
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -77,6 +79,29 @@ async def system() -> AsyncIterator[tuple[System, str]]:
 async def test_verify_is_silent_where_all_is_right(system: tuple[System, str]) -> None:
     checked = system[0].verify()
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+async def test_copies_of_a_mail_are_one_message_to_the_ledger_and_to_every_number(system: tuple[System, str]) -> None:
+    running = system[0]
+
+    def mail(source: str, second: int) -> dict[str, Any]:
+        data = {"channel": "email", "message_id": "<copied@home.example>", "text": "said once"}
+        time = f"2026-01-05T09:00:{second:02}Z"
+        return {
+            "specversion": "1.0", "id": source, "source": source, "type": "threadline.message.received", "time": time,
+            "data": data,
+        }  # fmt: skip
+
+    with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
+        # The first to arrive is not the first that happened.
+        for event in (mail("/email/sales", 7), mail("/email/support", 2), mail("/email/archive", 9)):
+            assert caller.call("POST", "/v1/events", json.dumps(event).encode(), "application/json").status_code == 202
+    checked = running.verify()
+    assert (checked.returncode, checked.stdout) == (0, "")
+    with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
+        span = "start=2026-01-05T09:00:00Z&end=2026-01-05T09:01:00Z"
+        answer = caller.call("GET", f"/v1/kpis/messages_received?{span}").json()
+        assert answer["total"]["value"] == 1
 
 
 @pytest.mark.parametrize("tampering", TAMPERING)

@@ -225,11 +225,32 @@ def weak_node(event: InboundEvent, policy: Policy) -> str | None:
 # Section 3: conversations ---------------------------------------------------------------------------------------
 
 
+def copies_of(events: Iterable[InboundEvent]) -> dict[Name, list[InboundEvent]]:
+    """Return all events of each mail that has several, by the name of the first of them, in their order."""
+    mails: dict[tuple[str, ...], list[InboundEvent]] = defaultdict(list)
+    for event in sorted(events, key=order_of):
+        own = mails_of(event)[:1] if event.data.get("channel") == "email" and event.data.get("message_id") else []
+        if own and kind_of(event) in ("message.received", "message.sent"):
+            named = given_handles(event) if kind_of(event) == "message.sent" else []
+            addresses = [handle for handle in named if handle.startswith("email:")]
+            to = min(addresses or named, default="")
+            mails[own[0], kind_of(event), to].append(event)
+    return {name_of(found[0]): found for found in mails.values()}
+
+
+def given_handles(event: InboundEvent) -> list[str]:
+    given = (event.data.get("customer") or {}).get("handles") or []
+    return [form for h in given if (form := handles.matching(h["kind"], h["value"], "NL"))]
+
+
 class Stitching:
     """Takes a whole set of events in their one order. `entry_id` gives the public id of an event's entry."""
 
     def __init__(self, events: Sequence[InboundEvent], policy: Policy, entry_id: Callable[[InboundEvent], str]) -> None:
-        self.events = sorted(events, key=order_of)
+        self.evidence = list(events)
+        self.copies = copies_of(events)
+        extra = {name_of(copy) for found in self.copies.values() for copy in found[1:]}
+        self.events = sorted((event for event in events if name_of(event) not in extra), key=order_of)
         self.policy = policy
         self.entry_id = entry_id
         self.bound: dict[str, Conversation] = {}
@@ -238,7 +259,7 @@ class Stitching:
         self.shared = shared_handles(events, policy)
         sent_to: dict[str, set[str]] = defaultdict(set)
         for event in self.events:
-            node = owning_node(event, policy, self.shared)
+            node = self.owner(event, self.shared)
             if kind_of(event) == "message.sent" and event.data.get("channel") == "email" and node:
                 sent_to[f"mail:{event.data.get('message_id')}"].add(node)
         self.bulk = {mail for mail, nodes in sent_to.items() if len(nodes) > 1}
@@ -247,6 +268,28 @@ class Stitching:
             for event in self.events
             if kind_of(event) == "call.answered" and event.data.get("contact_id")
         }
+
+    def of_all(self, event: InboundEvent) -> list[InboundEvent]:
+        """An entry's event and the copies of its mail: the links of all count."""
+        return self.copies.get(name_of(event), [event])
+
+    def owner(self, event: InboundEvent, shared: frozenset[str]) -> str | None:
+        nodes = (owning_node(copy, self.policy, shared) for copy in self.of_all(event))
+        return next((node for node in nodes if node), None)
+
+    def weak(self, event: InboundEvent) -> str | None:
+        nodes = (weak_node(copy, self.policy) for copy in self.of_all(event))
+        return next((node for node in nodes if node), None)
+
+    def tokens(self, event: InboundEvent) -> list[str]:
+        return [token for copy in self.of_all(event) for token in tokens_of(copy)]
+
+    def mails(self, event: InboundEvent) -> list[str]:
+        return list(dict.fromkeys(mail for copy in self.of_all(event) for mail in mails_of(copy)))
+
+    def named(self, event: InboundEvent) -> str | None:
+        ids = (copy.data.get("conversation_id") for copy in self.of_all(event))
+        return next((id_ for id_ in ids if id_), None)
 
     def run(self) -> dict[Name, Placed]:
         for event in self.events:
@@ -267,23 +310,23 @@ class Stitching:
         self.placed[name_of(event)].rule = rule
         conversation.entries.append(event)
         self.change_state(conversation, event)
-        named = [f"conversation:{event.data['conversation_id']}"] if event.data.get("conversation_id") else []
-        own = f"conversation:{self.entry_id(event)}"
-        for key in (own, *named, *tokens_of(event), *self.mails_bound(event), *sessions_of(event), *dm_of(event)):
+        named = [f"conversation:{self.named(event)}"] if self.named(event) else []
+        own = [f"conversation:{self.entry_id(copy)}" for copy in self.of_all(event)]
+        for key in (*own, *named, *self.tokens(event), *self.mails_bound(event), *sessions_of(event), *dm_of(event)):
             self.bound[key] = conversation
 
     def mails_bound(self, event: InboundEvent) -> list[str]:
         """A bulk mail's id is bound for the person that the event is about, and for nobody else."""
-        node = owning_node(event, self.policy, self.shared) or weak_node(event, self.policy)
-        plain = [mail for mail in mails_of(event) if mail not in self.bulk]
-        return plain + [f"{mail}|{node}" for mail in mails_of(event) if mail in self.bulk and node]
+        node = self.owner(event, self.shared) or self.weak(event)
+        plain = [mail for mail in self.mails(event) if mail not in self.bulk]
+        return plain + [f"{mail}|{node}" for mail in self.mails(event) if mail in self.bulk and node]
 
     def mails_asked(self, event: InboundEvent) -> list[str]:
         """And it is asked for with all handles of that person, as rule 4 knows them."""
-        node = owning_node(event, self.policy, self.shared) or weak_node(event, self.policy)
+        node = self.owner(event, self.shared) or self.weak(event)
         nodes = self.known_at(event).group.get(node, {node}) if node else set()
         asked: list[str] = []
-        for mail in mails_of(event):
+        for mail in self.mails(event):
             asked += [f"{mail}|{other}" for other in sorted(nodes)] if mail in self.bulk else [mail]
         return asked
 
@@ -291,10 +334,11 @@ class Stitching:
         """Return the rule, the conversation found, and the one that a new one would follow up."""
         mailed = self.merge_mails(event)
         dead: list[Conversation] = []
-        for key in [f"conversation:{event.data.get('conversation_id')}", f"conversation:{self.entry_id(event)}"]:
+        own = [f"conversation:{self.entry_id(copy)}" for copy in self.of_all(event)]
+        for key in [f"conversation:{self.named(event)}", *own]:
             if key in self.bound:
                 return "conversation_id", self.bound[key], None
-        for key in tokens_of(event):
+        for key in self.tokens(event):
             if key in self.bound:
                 if self.is_live(self.bound[key], event):
                     return key.partition(":")[0], self.bound[key], None
@@ -365,18 +409,18 @@ class Stitching:
         if len(found) != 1:
             return None
         others = {key for key in self.bound if key.startswith("ticket:") and self.bound[key] is found[0]}
-        return None if tickets_of(event) and others else found[0]
+        return None if any(token.startswith("ticket:") for token in self.tokens(event)) and others else found[0]
 
     def person(self, event: InboundEvent, known: Identity, place: Conversation | None) -> str | None:
         """Whose an event is by what it says itself; in a conversation that another opened, a visitor is nobody."""
-        node = owning_node(event, self.policy, known.shared)
+        node = self.owner(event, known.shared)
         if node is None and (place is None or place.founder is event):
-            node = weak_node(event, self.policy)
+            node = self.weak(event)
         return known.customer(node) if node else None
 
     def known_at(self, event: InboundEvent) -> Identity:
         """Who is one customer by the evidence up to the open window after an event."""
-        soon = [other for other in self.events if other.occurred_at - event.occurred_at <= self.policy.open_window]
+        soon = [other for other in self.evidence if other.occurred_at - event.occurred_at <= self.policy.open_window]
         return identity(soon, self.policy, self.shared)
 
     def change_state(self, conversation: Conversation, event: InboundEvent) -> None:
@@ -394,22 +438,22 @@ class Stitching:
     # Owners ----------------------------------------------------------------------------------------------------------
 
     def find_owners(self) -> None:
-        known = identity(self.events, self.policy, self.shared)
+        known = identity(self.evidence, self.policy, self.shared)
         for conversation in self.conversations:
             for entry in conversation.entries:
-                node = owning_node(entry, self.policy, known.shared)
+                node = self.owner(entry, known.shared)
                 self.placed[name_of(entry)].customer = (
                     known.customer(node) if node else self.founding_customer(conversation, known)
                 )
         for event in self.events:
             placed = self.placed[name_of(event)]
             if not placed.customer:
-                owner = owning_node(event, self.policy, known.shared) or weak_node(event, self.policy)
+                owner = self.owner(event, known.shared) or self.weak(event)
                 placed.customer = known.customer(owner) if owner else f"entry:{name_of(event)}"
 
     def founding_customer(self, conversation: Conversation, known: Identity) -> str:
         first = conversation.founder
-        node = owning_node(first, self.policy, known.shared) or weak_node(first, self.policy)
+        node = self.owner(first, known.shared) or self.weak(first)
         return known.customer(node) if node else f"entry:{name_of(first)}"
 
 

@@ -139,6 +139,7 @@ async def dump(pool: asyncpg.Pool, tenant: str) -> dict[str, list[Any]]:
         "topic, waiting_since, entries FROM conversation.conversation WHERE tenant_id = $1",
         "participation": "SELECT leaf_id, conversation_id FROM conversation.participation WHERE tenant_id = $1",
         "link": "SELECT a, b, occurred_at, source, event_id FROM conversation.link WHERE tenant_id = $1",
+        "copy": "SELECT copy_id, entry_id, digest FROM conversation.copy WHERE tenant_id = $1",
         # linked_at is an upper bound only: it says when a look at the evidence can be spared.
         "leaf": "SELECT leaf_id, node, customer_id, shared, last_entry_at FROM conversation.leaf WHERE tenant_id = $1",
     }
