@@ -96,6 +96,17 @@ class Settings(BaseSettings):
         ge=1024 * 1024,
     )
 
+    # Outgoing webhooks
+    webhook_timeout_s: float = _setting(20.0, "s", "an endpoint that has not answered by then has failed", ge=1, le=30)
+    webhook_retention_s: int = _setting(
+        30 * 86_400, "s", "what was told, what waits and dead letters are deleted at this age", ge=3_600
+    )
+    webhook_allowed_networks: str = _setting(
+        "",
+        "network,…",
+        "networks of your own that endpoints may be in, such as 10.20.0.0/16, also without TLS; none else is reached",
+    )
+
     # Keys
     secret_key: SecretStr | None = _setting(
         None, "base64", "32 bytes that seal channel secrets; needed with DATABASE_URL, else DATA/secret.key"

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("services.cli.verify", "verify", "every event is on one timeline, every KPI equals its recount"),
     "quarantine": ("services.cli.quarantine", "app", "what could not be understood: list, show, retry, drop"),
     "channels": ("services.cli.channels", "app", "channel accounts: list, put, delete, and test one"),
+    "webhooks": ("services.cli.webhooks", "app", "endpoints outside that are told: list, put, delete, test, retry"),
     "keys": ("services.cli.keys", "app", "create, list and revoke API keys"),
     "migrate": ("services.cli.operations", "migrate", "bring the database to the newest schema"),
     "settings": ("services.cli.operations", "settings", "every setting with its unit, default and what is in force"),

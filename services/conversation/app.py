@@ -22,6 +22,7 @@ from services.conversation.routes.visitor_stream import visitor_stream_router
 from services.conversation.search import index_for_ever
 from services.conversation.streaming import Tail
 from services.conversation.visitors import Visitors
+from services.conversation.webhooks.app import build_webhooks
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
 from shared.log.runner import Runner, RunnerSettings
@@ -58,6 +59,8 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     visitors = Visitors(platform.pool, tail)
     stack.callback(visitors.close)
     router.include_router(visitor_stream_router(platform, visitors))
+    webhooks = await build_webhooks(platform, stack)
+    router.include_router(webhooks.router)
     return Service(
         name="conversation",
         router=router,
@@ -66,7 +69,8 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             tail.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             partial(index_for_ever, platform.pool),
+            *webhooks.background,
         ),
-        ready=(runner.ready,),
+        ready=(runner.ready, *webhooks.ready),
         pages={"customers on one line": "/console"},
     )

@@ -185,6 +185,17 @@ def _picked(data: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any] | N
     return {name: data[name] for name in fields if data.get(name) is not None} or None
 
 
+def extra_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a sender gave beyond the known fields."""
+    extra = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
+    given = data.get("extra")
+    if isinstance(given, dict):
+        extra.update(given)
+    elif given is not None:
+        extra["extra"] = given
+    return extra
+
+
 def render(entry: Entry, conversation_id: UUID | None, *, joined_whole: bool = False) -> dict[str, Any]:
     """Return the entry as the API gives it, without what depends on the reader (`via`, `customer_id`).
 
@@ -194,12 +205,7 @@ def render(entry: Entry, conversation_id: UUID | None, *, joined_whole: bool = F
     data = entry.data
     kind = entry.type.removeprefix(TYPE_PREFIX)
     handles = (data.get("customer") or {}).get("handles") or ()
-    extra = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
-    given = data.get("extra")
-    if isinstance(given, dict):
-        extra.update(given)
-    elif given is not None:
-        extra["extra"] = given
+    extra = extra_of(data)
     actor = data.get("actor")
     return {
         "id": str(entry.entry_id),
@@ -238,7 +244,9 @@ def _stitched(entry: Entry, joined_whole: bool) -> dict[str, str | None]:
 def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None) -> TimelineRecord:
     """Return the entry as a record of the timeline topic."""
     if deleted:
-        body: dict[str, Any] = {"id": str(entry.entry_id), "leaf_id": str(entry.leaf_id)}
+        # Whoever was told of it must hear that it is gone, so what it was is said, and nothing of what was in it.
+        about = {"type": entry.type, "channel": entry.channel, "source": entry.source}
+        body: dict[str, Any] = {"id": str(entry.entry_id), "leaf_id": str(entry.leaf_id), **about}
     else:
         body = render(entry, entry.conversation_id)
         body["leaf_id"] = str(entry.leaf_id)

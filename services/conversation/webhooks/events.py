@@ -1,0 +1,153 @@
+"""What is told about a change of a timeline, and who wants to hear it: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.conversation.entries import extra_of
+from shared.events import TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
+
+UPDATED = ".updated"
+DELETED = ".deleted"
+UNKNOWN_TYPE = f"{TYPE_PREFIX}entry"
+TEST_TYPE = f"{TYPE_PREFIX}webhook.test"
+MESSAGES = f"{TYPE_PREFIX}message."
+
+MAX_BODY_BYTES = 1024 * 1024
+"""No receiver should have to take more; what is longer is told without its longest parts."""
+
+# What is left out of a body that is too long, the least needed first.
+_DROPPED = ("html", "quoted_text", "extra", "attachments", "text")
+
+# What the topic carries for its readers inside and an outsider has no use for.
+_INSIDE = frozenset({"leaf_id", "automatic", "received_at", "topic", "language", "data"})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One change of one entry. `type` is the entry's own for its first version, then with `.updated` or `.deleted`."""
+
+    tenant: str
+    webhook_id: str
+    """The same for the same version of the same entry, whatever is repeated: receivers drop what they know by it."""
+    type: str
+    entry_id: UUID
+    leaf_id: UUID
+    conversation_id: UUID | None
+    channel: str | None
+    source: str | None
+    changed_at: datetime
+    occurred_at: datetime | None
+    entry: dict[str, Any]
+    message: dict[str, Any] | None
+    """What whoever delivers a message needs beyond the entry: to whom, and its ids in the provider's terms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an endpoint wants to hear; None is everything. Patterns have `*`, `?` and `[…]` and match the whole text."""
+
+    event_types: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+    sources: Sequence[str] | None = None
+    max_age_s: int | None = None
+    """What happened longer before it was told is not sent: imported history."""
+
+
+def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
+    """Return what a record of the timeline topic tells outside; None for what is no entry."""
+    if record.kind != "entry":
+        return None
+    body = record.body
+    own_type = body.get("type") or UNKNOWN_TYPE
+    suffix = DELETED if record.deleted else UPDATED if record.version > 1 else ""
+    conversation = body.get("conversation_id")
+    occurred = body.get("occurred_at")
+    return Told(
+        tenant=record.tenant,
+        webhook_id=f"{record.key}.{record.version}",
+        type=own_type + suffix,
+        entry_id=UUID(record.key),
+        leaf_id=UUID(body["leaf_id"]),
+        conversation_id=UUID(conversation) if conversation else None,
+        channel=body.get("channel"),
+        source=body.get("source"),
+        changed_at=changed_at,
+        occurred_at=parse_rfc3339(occurred) if occurred else None,
+        entry=_deleted(record) if record.deleted else _shown(body),
+        message=None if record.deleted or not own_type.startswith(MESSAGES) else _message(body.get("data") or {}),
+    )
+
+
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry as the API gives it, from what the topic carries."""
+    shown = {name: value for name, value in body.items() if name not in _INSIDE}
+    shown["extra"] = extra_of(body.get("data") or {})
+    return shown
+
+
+def _message(data: dict[str, Any]) -> dict[str, Any]:
+    handles = (data.get("customer") or {}).get("handles") or ()
+    return {
+        "message_id": data.get("message_id"),
+        "handles": [f"{handle['kind']}:{handle['value']}" for handle in handles],
+        "thread": data.get("thread") or {},
+    }
+
+
+def _deleted(record: TimelineRecord) -> dict[str, Any]:
+    return {"id": record.key, "type": record.body.get("type"), "version": record.version, "deleted": True}
+
+
+def body_of(told: Told, customer_id: UUID | None, conversation_id: UUID | None) -> bytes:
+    """Return the body of the delivery, as Standard Webhooks proposes. Both ids are those that answer now.
+
+    Of an entry that is too long `left_out` names the fields that are not told.
+    """
+    entry = told.entry
+    if not entry.get("deleted"):
+        entry = {**entry, "conversation_id": str(conversation_id) if conversation_id else None}
+    data = {"customer_id": str(customer_id) if customer_id else None, "entry": entry}
+    if told.message is not None:
+        data["message"] = told.message
+    body = payload(told.type, told.changed_at, data)
+    left_out: list[str] = []
+    while len(body) > MAX_BODY_BYTES and len(left_out) < len(_DROPPED):
+        left_out.append(_DROPPED[len(left_out)])
+        kept = {name: value for name, value in entry.items() if name not in left_out}
+        body = payload(told.type, told.changed_at, {**data, "entry": kept, "left_out": left_out})
+    return body
+
+
+def payload(type_: str, at: datetime, data: dict[str, Any]) -> bytes:
+    """Return the JSON of any delivery: type, timestamp, data."""
+    return orjson.dumps({"type": type_, "timestamp": rfc3339(at), "data": data})
+
+
+def wants(wanted: Wanted, told: Told) -> bool:
+    """Tell whether an endpoint is to be told."""
+    return (
+        _matches(wanted.event_types, told.type)
+        and _matches(wanted.channels, told.channel)
+        and _matches(wanted.sources, told.source)
+        and not _too_old(wanted.max_age_s, told)
+    )
+
+
+def _matches(patterns: Sequence[str] | None, text: str | None) -> bool:
+    if patterns is None:
+        return True
+    return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _too_old(max_age_s: int | None, told: Told) -> bool:
+    if max_age_s is None or told.occurred_at is None:
+        return False
+    return told.changed_at - told.occurred_at > timedelta(seconds=max_age_s)

@@ -1,0 +1,179 @@
+"""One POST to a place outside: looked up, every address judged, the judged one connected to, nobody followed anywhere.
+
+The look-up and the connection are one step (`GuardedNetwork`), so a name that leads elsewhere a moment later gains
+nothing: what was judged is what is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import httpcore
+
+from services.conversation.webhooks.addresses import Network, refusal
+from services.conversation.webhooks.retrying import Answer, retry_after_s
+
+READ_AT_MOST_BYTES = 65_536
+EXCERPT_CHARACTERS = 500
+LOOK_UPS_AT_ONCE = 16
+"""A name server that is silent keeps a thread for its own time-out; these are not the threads of the process."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) → addresses. Raises OSError where the name is not known."""
+
+
+class Refused(Exception):
+    """An address that is not called; the message says why, without the address."""
+
+
+class GuardedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to names whose every address is allowed, and to those addresses only."""
+
+    def __init__(self, resolve: Resolve, refuse: Callable[[str], str | None]) -> None:
+        self._resolve = resolve
+        self._refuse = refuse
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect. Raises Refused, httpcore.ConnectError."""
+        try:
+            addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError("its name is not known") from error
+        for address in addresses:
+            if (reason := self._refuse(address)) is not None:
+                raise Refused(reason)
+        failed: Exception = httpcore.ConnectError("its name has no address")
+        for address in addresses:
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed
+
+
+class Transport:
+    """Posts, with connections kept for the next delivery to the same place. Use `open_transport`."""
+
+    def __init__(
+        self, resolve: Resolve, allowed: Sequence[Network], timeout_s: float, trusted: ssl.SSLContext | None = None
+    ) -> None:
+        """`allowed` are networks that may be reached although they are not outside; `timeout_s` is for a whole post.
+
+        `trusted` says which certificates are; without it those that browsers trust.
+        """
+        self.timeout_s = timeout_s
+        self._pools = {
+            scheme: httpcore.AsyncConnectionPool(
+                ssl_context=trusted,
+                max_connections=None,
+                max_keepalive_connections=100,
+                keepalive_expiry=15.0,
+                network_backend=GuardedNetwork(resolve, _refuser(allowed, cleartext=scheme == "http")),
+            )
+            for scheme in ("https", "http")
+        }
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Post `body` and return what came of it. Never raises for what is the other side's doing."""
+        begin = monotonic()
+
+        def elapsed_ms() -> int:
+            return round((monotonic() - begin) * 1000)
+
+        def answer(error: str) -> Answer:
+            return Answer(None, error, duration_ms=elapsed_ms())
+
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                status, after_s, text = await self._exchange(url, headers, body)
+        except Refused as error:
+            return answer(f"not called: {error}")
+        except (TimeoutError, httpcore.TimeoutException):
+            return answer(f"no answer within {self.timeout_s:g} s")
+        except httpcore.ConnectError as error:
+            return answer(f"cannot be reached: {_words(error)}")
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
+            return answer(f"the connection broke: {type(error).__name__}")
+        except UnicodeError:
+            return answer("not called: its host name cannot be written in DNS")
+        return Answer(status, None, after_s, text, elapsed_ms())
+
+    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, float | None, str]:
+        pool = self._pools[url.partition(":")[0]]
+        async with pool.stream("POST", url, headers=list(headers.items()), content=body) as response:
+            read = bytearray()
+            # An answer may be endless; what is beyond the limit is left where it is, with its connection.
+            async for chunk in response.aiter_stream():
+                read += chunk
+                if len(read) > READ_AT_MOST_BYTES:
+                    break
+            given = {name.lower(): value for name, value in response.headers}
+            header = given.get(b"retry-after", b"").decode("latin-1")
+            text = bytes(read[: EXCERPT_CHARACTERS * 4]).decode(errors="replace").replace("\0", "\ufffd")
+            return response.status, retry_after_s(header, datetime.now(UTC)), text[:EXCERPT_CHARACTERS]
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+def _refuser(allowed: Sequence[Network], *, cleartext: bool) -> Callable[[str], str | None]:
+    return lambda address: refusal(address, allowed, cleartext=cleartext)
+
+
+def _words(error: Exception) -> str:
+    """Say what went wrong with a connection, without addresses."""
+    text = str(error)
+    for sign, words in (
+        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not valid for this name"),
+        ("its name", text),
+        ("SSL", "it does not speak TLS as it should"),
+    ):
+        if sign in text:
+            return words
+    return "nothing takes the connection"
+
+
+@asynccontextmanager
+async def open_transport(
+    allowed: Sequence[Network],
+    timeout_s: float,
+    resolve: Resolve | None = None,
+    trusted: ssl.SSLContext | None = None,
+) -> AsyncIterator[Transport]:
+    """Yield a transport that looks names up as the machine does, or with `resolve`."""
+    threads = ThreadPoolExecutor(LOOK_UPS_AT_ONCE, thread_name_prefix="webhook-names")
+    transport = Transport(resolve or _resolver(threads), allowed, timeout_s, trusted)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _resolver(threads: ThreadPoolExecutor) -> Resolve:
+    def look_up(host: str, port: int) -> Sequence[str]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return await asyncio.get_running_loop().run_in_executor(threads, look_up, host, port)
+
+    return resolve

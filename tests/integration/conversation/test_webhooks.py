@@ -1,0 +1,452 @@
+"""Outgoing webhooks on the real database and log, to real receivers: told once the timeline has it, lost by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from services.conversation.webhooks.deliveries import erase
+from shared.settings import Settings
+from tests.receiver import HANG, Delivery, Receiver, receiving
+from tests.timeline_app import Timelines, running_timelines
+from tests.waiting import until
+
+SENT = "threadline.message.sent"
+
+# Time passes: whatever waits to be tried again is due, whoever is left alone is not any more.
+TIME_PASSES = """
+UPDATE conversation.webhook_lane SET due_at = now() WHERE leased_until IS NULL;
+UPDATE conversation.webhook_endpoint SET paused_until = NULL;
+"""
+
+
+@pytest.fixture
+async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
+    here = settings.model_copy(update={"webhook_allowed_networks": "127.0.0.1/32", "webhook_timeout_s": 1.0})
+    async with running_timelines(pool, here) as running:
+        yield running
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+async def put(timelines: Timelines, url: str, name: str = "desk", tenant: str = "acme", **settings: Any) -> Any:
+    answer = await timelines.call(
+        "PUT", f"/v1/webhook-endpoints/{name}", tenant=tenant, json={"event_types": [SENT], "url": url, **settings}
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def shown(timelines: Timelines, name: str = "desk") -> Any:
+    return await timelines.get(f"/v1/webhook-endpoints/{name}")
+
+
+async def listed(timelines: Timelines, state: str, name: str = "desk") -> list[Any]:
+    found: list[Any] = (await timelines.get(f"/v1/webhook-endpoints/{name}/deliveries", state=state))["deliveries"]
+    return found
+
+
+def reply(timelines: Timelines, at: str, handle: str, text: str, **data: Any) -> dict[str, Any]:
+    """An agent's reply to a customer."""
+    return timelines.message(at, handle, type="message.sent", text=text, actor={"type": "agent", "id": "bo"}, **data)
+
+
+async def taken(receiver: Receiver, count: int) -> None:
+    await until(lambda: len(receiver.taken) >= count, f"{count} deliveries taken")
+
+
+async def pending(timelines: Timelines, count: int) -> None:
+    async def so_many() -> bool:
+        return bool((await shown(timelines))["pending"] == count)
+
+    await until(so_many, f"{count} pending")
+
+
+async def until_as_time_passes(timelines: Timelines, condition: Any, what: str) -> None:
+    async def later() -> bool:
+        await timelines.platform.pool.execute(TIME_PASSES)
+        return bool(condition())
+
+    await until(later, what, 40)
+
+
+async def test_an_agents_reply_reaches_the_integration_that_delivers_it_signed_and_as_the_api_shows_it(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    made = await put(timelines, receiver.url())
+    await timelines.post(timelines.message("09:00:00", "email:ann@example.com", text="Where is it?"))
+    await timelines.post(reply(timelines, "09:05:00", "email:ann@example.com", "On its way", ticket="T-1"))
+    await taken(receiver, 1)
+    (body,) = receiver.verified_by(made["secret"])
+    customer = await timelines.customer("email:ann@example.com")
+    assert customer is not None
+    assert body["type"] == SENT and body["data"]["customer_id"] == customer["id"]
+    timeline = await timelines.get(f"/v1/customers/{customer['id']}/timeline", kind=SENT)
+    whole = timeline["entries"][0]
+    assert {**body["data"]["entry"], "via": "identity", "customer_id": customer["id"]} == whole
+    await pending(timelines, 0)
+    (delivered,) = await listed(timelines, "delivered")
+    one = await timelines.get(f"/v1/webhook-endpoints/desk/deliveries/{delivered['webhook_id']}")
+    assert one["webhook_id"] == receiver.taken[0].id and [a["status"] for a in one["tries"]] == [204]
+
+
+async def test_failing_receiver_gets_everything_in_order_per_customer_once_it_is_back(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _: 503
+    await put(timelines, receiver.url())
+    for number in range(4):
+        for name in ("ann", "bob"):
+            at = f"09:0{number}:00"
+            await timelines.post(reply(timelines, at, f"email:{name}@example.com", f"{name} {number}"))
+    await until_as_time_passes(timelines, lambda: len(receiver.seen) >= 3, "three attempts failed")
+    assert (await shown(timelines))["last_error"] == "answered 503"
+    receiver.answer = lambda _: 204
+    await until_as_time_passes(timelines, lambda: len(receiver.taken) == 8, "all eight taken")
+    for name in ("ann", "bob"):
+        assert [t for t in receiver.texts() if t.startswith(name)] == [f"{name} {number}" for number in range(4)]
+    assert len({delivery.id for delivery in receiver.taken}) == 8
+    again = [delivery for delivery in receiver.seen if delivery.id == receiver.seen[0].id]
+    assert len(again) > 1 and len({delivery.body for delivery in again}) == 1
+
+
+async def test_delivery_that_is_choked_on_holds_back_its_own_customer_alone(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda delivery: 422 if delivery.entry["text"] == "ann 0" else 204
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "ann 0"))
+    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "ann 1"))
+    for number in range(3):
+        await timelines.post(reply(timelines, f"09:0{number}:30", "email:bob@example.com", f"bob {number}"))
+    await taken(receiver, 3)
+    assert receiver.texts() == ["bob 0", "bob 1", "bob 2"]
+    await pending(timelines, 2)
+
+
+async def test_after_the_last_attempt_it_is_a_dead_letter_the_next_go_on_and_a_replay_brings_it_back(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda delivery: 400 if delivery.entry["text"] == "bad" else 204
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "bad"))
+    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "good"))
+    await until_as_time_passes(timelines, lambda: receiver.texts() == ["good"], "the next one taken")
+    (dead,) = await listed(timelines, "dead")
+    assert dead["attempts"] == 10 and dead["last_error"] == "answered 400"
+    receiver.answer = lambda _: 204
+    path = "/v1/webhook-endpoints/desk/replay"
+    unknown = await timelines.call("POST", path, json={"ids": ["nothing", dead["webhook_id"]]})
+    assert unknown.status_code == 404 and "nothing was sent" in unknown.json()["detail"]
+    future = await timelines.call("POST", path, json={"since": "2999-01-01T00:00:00Z"})
+    assert future.json() == {"replayed": 0}
+    since = await timelines.call("POST", path, json={"since": "2020-01-01T00:00:00Z"})
+    assert since.json() == {"replayed": 1}
+    await taken(receiver, 2)
+    assert receiver.taken[-1].id == dead["webhook_id"] and receiver.texts() == ["good", "bad"]
+
+
+async def test_hanging_receiver_holds_up_nobody_else_and_is_not_called_more_than_it_may(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    async with receiving() as slow:
+        slow.answer = lambda _: HANG
+        await put(timelines, slow.url(), "slow")
+        await put(timelines, receiver.url())
+        for number in range(12):
+            await timelines.post(reply(timelines, f"09:00:{number:02}", f"email:p{number}@example.com", f"n {number}"))
+        await taken(receiver, 12)
+        await until(lambda: len(slow.seen) >= 1, "the slow one was called")
+        assert not slow.taken and slow.most_at_once <= 8
+        slow.answer = lambda _: 200
+        slow.released.set()
+        await until_as_time_passes(timelines, lambda: len(slow.taken) == 12, "the slow one has all of its own")
+
+
+async def test_receiver_that_answers_410_is_disabled_and_gets_all_that_it_missed_once_it_is_enabled(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _: 410
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "first"))
+
+    async def disabled() -> bool:
+        return not (await shown(timelines))["enabled"]
+
+    await until(disabled, "the endpoint is disabled")
+    assert "410" in (await shown(timelines))["disabled_reason"]
+    receiver.answer = lambda _: 204
+    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "second"))
+
+    await pending(timelines, 2)
+    assert len(receiver.seen) == 1
+    enabled = await put(timelines, receiver.url())
+    assert enabled["enabled"] and enabled["disabled_reason"] is None and "secret" not in enabled
+    await taken(receiver, 2)
+    assert receiver.texts() == ["first", "second"]
+
+
+async def test_receiver_that_moves_is_not_followed_and_loses_nothing_once_its_new_url_is_known(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    async with receiving() as elsewhere:
+        receiver.answer = lambda _: (307, {"location": elsewhere.url()})
+        await put(timelines, receiver.url())
+        await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "moved"))
+        await until(lambda: receiver.seen, "the old place was asked")
+
+        async def told() -> bool:
+            return "redirect" in ((await shown(timelines))["last_error"] or "")
+
+        await until(told, "the redirect is told")
+        assert not elsewhere.seen
+        await put(timelines, elsewhere.url())
+        await taken(elsewhere, 1)
+
+
+async def test_retry_after_is_honoured_for_the_whole_endpoint(timelines: Timelines, receiver: Receiver) -> None:
+    receiver.answer = lambda _: (429, {"retry-after": "3600"})
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "ann"))
+    await until(lambda: receiver.seen, "it was asked")
+
+    async def paused() -> float:
+        row = await timelines.platform.pool.fetchrow(
+            "SELECT extract(epoch FROM paused_until - now())::float8 AS pause, "
+            "(SELECT extract(epoch FROM min(due_at) - now())::float8 FROM conversation.webhook_lane) AS due "
+            "FROM conversation.webhook_endpoint"
+        )
+        return min(row["pause"] or 0.0, row["due"] or 0.0)
+
+    await until(lambda: _above(paused, 3500), "endpoint and delivery wait an hour")
+
+
+async def _above(measure: Any, limit: float) -> bool:
+    return bool(await measure() > limit)
+
+
+async def test_endpoint_that_comes_back_gets_what_waited_for_later_attempts_at_once(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url())
+    receiver.answer = lambda _: 503
+    for number in range(3):
+        await timelines.post(reply(timelines, "09:00:00", f"email:p{number}@example.com", f"n {number}"))
+    pool = timelines.platform.pool
+
+    async def all_tried() -> bool:
+        await pool.execute("UPDATE conversation.webhook_endpoint SET paused_until = now() WHERE paused_until > now()")
+        return bool(await pool.fetchval("SELECT count(*) FROM conversation.webhook_delivery WHERE attempts > 0") == 3)
+
+    await until(all_tried, "each was tried and waits")
+    await pool.execute("UPDATE conversation.webhook_lane SET due_at = now() + interval '1 hour'")
+    receiver.answer = lambda _: 204
+    await timelines.post(reply(timelines, "09:01:00", "email:new@example.com", "new"))
+    await pool.execute("UPDATE conversation.webhook_endpoint SET paused_until = now()")
+    await taken(receiver, 4)
+
+
+async def test_correction_is_an_event_of_its_own_and_is_not_the_reply_again(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), event_types=[f"{SENT}*"])
+    ann, her = "visitor:v1", "email:ann@example.com"
+    await timelines.post(reply(timelines, "09:00:00", ann, "hello", contact_id="s1"))
+    await taken(receiver, 1)
+    # An earlier message of the session brings the reply into another conversation.
+    await timelines.post(timelines.message("08:00:00", her, contact_id="s1", channel="email", thread={"ticket": "T-9"}))
+    await pending(timelines, 0)
+    entry = receiver.taken[0].entry
+    for later in receiver.taken[1:]:
+        assert later.json["type"] == f"{SENT}.updated" and later.entry["id"] == entry["id"]
+        assert later.entry["version"] > entry["version"] and later.id != receiver.taken[0].id
+
+
+async def test_what_waits_follows_its_customer_through_a_merge_and_keeps_the_order(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _: 503
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "one"))
+    await timelines.post(reply(timelines, "09:01:00", "phone:+31612345678", "two"))
+    both = timelines.message("09:02:00", "email:ann@example.com", "phone:+31612345678", type="customer.identified")
+    await timelines.post(both)
+    await timelines.post(reply(timelines, "09:03:00", "phone:+31612345678", "three"))
+
+    async def one_lane() -> bool:
+        return bool(
+            await timelines.platform.pool.fetchval(
+                "SELECT count(*) = 3 AND count(DISTINCT customer_id) = 1 FROM conversation.webhook_delivery"
+            )
+        )
+
+    await until(one_lane, "all three wait in one lane")
+    receiver.answer = lambda _: 204
+    await until_as_time_passes(timelines, lambda: len(receiver.taken) == 3, "all taken")
+    assert receiver.texts() == ["one", "two", "three"]
+    await pending(timelines, 0)
+
+
+async def test_rotation_signs_with_both_secrets_and_each_receiver_may_change_when_it_likes(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    old = (await put(timelines, receiver.url()))["secret"]
+    answer = await timelines.call("POST", "/v1/webhook-endpoints/desk/rotate", json={"overlap_s": 3600})
+    new = answer.json()["secret"]
+    assert (await shown(timelines))["secrets"] == 2
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "both"))
+    await taken(receiver, 1)
+    assert receiver.verified_by(old) == receiver.verified_by(new)
+    row = await timelines.platform.pool.fetchval("SELECT sealed FROM conversation.webhook_endpoint")
+    assert old.encode() not in row and new.encode() not in row
+
+
+async def test_test_delivery_says_what_the_receiver_answered(timelines: Timelines, receiver: Receiver) -> None:
+    secret = (await put(timelines, receiver.url()))["secret"]
+    good = (await timelines.call("POST", "/v1/webhook-endpoints/desk/test")).json()
+    assert good["delivered"] and good["status"] == 204
+    assert receiver.verified_by(secret)[0]["type"] == "threadline.webhook.test"
+    receiver.answer = lambda _: HANG
+    bad = (await timelines.call("POST", "/v1/webhook-endpoints/desk/test")).json()
+    assert not bad["delivered"] and bad["reason"] == "no answer within 1 s"
+
+
+async def test_endpoint_hears_nothing_of_before_it_was_made_though_the_consumer_comes_to_it_later(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url("/young"), "young")
+    await put(timelines, receiver.url("/old"), "old")
+    await timelines.platform.pool.execute(
+        "UPDATE conversation.webhook_endpoint SET created_at = now() + interval '1 hour' WHERE name = 'young'"
+    )
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "before"))
+    await taken(receiver, 1)
+    assert receiver.taken[0].path == "/old"
+    assert (await timelines.get("/v1/webhook-endpoints/young/deliveries"))["deliveries"] == []
+
+
+async def test_deleted_endpoint_leaves_nothing_that_waits(timelines: Timelines, receiver: Receiver) -> None:
+    receiver.answer = lambda _: 503
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "waits"))
+    await until(lambda: receiver.seen, "it was tried")
+    assert (await timelines.call("DELETE", "/v1/webhook-endpoints/desk")).status_code == 204
+    assert (await timelines.call("GET", "/v1/webhook-endpoints/desk")).status_code == 404
+    assert await timelines.platform.pool.fetchval("SELECT count(*) FROM conversation.webhook_lane") == 0
+
+
+@pytest.mark.parametrize("call", ["DELETE", "PUT"])
+async def test_endpoint_changed_or_deleted_while_an_attempt_is_settled_waits_its_turn_and_no_more(
+    timelines: Timelines, receiver: Receiver, call: str
+) -> None:
+    receiver.answer = lambda _: HANG
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "waits"))
+    await until(lambda: receiver.seen, "it was tried")
+    pool = timelines.platform.pool
+
+    async def waiting(count: int) -> bool:
+        waiters = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = $1"
+        return bool(await pool.fetchval(waiters, "Lock") >= count)
+
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM conversation.webhook_lane FOR UPDATE")
+        receiver.answer = lambda _: 204
+        receiver.released.set()
+        await until(lambda: waiting(1), "the attempt is half settled")
+        body = {"url": receiver.url(), "event_types": [SENT]} if call == "PUT" else None
+        change = asyncio.ensure_future(timelines.call(call, "/v1/webhook-endpoints/desk", json=body))
+        await until(lambda: waiting(2), "the change waits for it")
+    assert (await change).status_code in (200, 204)
+
+
+async def test_what_waits_of_an_erased_person_vanishes(timelines: Timelines, receiver: Receiver) -> None:
+    receiver.answer = lambda _: 503
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "forget me"))
+    await timelines.post(reply(timelines, "09:00:00", "email:bob@example.com", "keep me"))
+    await until(lambda: receiver.seen, "tried")
+    customer = await timelines.customer("email:ann@example.com")
+    assert customer is not None
+    pool = timelines.platform.pool
+    rows = await pool.fetch("SELECT leaf_id FROM conversation.leaf WHERE customer_id = $1", customer["id"])
+    async with pool.acquire() as connection, connection.transaction():
+        await erase(connection, "acme", [row["leaf_id"] for row in rows])
+    receiver.answer = lambda _: 204
+    await until_as_time_passes(timelines, lambda: receiver.taken, "the other taken")
+    await pending(timelines, 0)
+    assert receiver.texts() == ["keep me"]
+    left = await pool.fetchval(
+        "SELECT count(*) FROM conversation.webhook_event WHERE position('forget' IN body::text) > 0"
+    )
+    assert left == 0
+
+
+async def test_another_tenant_sees_and_hears_nothing(timelines: Timelines, receiver: Receiver) -> None:
+    await put(timelines, receiver.url())
+    async with receiving() as other:
+        await put(timelines, other.url(), tenant="globex")
+        await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "acme's"))
+        await taken(receiver, 1)
+        delivery: Delivery = receiver.taken[0]
+        assert (await timelines.call("GET", "/v1/webhook-endpoints", tenant="globex")).json()["endpoints"][0][
+            "pending"
+        ] == 0
+        for method, path in (
+            ("GET", f"desk/deliveries/{delivery.id}"),
+            ("GET", "another"),
+            ("DELETE", "another"),
+            ("POST", "another/test"),
+            ("POST", "another/rotate"),
+            ("GET", "another/deliveries"),
+        ):
+            await put(timelines, receiver.url(), "another")
+            answer = await timelines.call(method, f"/v1/webhook-endpoints/{path}", tenant="globex")
+            assert answer.status_code == 404, (method, path)
+        assert not other.seen
+
+
+@pytest.mark.parametrize(
+    "body, pointer",
+    [
+        ({}, "#/url"),
+        ({"url": "http://93.184.216.34/"}, "#/url"),
+        ({"url": "https://10.1.2.3/hook"}, "#/url"),
+        ({"url": "https://x.example/", "event_types": ["threadline.nothing.such"]}, "#/event_types"),
+        ({"url": "https://x.example/", "event_types": []}, "#/event_types"),
+        ({"url": "https://x.example/", "secret": "hunter2-hunter2"}, "#/secret"),
+        ({"url": "https://x.example/", "max_age_s": -1}, "#/max_age_s"),
+        ({"url": "https://x.example/", "colour": "red"}, "#/colour"),
+    ],
+)
+async def test_what_cannot_be_an_endpoint_is_refused_with_a_pointer(
+    timelines: Timelines, body: dict[str, Any], pointer: str
+) -> None:
+    answer = await timelines.call("PUT", "/v1/webhook-endpoints/desk", json=body)
+    assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    assert "hunter2" not in answer.text
+    assert (await timelines.call("GET", "/v1/webhook-endpoints/desk")).status_code == 404
+
+
+async def test_calls_without_the_scope_and_with_a_bad_body_change_nothing(timelines: Timelines) -> None:
+    await put(timelines, "https://help.example.com/hook")
+    base = "/v1/webhook-endpoints/desk"
+    for path, body in (
+        ("replay", {}),
+        ("replay", {"ids": ["a"], "since": "2026-01-01T00:00:00Z"}),
+        ("replay", {"since": "yesterday"}),
+        ("rotate", {"secret": "whsec_short"}),
+        ("rotate", {"overlap_s": 10**9}),
+    ):
+        assert (await timelines.call("POST", f"{base}/{path}", json=body)).status_code == 422, (path, body)
+    assert (await timelines.call("GET", f"{base}/deliveries", cursor="x")).status_code == 422
+    assert (await timelines.client.get(base)).status_code == 401
