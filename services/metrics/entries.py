@@ -26,7 +26,7 @@ _KEPT = frozenset({
     "from_channel", "to_channel", "from_contact", "to_contact", "session_id", "outcome", "sentiment",
     "suggestion_id", "sections", "system", "field", "amount_minor", "currency", "period_start", "period_end",
     "period", "exposure", "waiting_on", "to_agent", "to_team", "fcr_eligible", "state", "open", "device",
-    "ivr_session", "corrects_event_id", "initiator",
+    "ivr_session", "corrects_event_id", "initiator", "wait_s", "time_estimated", "told_late", "hold", "leg", "left",
 })  # fmt: skip
 """Fields of posted data that a KPI reads."""
 

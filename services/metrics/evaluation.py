@@ -11,7 +11,7 @@ from services.metrics.customer import RELEVANT, Customer
 from services.metrics.entries import UNKNOWN, Entry, name
 from services.metrics.facts import Conversation, analyse
 from services.metrics.kpis import FUNCTIONS
-from services.metrics.kpis.calls import Call
+from services.metrics.kpis.calls import Call, is_hold
 from services.metrics.kpis.definition import Entity
 from services.metrics.kpis.handling import Agent
 from services.metrics.kpis.money import Money
@@ -43,7 +43,7 @@ def group_of(entry: Entry) -> Ref | None:
 
 def _group_of(entry: Entry) -> Ref | None:
     kind = entry.type
-    if kind.startswith(("call.", "callback.")):
+    if kind.startswith(("call.", "callback.")) or is_hold(entry):
         return Ref(CALL, entry.contact) if entry.contact else None
     if kind.startswith("survey."):
         return Ref(SURVEY, name(entry.data.get("survey_id")) or entry.id)

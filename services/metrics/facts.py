@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from services.metrics.buckets import Dims
 from services.metrics.entries import SECOND, Entry, name, seconds, text
+from services.metrics.settling import settled
 
 DAY = 86_400 * SECOND
 REOPEN_WITHIN = 28 * DAY
@@ -205,11 +206,11 @@ _CONTACT_TYPES = frozenset(
 )  # fmt: skip
 
 
-def corrected(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries sorted by time, without those that another one says it corrects."""
+def corrected(entries: Iterable[Entry]) -> Sequence[Entry]:
+    """Return the entries sorted by time, without those that another one says it corrects, with calls settled."""
     ordered = sorted(entries, key=_order)
     gone = {text(e.data["corrects_event_id"]) for e in ordered if "corrects_event_id" in e.data}
-    return [e for e in ordered if e.event_id not in gone] if gone else ordered
+    return settled([e for e in ordered if e.event_id not in gone] if gone else ordered)
 
 
 def _order(entry: Entry) -> tuple[int, str, str]:

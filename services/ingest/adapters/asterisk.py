@@ -48,7 +48,8 @@ class Asterisk(Plain):
             if lines.count("\n") > 20 * _MOST_EVENTS:
                 raise Unreadable("more lines than one delivery may hold")
             if any("|" in line for line in lines[:2_000].split("\n")) and not lines.lstrip().startswith("Event:"):
-                found = [_queue_log(line.strip(), scope) for line in lines.split("\n") if line.strip()]
+                keys = frozenset(text(key) or "" for key in items(account.options.get("callback_keys")))
+                found = [_queue_log(line.strip(), scope, keys) for line in lines.split("\n") if line.strip()]
             else:
                 found = [_ami(block, scope) for block in _blocks(lines)]
         return Delivery(
@@ -101,26 +102,30 @@ def _ami(part: Mapping[str, Json], scope: str) -> Draft | Quarantined:
     at = from_slack(stamp)
     queue, agent = text(part.get("Queue")), text(part.get("MemberName")) or text(part.get("Interface"))
     facts: dict[str, Any] = {"queue": queue, "wait_s": whole(part.get("HoldTime"))}
+    waiting: dict[str, Any] = {"actor": events.CUSTOMER, "queue": queue or _UNKNOWN}
     if kind == "QueueCallerJoin":
-        return _draft(
-            "call.queued", event_id, at, contact, caller, queue=queue or _UNKNOWN, position=whole(part.get("Position"))
-        )
+        return _draft("call.queued", event_id, at, contact, caller, **waiting, position=whole(part.get("Position")))
     if kind == "QueueCallerAbandon":
-        return _draft("call.abandoned", event_id, at, contact, caller, **facts)
+        return _draft("call.abandoned", event_id, at, contact, caller, **facts | waiting)
     if kind == "AgentConnect":
         ring = whole(part.get("RingTime"))
         return _draft("call.answered", event_id, at, contact, caller, **facts, **_by(agent), ring_s=ring)
     if kind == "AgentComplete":
         talk, reason = whole(part.get("TalkTime")), text(part.get("Reason"))
         if reason == "transfer":
-            return _transferred(event_id, at, contact, caller, agent, None, "transfer", talk_s=talk, **facts)
+            # BlindTransfer and AttendedTransfer tell it better, where they are told.
+            more = {**facts, "talk_s": talk, "told_late": True}
+            return _transferred(event_id, at, contact, caller, agent, None, "transfer", **more)
         return _draft("call.ended", event_id, at, contact, caller, **facts, **_by(agent), talk_s=talk, reason=reason)
     if kind in ("BlindTransfer", "AttendedTransfer"):
         by = text(part.get("TransfererConnectedLineNum")) or text(part.get("TransfererCallerIDNum"))
         to = text(part.get("Extension")) or text(part.get("SecondTransfererConnectedLineNum"))
         person = text(part.get("TransfereeCallerIDNum"))
         return _transferred(event_id, at, contact, person, by, to, kind)
-    if kind in ("Hold", "Unhold", "QueueCallerLeave", "AgentCalled", "AgentRingNoAnswer", "AgentDump", "Hangup"):
+    if kind in ("Hold", "Unhold"):
+        # Whoever pressed it; how long it lasted shows from both.
+        return _status(event_id, at, contact, caller, kind.lower(), hold=kind == "Hold", leg=unique)
+    if kind in ("QueueCallerLeave", "AgentCalled", "AgentRingNoAnswer", "AgentDump", "Hangup"):
         # Points in time that no KPI counts by themselves.
         cause = text(part.get("Cause-txt"))
         return _status(event_id, at, contact, caller, kind.lower(), queue=queue, agent_id=agent, reason=cause)
@@ -156,7 +161,7 @@ _STATES = {
 }  # fmt: skip
 
 
-def _queue_log(line: str, scope: str) -> Draft | Quarantined:
+def _queue_log(line: str, scope: str, callback_keys: frozenset[str]) -> Draft | Quarantined:
     columns = line.split("|")
     if len(columns) < 5 or not columns[0].replace(".", "", 1).isdigit():
         return Quarantined("a line that is none of queue_log's", "sha256:" + sha256(line.encode()).hexdigest())
@@ -172,18 +177,21 @@ def _queue_log(line: str, scope: str) -> Draft | Quarantined:
         )  # fmt: skip
     facts: dict[str, Any] = {"queue": queue or _UNKNOWN}
     contact = scope + call
+    waiting = {**facts, "actor": events.CUSTOMER}
     if kind == "ENTERQUEUE":
-        return _draft("call.queued", event_id, at, contact, more[1], **facts, position=whole(more[2]))
+        return _draft("call.queued", event_id, at, contact, more[1], **waiting, position=whole(more[2]))
     if kind == "CONNECT":
         return _draft("call.answered", event_id, at, contact, None, **facts, **_by(who), wait_s=whole(more[0]),
                       ring_s=whole(more[2]))  # fmt: skip
     if kind == "ABANDON":
-        return _draft("call.abandoned", event_id, at, contact, None, **facts, wait_s=whole(more[2]))
+        return _draft("call.abandoned", event_id, at, contact, None, **waiting, wait_s=whole(more[2]))
     if kind in _ENDED:
         return _draft("call.ended", event_id, at, contact, None, **facts, **_by(who), wait_s=whole(more[0]),
                       talk_s=whole(more[1]), reason=_ENDED[kind])  # fmt: skip
     if kind in ("TRANSFER", "BLINDTRANSFER", "ATTENDEDTRANSFER"):
         return _transferred(event_id, at, contact, None, who, more[0] or None, kind.lower(), queue=queue)
+    if kind == "EXITWITHKEY" and more[0] in callback_keys:
+        return _draft("callback.requested", event_id, at, contact, None, **waiting, reason=kind.lower())
     if kind in _LEFT:
         return _draft("call.overflowed", event_id, at, contact, None, **facts, reason=kind.lower())
     if kind in _TOLD:

@@ -62,7 +62,13 @@ class Call:
         )
 
     def waited(self, until: Entry) -> int | None:
-        """Return the time from the queue to `until`; None without a queuing."""
+        """Return the time from the queue to `until`; None without a queuing.
+
+        A wait that was measured where the call was counts more than times at which we heard of it.
+        """
+        told = seconds(until.data, "wait_s") if until.data.get("time_estimated") is True else None
+        if told is not None:
+            return told
         return max(0, until.at - self.queued.at) if self.queued else None
 
     def left(self) -> tuple[Entry, int] | None:
@@ -73,15 +79,40 @@ class Call:
         return None if wait is None else (self.abandoned, wait)
 
     def hold(self) -> int:
-        """Return the time on hold: as the end says, else the sum of the holds."""
+        """Return the time on hold: as the end says, else the sum of the holds, else between hold and taking up."""
         told = seconds(self.ended.data, "hold_s") if self.ended else None
-        return told if told is not None else sum(seconds(e.data, "duration_s") or 0 for e in self.held)
+        if told is not None:
+            return told
+        return sum(seconds(e.data, "duration_s") or 0 for e in self.held) if self.held else self._between_holds()
+
+    def _between_holds(self) -> int:
+        """Return for how long any leg of the talk was on hold; a hold that nothing ends lasts until the call's end."""
+        if self.answered is None or self.ended is None:
+            return 0
+        first, last = self.answered.at, max(self.answered.at, self.ended.at)
+        legs: set[str] = set()
+        since = total = 0
+        for entry in self.entries:
+            if not is_hold(entry):
+                continue
+            at, before = min(max(entry.at, first), last), bool(legs)
+            (legs.add if entry.data["hold"] is True else legs.discard)(str(entry.data.get("leg")))
+            if legs and not before:
+                since = at
+            elif before and not legs:
+                total += at - since
+        return total + (last - since if legs else 0)
 
     def handled(self) -> int | None:
         """Return talk, hold and wrap-up of an answered call that ended; hold lies inside ended − answered."""
         if self.answered is None or self.ended is None:
             return None
         return max(0, self.ended.at - self.answered.at) + (seconds(self.ended.data, "wrap_s") or 0)
+
+
+def is_hold(entry: Entry) -> bool:
+    """Whether an entry says that the caller was put on hold (`hold` true) or taken up again (false)."""
+    return entry.type == "message.status" and isinstance(entry.data.get("hold"), bool) and entry.contact is not None
 
 
 def answers(call: Call, rules: Rules, sink: Sink) -> None:
@@ -126,7 +157,8 @@ def handling(call: Call, rules: Rules, sink: Sink) -> None:
     handled = call.handled()
     if handled is None or call.ended is None:
         return
-    dims, why = call.dims(call.answered), (call.answered, *call.held, call.ended)
+    holds = call.held or [e for e in call.entries if is_hold(e)]
+    dims, why = call.dims(call.answered), (call.answered, *holds, call.ended)
     sink.time("hold_time", call.ended.at, dims, call.hold(), why)
     sink.time("aht", call.ended.at, dims, handled, why)
     sink.add("handle_minutes", call.ended.at, dims._replace(agent=None), 1, handled, why)
