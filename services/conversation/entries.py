@@ -8,10 +8,10 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import nh3
 import orjson
 
 from services.conversation.facts import Facts, facts_of
+from services.conversation.markup import sanitised
 from services.conversation.policy import Policy
 from services.conversation.stitching import Placement
 from shared.entry_ids import entry_id_of
@@ -134,7 +134,7 @@ def made_from(
         digest=digest,
         new_text=new_text,
         quoted_text=quoted_text,
-        html=nh3.clean(html) if isinstance(html, str) and html else None,
+        html=sanitised(html) if isinstance(html, str) and html else None,
         data=event.data,
     )
 
