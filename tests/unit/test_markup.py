@@ -60,7 +60,8 @@ def test_crafted_html_costs_no_more_than_its_length(name: str, times: int) -> No
 
 
 TAGS = ["<b>", "</b>", "<script>", "</script>", "<p onclick=x>", "<a href='javascript:x'>", "<!--", "-->", "<style>",
-        "<img src=x>", "<svg>", "<div>", "&lt;", "<", ">", "x", '"', "<a =", "<textarea>", "<title>", "&#x3c;"]  # fmt: skip
+        "<img src=x>", "<svg>", "<div>", "&lt;", "<", ">", "x", '"', "<a =", "<textarea>", "<title>",
+        "&#x3c;"]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(TAGS), max_size=30).map("".join), st.booleans())
