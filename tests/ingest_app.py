@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from services.ingest import app as ingest
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Adapter
+from services.ingest.published_keys import Fetch, fetch_over_https
 from shared.auth import Authenticator
 from shared.events import InboundEvent
 from shared.keys import create_key
@@ -102,9 +103,13 @@ class Ingest:
 
 @asynccontextmanager
 async def running_ingest(
-    pool: asyncpg.Pool, settings: Settings, adapters: Mapping[str, Adapter] = ADAPTERS, **log_options: Any
+    pool: asyncpg.Pool,
+    settings: Settings,
+    adapters: Mapping[str, Adapter] = ADAPTERS,
+    fetch: Fetch = fetch_over_https,
+    **log_options: Any,
 ) -> AsyncIterator[Ingest]:
-    """Run the ingest service on `pool`; tenants acme and globex have keys."""
+    """Run the ingest service on `pool`; tenants acme and globex have keys. `fetch` stands for the web."""
     async with AsyncExitStack() as stack:
         log = SwitchableLog(await stack.enter_async_context(postgres_log(pool, retention=None, **log_options)))
         clock = StillClock()
@@ -119,7 +124,7 @@ async def running_ingest(
             log_metrics=LogMetrics(registry),
             secret_key=SECRET_KEY,
         )
-        service = await ingest.build(platform, stack, adapters)
+        service = await ingest.build(platform, stack, adapters, fetch)
         app = create_app(platform, [replace(service, background=())])
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://ingest.test"))

@@ -18,6 +18,7 @@ from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.limits import Pressure
 from services.ingest.metrics import IngestMetrics
+from services.ingest.published_keys import Fetch, PublishedKeys, fetch_over_https
 from services.ingest.routes import EventsEndpoint, add_events_routes
 from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, add_webhook_routes
 from services.ingest.widget import add_widget_routes
@@ -32,8 +33,16 @@ SETTLE_EVERY_S = 0.5
 IDLE_TURNS = 60
 
 
-async def build(platform: Platform, stack: AsyncExitStack, adapters: Mapping[str, Adapter] = ADAPTERS) -> Service:
-    """Return the ingest service: its routes, and the loop that keeps the memory of accepted events short."""
+async def build(
+    platform: Platform,
+    stack: AsyncExitStack,
+    adapters: Mapping[str, Adapter] = ADAPTERS,
+    fetch: Fetch = fetch_over_https,
+) -> Service:
+    """Return the ingest service: its routes, and the loop that keeps the memory of accepted events short.
+
+    `fetch` gets what providers publish on the web.
+    """
     metrics = IngestMetrics(platform.registry)
     pressure = Pressure(platform.settings.ingest_pressure_bytes)
     metrics.held_bytes.set_function(lambda: pressure.held_bytes)
@@ -43,7 +52,8 @@ async def build(platform: Platform, stack: AsyncExitStack, adapters: Mapping[str
     router = APIRouter()
     endpoint = EventsEndpoint(platform, intake, metrics, pressure)
     add_events_routes(router, endpoint, platform.settings.topic_prefix, _version())
-    add_webhook_routes(router, WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure))
+    keys = PublishedKeys(fetch)
+    add_webhook_routes(router, WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure, keys))
     add_channel_routes(router, platform, channels, adapters)
     add_widget_routes(router, channels)
     return Service(

@@ -33,6 +33,7 @@ from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
+from services.ingest.published_keys import KeysUnavailable, PublishedKeys
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import too_many, whole_body
 from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
@@ -88,8 +89,10 @@ class WebhookEndpoint:
         intake: Intake,
         metrics: IngestMetrics,
         pressure: Pressure,
+        keys: PublishedKeys,
     ) -> None:
         self._platform = platform
+        self._keys = keys
         self._channels = channels
         self._adapters = adapters
         self._intake = intake
@@ -116,6 +119,10 @@ class WebhookEndpoint:
 
     async def _take(self, raw: RawRequest, account: Account) -> Response:
         adapter = self._adapters[account.provider]
+        try:
+            account = await self._keys.completed(adapter, raw, account)
+        except KeysUnavailable as error:
+            raise unavailable(f"{error}; sending it again is safe") from error
         try:
             if len(raw.body) > IN_A_THREAD_BYTES:
                 delivery = await asyncio.to_thread(receive, adapter, raw, account)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
@@ -105,6 +105,8 @@ class Account:
     options: Mapping[str, Any] = field(default_factory=dict)
     ticket_key: bytes = field(default=b"", repr=False)
     """What signs chat visitors' tickets (shared/visitor_tickets.py); the installation's, not a website's."""
+    keys: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The JSON Web Key Set that the provider publishes, where its deliveries are verified by such keys."""
 
     @property
     def source(self) -> str:
@@ -195,6 +197,23 @@ class Adapter(Protocol):
 
     def taken(self, account: Account, key: str) -> Answer:
         """Return the answer to a delivery that was taken as a whole under `key`, also into quarantine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a provider says which keys sign its deliveries, and which of them one request names."""
+
+    metadata_url: str
+    key_id: str | None
+
+
+@runtime_checkable
+class WithPublishedKeys(Protocol):
+    """An adapter whose proof lies in keys that its provider publishes; the caller puts them into `Account.keys`."""
+
+    def key_source(self, request: RawRequest, account: Account) -> KeySource | None:
+        """Return whose keys `request` needs, or None where it needs none. Never raises."""
         ...
 
 

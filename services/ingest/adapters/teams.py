@@ -1,8 +1,8 @@
 """Microsoft Teams: activities of a bot (signed token), or an outgoing webhook (HMAC).
 
 Sources: botframework-activity.md; Microsoft's "Authentication with the Bot Connector API". A bot's keys lie behind an
-OpenID metadata document; fetching it is not this module's work: they are given as `options.jwks` (a JSON Web Key Set),
-with `options.app_id` as the audience. An outgoing webhook has a shared secret instead, given in `secrets`.
+OpenID metadata document, which is fetched outside of this module (services/ingest/published_keys.py), or are given as
+`options.jwks`; the audience is `options.app_id`. An outgoing webhook has a shared secret instead, given in `secrets`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from services.ingest.adapters.base import (
     Delivery,
     Draft,
     Forged,
+    KeySource,
     Plain,
     Quarantined,
     RawRequest,
@@ -35,8 +36,17 @@ from services.ingest.adapters.signatures import base64_digest, hmac_sha256, requ
 from services.ingest.adapters.times import from_iso
 from shared.plaintext import html_to_text
 
-ISSUER = "https://api.botframework.com"
+CLOUDS = {
+    "public": (
+        "https://login.botframework.com/v1/.well-known/openidconfiguration", "https://api.botframework.com",
+    ),
+    "us_government": (
+        "https://login.botframework.azure.us/v1/.well-known/openid-configuration", "https://api.botframework.us",
+    ),
+}  # fmt: skip
+"""`options.cloud` → (OpenID metadata, issuer of its tokens)."""
 SKEW = timedelta(minutes=5)
+_LONGEST_TOKEN = 16_384
 
 
 class Teams(Plain):
@@ -45,14 +55,27 @@ class Teams(Plain):
     def verify(self, request: RawRequest, account: Account) -> None:
         """`Authorization: Bearer` with a token for our app, or `HMAC` over the raw body."""
         scheme, _, proof = require_header(request, "authorization").partition(" ")
-        if scheme.lower() == "hmac":
+        if scheme.lower() == "hmac" and not account.options.get("app_id"):
             given = base64_digest(proof.strip())
             require_match(given, account, lambda secret: hmac_sha256(_shared_key(secret), request.body))
         elif scheme.lower() == "bearer":
             claims = _verified_claims(proof.strip(), account)
             _check_claims(claims, request, account)
         else:
-            raise Forged(401, "the header authorization is neither Bearer nor HMAC")
+            # A bot's account has a secret that nothing is signed with: it need not be one.
+            raise Forged(401, "the header authorization is not Bearer, or HMAC for an outgoing webhook")
+
+    def key_source(self, request: RawRequest, account: Account) -> KeySource | None:
+        """Microsoft's keys for a bearer token, unless the account has its own."""
+        scheme, _, token = (request.headers.get("authorization") or "").strip().partition(" ")
+        if scheme.lower() != "bearer" or account.options.get("jwks"):
+            return None
+        try:
+            header, _ = _unproven(token.strip())
+        except Forged:
+            # It will be refused without any key.
+            return None
+        return KeySource(_cloud(account)[0], text(header.get("kid")))
 
     def parse(self, request: RawRequest, account: Account) -> Delivery:
         """Return the events of one activity."""
@@ -88,10 +111,14 @@ def _segment(text_: str) -> bytes:
         raise Forged(403, "the token is not base64url") from error
 
 
-def _verified_claims(token: str, account: Account) -> Mapping[str, Json]:
-    """Return the claims of a token signed (RS256) with one of the account's keys. Raises Forged."""
+def _cloud(account: Account) -> tuple[str, str]:
+    return CLOUDS.get(str(account.options.get("cloud")), CLOUDS["public"])
+
+
+def _unproven(token: str) -> tuple[Mapping[str, Json], Mapping[str, Json]]:
+    """Return header and claims of a token (RS256) as it says them. Raises Forged."""
     parts = token.split(".")
-    if len(parts) != 3 or len(token) > 16_384:
+    if len(parts) != 3 or len(token) > _LONGEST_TOKEN:
         raise Forged(403, "the bearer token is no signed token")
     try:
         header, claims = (mapping(orjson.loads(_segment(part))) for part in parts[:2])
@@ -99,15 +126,23 @@ def _verified_claims(token: str, account: Account) -> Mapping[str, Json]:
         raise Forged(403, "the token is not JSON") from error
     if header.get("alg") != "RS256":
         raise Forged(403, "the token is not signed with RS256")
-    signed, signature = f"{parts[0]}.{parts[1]}".encode("utf-8", "surrogateescape"), _segment(parts[2])
-    if not any(_signed_by(key, signature, signed) for key in _keys(account, text(header.get("kid")))):
-        raise Forged(403, "the token is not signed by one of the keys in options.jwks")
+    return header, claims
+
+
+def _verified_claims(token: str, account: Account) -> Mapping[str, Json]:
+    """Return the claims of a token signed with one of the account's keys, or of its cloud's. Raises Forged."""
+    header, claims = _unproven(token)
+    body, _, signature = token.rpartition(".")
+    signed, proof = body.encode("utf-8", "surrogateescape"), _segment(signature)
+    if not any(_signed_by(key, proof, signed) for key in _keys(account, text(header.get("kid")))):
+        raise Forged(403, "the token is signed by none of the keys (Microsoft's, or those in options.jwks)")
     return claims
 
 
 def _keys(account: Account, kid: str | None) -> list[rsa.RSAPublicKey]:
     found = []
-    for key in map(mapping, items(mapping(account.options.get("jwks")).get("keys"))):
+    published = account.options.get("jwks") or account.keys
+    for key in map(mapping, items(mapping(published).get("keys"))):
         if key.get("kty") != "RSA" or (kid and text(key.get("kid")) not in (None, kid)):
             continue
         endorsed = items(key.get("endorsements"))
@@ -132,16 +167,18 @@ def _signed_by(key: rsa.RSAPublicKey, signature: bytes, signed: bytes) -> bool:
 def _check_claims(claims: Mapping[str, Json], request: RawRequest, account: Account) -> None:
     """Issuer, audience, times with five minutes of skew, and the service that the activity says it came by."""
     app_id = text(account.options.get("app_id")) or account.account
-    if claims.get("iss") != ISSUER or claims.get("aud") != app_id:
-        raise Forged(403, "the token is for another app, or by another issuer")
+    if claims.get("iss") != _cloud(account)[1]:
+        raise Forged(403, "the token is by another issuer")
+    if claims.get("aud") != app_id:
+        raise Forged(403, "the token is for another app than options.app_id (or the account's name, without it)")
     now, skew = request.received_at.timestamp(), SKEW.total_seconds()
     expires, begins = whole(claims.get("exp")), whole(claims.get("nbf"))
     if expires is None or now > expires + skew or (begins is not None and now < begins - skew):
         raise Forged(403, "the token has expired, or is not valid yet")
     service = text(claims.get("serviceurl")) or text(claims.get("serviceUrl"))
     told = text(read_object(request.body).get("serviceUrl")) if request.body.strip() else None
-    if service and told and service.rstrip("/") != told.rstrip("/"):
-        raise Forged(403, "the activity came by another service than the token says")
+    if service is None or told is None or service.rstrip("/") != told.rstrip("/"):
+        raise Forged(403, "the activity does not come by the service that the token says")
 
 
 def _events(kind: str, key: str, body: Mapping[str, Json], account: Account) -> list[Draft]:

@@ -17,7 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Account, Delivery, Forged, Headers, RawRequest, receive
+from services.ingest.adapters.base import (
+    Account,
+    Delivery,
+    Forged,
+    Headers,
+    KeySource,
+    RawRequest,
+    WithPublishedKeys,
+    receive,
+)
 from services.ingest.adapters.chat import Session, make_token, read_token
 from tests.contract.adapters.providers import FORM, JSON, NOW, PROVIDERS, WHSEC, Signing
 
@@ -335,6 +344,8 @@ ACTIVITY = orjson.dumps(
         (a_token(aud="app2"), False),
         (a_token(iss="https://evil.example"), False),
         (a_token(serviceurl="https://evil.example"), False),
+        (a_token(serviceurl=None), False),
+        (a_token(iss="https://api.botframework.us"), False),
         (a_token(OTHER_KEY), False),
         (a_token(header={"alg": "none", "kid": "k1"}), False),
         (a_token(header={"alg": "HS256", "kid": "k1"}), False),
@@ -350,6 +361,35 @@ def test_teams_token_is_checked_in_every_respect(token: str, genuine: bool) -> N
     assert is_genuine(account, request) is genuine
     if genuine:
         assert deliver(account, request).events[0].data["customer"]["handles"][0]["value"] == "ten/29:a"
+    # The same where the keys are Microsoft's own.
+    fetched = replace(an_account("teams", app_id="app1"), keys=jwks(KEY))
+    assert is_genuine(fetched, request) is genuine
+    assert not is_genuine(an_account("teams", app_id="app1"), request)
+
+
+def test_teams_says_whose_keys_a_token_needs() -> None:
+    teams = ADAPTERS["teams"]
+    assert isinstance(teams, WithPublishedKeys)
+
+    def source(token: str, **options: Any) -> KeySource | None:
+        request = a_request(ACTIVITY, {"authorization": token})
+        return teams.key_source(request, an_account("teams", **options))
+
+    public = "https://login.botframework.com/v1/.well-known/openidconfiguration"
+    assert source("Bearer " + a_token()) == KeySource(public, "k1")
+    found = source("bearer " + a_token(), cloud="us_government")
+    assert found is not None and found.metadata_url.startswith("https://login.botframework.azure.us/")
+    for nothing in ("Bearer a.b.c", "Bearer", "HMAC abc", "", "Bearer " + "a" * 20_000):
+        assert source(nothing) is None
+    assert source("Bearer " + a_token(), jwks=jwks(KEY)) is None
+
+
+def test_a_bots_account_takes_no_shared_secret() -> None:
+    body = ACTIVITY
+    proof = base64.b64encode(hmac.new(b"app-1", body, sha256).digest()).decode()
+    request = a_request(body, {"content-type": JSON, "authorization": f"HMAC {proof}"})
+    assert is_genuine(an_account("teams", "app-1"), request)
+    assert not is_genuine(an_account("teams", "app-1", app_id="app-1"), request)
 
 
 # --- our own chat -----------------------------------------------------------------------------------------------------
