@@ -18,6 +18,7 @@ import asyncpg
 import orjson
 
 from services.conversation import context as brief
+from services.conversation import past
 from services.conversation.entries import COLUMNS, Entry, render
 from shared import handles
 from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
@@ -200,6 +201,8 @@ class Page:
     since: datetime | None = None
     until: datetime | None = None
     own_only: bool = False
+    as_of: datetime | None = None
+    """What was known then; None: what is known now."""
 
 
 @dataclass(slots=True)
@@ -269,6 +272,8 @@ async def timeline(
     It holds the customer's own entries over all their leaves and, unless `own_only`, what others said in the
     conversations they take part in.
     """
+    if page.as_of is not None:
+        return await _timeline_as_of(connection, tenant, customer_id, page, page.as_of)
     query = _Query([tenant, customer_id])
     _filters(query, page)
     if page.conversation_id is not None:
@@ -287,6 +292,22 @@ async def timeline(
             WHERE e.tenant_id = $1 AND e.conversation_id = others.conversation_id
                 AND e.leaf_id NOT IN (SELECT leaf_id FROM mine){query.text()} {_ordered(page)}) AS e""")  # noqa: S608
     statement = f"WITH {_MINE}, e AS ({' UNION ALL '.join(parts)}) {_WITH_PEOPLE} {_ordered(page)}"
+    return await _page(connection, statement, query.arguments, page, customer_id)
+
+
+async def _timeline_as_of(
+    connection: asyncpg.Connection, tenant: str, customer_id: UUID, page: Page, as_of: datetime
+) -> tuple[list[dict[str, Any]], bool]:
+    query = _Query([tenant, as_of, customer_id])
+    _filters(query, page)
+    canonical_id = past.CANONICAL_OF.format("e.conversation_id")
+    if page.conversation_id is not None:
+        query.add(f"{canonical_id} = {{}}", page.conversation_id)
+    place = f"CASE WHEN e.conversation_id IS NOT NULL THEN {canonical_id} END"
+    statement = f"""{past.timeline_sql(own_only=page.own_only)}
+        SELECT {_COLUMNS}, {place} AS canonical_id, {past.CUSTOMER_OF.format("e.leaf_id")} AS customer_id,
+               {past.JOINED_WHOLE.format("e.conversation_id")} AS joined_whole
+        FROM e WHERE true{query.text()} {_ordered(page)}"""  # noqa: S608
     return await _page(connection, statement, query.arguments, page, customer_id)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from services.conversation import copies, store
+from services.conversation import copies, past, store
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
@@ -35,6 +35,7 @@ class Saving:
         new, moved = self._place_entries()
         fresh, stale, kept = self._derive(new, moved)
         reowned = await self._save_conversations()
+        await self._keep(leaves=(self._people.leaves[node].leaf_id for node in self._people.moved))
         await store.save_leaves(
             self._connection,
             self._tenant,
@@ -43,6 +44,8 @@ class Saving:
         await store.save_links(self._connection, self._tenant, self._batch.evidence)
         await self._save_seen(moved)
         displaced = list(self._batch.displaced.values())
+        moves = (entry.entry_id for entry in (*moved, *kept))
+        await self._keep(moved=moves, gone=(entry.entry_id for entry in (*stale, *displaced)))
         await store.delete_entries(self._connection, self._tenant, [e.entry_id for e in (*stale, *displaced)])
         await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
         await store.insert_entries(self._connection, [*new, *fresh])
@@ -154,6 +157,9 @@ class Saving:
                 rows.append(replace(self._batch.conversations[id_], canonical_id=stitcher.canonical[id_]))
             else:
                 gone.append(id_)
+        known = self._batch.conversations
+        others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
+        await self._keep(conversations=(*others, *gone))
         await store.save_conversations(self._connection, self._tenant, rows, gone)
         self._publish_conversations(rows, gone)
         return await self._reown(rows)
@@ -181,7 +187,10 @@ class Saving:
             merged = before.canonical_id != row.canonical_id or row.id in merged_into
             if merged or row.id in self._batch.rebuilt:
                 owners.append((row.id, owner))
-        return await store.reown_entries(self._connection, self._tenant, owners)
+        return await store.reown_entries(self._connection, self._tenant, owners, self._batch.now)
+
+    async def _keep(self, **ids: Iterable[UUID]) -> None:
+        await past.keep(self._connection, self._tenant, self._batch.now, **ids)
 
     async def _save_seen(self, moved: Sequence[Entry]) -> None:
         """Keep what the new entries say of the handles they name and of their owners."""

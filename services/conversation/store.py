@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
+from services.conversation import past
 from services.conversation.entries import COLUMNS, Entry
 from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
@@ -586,6 +587,12 @@ ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
 """  # noqa: S608
 
 # Entries that belong to whoever owns their conversation follow its owner.
+TO_REOWN = """
+SELECT e.entry_id FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = o.conversation_id
+WHERE e.by_conversation AND e.leaf_id <> o.leaf_id
+"""
+
 REOWN_ENTRIES = f"""
 UPDATE conversation.entry e SET leaf_id = o.leaf_id, version = e.version + 1
 FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
@@ -623,11 +630,18 @@ async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Itera
 
 
 async def reown_entries(
-    connection: asyncpg.Connection, tenant: str, owners: Iterable[tuple[UUID, UUID]]
+    connection: asyncpg.Connection, tenant: str, owners: Iterable[tuple[UUID, UUID]], now: datetime
 ) -> list[Entry]:
     """Give the ownerless entries of each (conversation, leaf) to that leaf; return those that changed."""
     rows = [row for row in owners if row[1] is not None]
-    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *_columns(rows, 2))] if rows else []
+    if not rows:
+        return []
+    columns = _columns(rows, 2)
+    ids = [row[0] for row in await connection.fetch(TO_REOWN, tenant, *columns)]
+    if not ids:
+        return []
+    await past.keep(connection, tenant, now, moved=ids)
+    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *columns)]
 
 
 async def save_bindings(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from services.conversation import reading, store
+from services.conversation import past, reading, store
 from services.conversation.context import RECENT
 from services.conversation.reading import Page
 from services.conversation.routes import parameters
@@ -76,15 +79,22 @@ def customers_router(platform: Platform) -> APIRouter:
         since: str | None = None,
         until: str | None = None,
         scope: Annotated[str | None, Query(description="`own`: without what others said in conversations")] = None,
+        as_of: Annotated[
+            str | None,
+            Query(
+                description="An instant of the past, RFC 3339: the timeline as it was known then. Entries recorded "
+                "later are absent; people, conversations and versions are as they were before later merges, splits, "
+                "late events and policies. Who is erased is erased in every past."
+            ),
+        ] = None,
     ) -> dict[str, Any]:
         if scope not in (None, "", "all", "own"):
             raise invalid("scope", "use own, or leave it out")
+        known_at = read("as_of", as_of, partial(_past, platform.clock.now()))
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
-            if survivor is None:
-                raise not_found("customer")
+            survivor = await _survivor(connection, reader.tenant, id_of("customer", customer_id), known_at)
             wanted = read("conversation_id", conversation_id, parameters.uuid)
-            if wanted is not None:
+            if wanted is not None and known_at is None:
                 wanted = await reading.canonical(connection, reader.tenant, wanted) or wanted
             page = Page(
                 limit=limit,
@@ -97,6 +107,7 @@ def customers_router(platform: Platform) -> APIRouter:
                 since=read("since", since, parameters.instant),
                 until=read("until", until, parameters.instant),
                 own_only=scope == "own",
+                as_of=known_at,
             )
             entries, more = await reading.timeline(connection, reader.tenant, survivor, page)
         return {"customer_id": str(survivor), **paged(entries, more, page)}
@@ -129,6 +140,29 @@ def customers_router(platform: Platform) -> APIRouter:
         return StreamingResponse(lines, media_type="application/jsonl", headers=headers)
 
     return router
+
+
+CLOCKS_APART = timedelta(minutes=1)
+"""How far a caller's clock may be ahead of ours before an instant of theirs is in the future."""
+
+
+def _past(now: datetime, text: str) -> datetime:
+    """Read an instant that is not in the future. Raises ValueError."""
+    at = parameters.instant(text)
+    if at > now + CLOCKS_APART:
+        raise ValueError("what will be known then is not known yet; give an instant of the past")
+    return at
+
+
+async def _survivor(connection: asyncpg.Connection, tenant: str, customer_id: UUID, at: datetime | None) -> UUID:
+    """Return who answers for a customer id, now or at an instant. Raises Problem 404."""
+    if at is None:
+        survivor = await reading.survivor(connection, tenant, customer_id)
+    else:
+        survivor = await past.survivor(connection, tenant, at, customer_id)
+    if survivor is None:
+        raise not_found("customer")
+    return survivor
 
 
 async def _lines(platform: Platform, tenant: str, customer_id: UUID) -> AsyncIterator[bytes]:

@@ -1,0 +1,149 @@
+"""What was known at an earlier instant: where entries, leaves and conversations stood before they moved.
+
+Whatever moves leaves a row behind that says where it was and until when (by the recorder's clock, as `recorded_at`).
+An answer as of T takes, of each thing, the earliest such row behind T, and where there is none what stands now. Nothing
+is written for what never moves, and reading the present asks none of it.
+Source: docs/decisions/0011-what-was-known.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation.entries import COLUMNS
+from shared.events import DERIVED_SOURCE
+
+SAYS = frozenset({"new_text", "quoted_text", "html", "data"})
+"""Columns of what an entry says, kept here only of one that is no more."""
+
+_NAMES = ["tenant_id" if name == "tenant" else name for name in COLUMNS]
+_PLACED = ", ".join(name for name in _NAMES if name not in SAYS)
+
+# --- leaving a trace --------------------------------------------------------------------------------------------------
+
+LEAVES = """
+INSERT INTO conversation.past_leaf (tenant_id, leaf_id, until, customer_id)
+SELECT tenant_id, leaf_id, $3, customer_id FROM conversation.leaf
+WHERE tenant_id = $1 AND leaf_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
+"""
+
+CONVERSATIONS = f"""
+INSERT INTO conversation.past_conversation (tenant_id, conversation_id, until, canonical_id, joined_whole)
+SELECT tenant_id, conversation_id, $3, canonical_id, coalesce(merged_source = '{DERIVED_SOURCE}', false)
+FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+MOVED = f"""
+INSERT INTO conversation.past_entry ({_PLACED}, until) SELECT {_PLACED}, $3 FROM conversation.entry
+WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+GONE = f"""
+INSERT INTO conversation.past_entry ({", ".join(_NAMES)}, until) SELECT {", ".join(_NAMES)}, $3 FROM conversation.entry
+WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[])
+ON CONFLICT (tenant_id, entry_id, until) DO UPDATE
+SET new_text = excluded.new_text, quoted_text = excluded.quoted_text, html = excluded.html, data = excluded.data
+"""  # noqa: S608
+
+
+async def keep(
+    connection: asyncpg.Connection,
+    tenant: str,
+    now: datetime,
+    *,
+    leaves: Iterable[UUID] = (),
+    conversations: Iterable[UUID] = (),
+    moved: Iterable[UUID] = (),
+    gone: Iterable[UUID] = (),
+) -> None:
+    """Keep where these stand, just before they move (`gone`: entries that are deleted)."""
+    for statement, ids in ((LEAVES, leaves), (CONVERSATIONS, conversations), (MOVED, moved), (GONE, gone)):
+        if ids := list(ids):
+            await connection.execute(statement, tenant, ids, now)
+
+
+# --- reading as of an instant -----------------------------------------------------------------------------------------
+# In all of these $1 is the tenant and $2 the instant.
+
+SURVIVOR = """
+SELECT coalesce((SELECT customer_id FROM conversation.past_leaf p
+                 WHERE p.tenant_id = $1 AND p.leaf_id = l.leaf_id AND p.until > $2 ORDER BY p.until LIMIT 1),
+                l.customer_id)
+FROM conversation.leaf l WHERE l.tenant_id = $1 AND l.leaf_id = $3 AND (l.was_customer OR l.customer_id = $3)
+"""
+
+# The customer of a leaf `{}`, and the conversation that `{}` meant.
+CUSTOMER_OF = """coalesce(
+    (SELECT p.customer_id FROM conversation.past_leaf p
+     WHERE p.tenant_id = $1 AND p.leaf_id = {0} AND p.until > $2 ORDER BY p.until LIMIT 1),
+    (SELECT l.customer_id FROM conversation.leaf l WHERE l.tenant_id = $1 AND l.leaf_id = {0}))"""
+
+CANONICAL_OF = """coalesce(
+    (SELECT p.canonical_id FROM conversation.past_conversation p
+     WHERE p.tenant_id = $1 AND p.conversation_id = {0} AND p.until > $2 ORDER BY p.until LIMIT 1),
+    (SELECT c.canonical_id FROM conversation.conversation c WHERE c.tenant_id = $1 AND c.conversation_id = {0}), {0})"""
+
+JOINED_WHOLE = f"""coalesce(
+    (SELECT p.joined_whole FROM conversation.past_conversation p
+     WHERE p.tenant_id = $1 AND p.conversation_id = {{0}} AND p.until > $2 ORDER BY p.until LIMIT 1),
+    (SELECT c.merged_source = '{DERIVED_SOURCE}' FROM conversation.conversation c
+     WHERE c.tenant_id = $1 AND c.conversation_id = {{0}}), false)"""  # noqa: S608
+
+_LATER = "FROM conversation.past_{0} q WHERE q.tenant_id = $1 AND q.{0}_id = {1}.{0}_id AND q.until > $2"
+
+
+def _stood(table: str, key: str, condition: str) -> str:
+    """Return the SQL of the ids of leaves or conversations that met `condition` on their `{}` row at the instant."""
+    return f"""
+    SELECT t.{key} FROM conversation.{table} t
+    WHERE t.tenant_id = $1 AND {condition} AND NOT EXISTS (SELECT {_LATER.format(table, "t")})
+    UNION
+    SELECT t.{key} FROM conversation.past_{table} t WHERE t.tenant_id = $1 AND {condition} AND t.until > $2
+        AND NOT EXISTS (SELECT {_LATER.format(table, "t")} AND q.until < t.until)"""  # noqa: S608
+
+
+def _entries(condition: str) -> str:
+    """Return the SQL of the entries that were known at the instant and of which `condition` held."""
+    now = ", ".join(f"t.{name}" for name in _NAMES)
+    then = ", ".join(f"coalesce(t.{n}, e.{n}, g.{n}) AS {n}" if n in SAYS else f"t.{n}" for n in _NAMES)
+    return f"""
+    SELECT {now} FROM conversation.entry t
+    WHERE t.tenant_id = $1 AND t.recorded_at <= $2 AND {condition} AND NOT EXISTS (SELECT {_LATER.format("entry", "t")})
+    UNION ALL
+    SELECT {then} FROM conversation.past_entry t
+    LEFT JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = t.entry_id
+    LEFT JOIN LATERAL (SELECT * FROM conversation.past_entry g WHERE g.tenant_id = $1 AND g.entry_id = t.entry_id
+                       AND g.data IS NOT NULL AND g.until >= t.until ORDER BY g.until LIMIT 1) g ON true
+    WHERE t.tenant_id = $1 AND t.recorded_at <= $2 AND t.until > $2 AND {condition}
+        AND coalesce(t.data, e.data, g.data) IS NOT NULL
+        AND NOT EXISTS (SELECT {_LATER.format("entry", "t")} AND q.until < t.until)"""  # noqa: S608
+
+
+def timeline_sql(*, own_only: bool) -> str:
+    """Return the common table expressions that end in `e`, the entries on the timeline of $3 as known at $2."""
+    mine, own = _stood("leaf", "leaf_id", "t.customer_id = $3"), _entries("t.leaf_id IN (SELECT leaf_id FROM mine)")
+    parts = f"mine AS MATERIALIZED ({mine}), own AS MATERIALIZED ({own})"
+    if own_only:
+        return f"WITH {parts}, e AS (SELECT * FROM own)"  # noqa: S608
+    return f"""WITH {parts},
+    part AS MATERIALIZED (
+        SELECT DISTINCT {CANONICAL_OF.format("met.conversation_id")} AS canonical_id
+        FROM (SELECT DISTINCT conversation_id FROM own WHERE conversation_id IS NOT NULL AND cause_id IS NULL) met),
+    raw AS MATERIALIZED (
+        {_stood("conversation", "conversation_id", "t.canonical_id IN (SELECT canonical_id FROM part)")}),
+    others AS ({
+        _entries(
+            "t.conversation_id IN (SELECT conversation_id FROM raw) AND t.leaf_id NOT IN (SELECT leaf_id FROM mine)"
+        )
+    }),
+    e AS (SELECT * FROM own UNION ALL SELECT * FROM others)"""  # noqa: S608
+
+
+async def survivor(connection: asyncpg.Connection, tenant: str, at: datetime, customer_id: UUID) -> UUID | None:
+    """Return who answered for a customer id at that instant; None where there is no such id."""
+    found: UUID | None = await connection.fetchval(SURVIVOR, tenant, at, customer_id)
+    return found
