@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -53,6 +54,14 @@ PREREQUISITES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "prometheus": (lambda: shutil.which("promtool") is not None, "needs Prometheus and promtool"),
     "toxiproxy": (_toxiproxy, "cutting connections needs toxiproxy-server"),
+    "atheris": (
+        lambda: find_spec("atheris") is not None,
+        "fuzzing needs atheris, which is for Linux on x86-64 with Python up to 3.13",
+    ),
+    "node": (
+        lambda: _runs("node", "--version") and _runs("npm", "--version"),
+        "the JavaScript SDK of CloudEvents runs in Node",
+    ),
     "curl": (lambda: shutil.which("curl") is not None, "the README's first steps are typed with curl"),
     "root": (lambda: os.geteuid() == 0, "what a start by root does can only be seen by root"),
     "shared_data": (SHARED_DATA.is_dir, "the shared test data is not beside this checkout"),

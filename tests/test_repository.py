@@ -90,6 +90,8 @@ def test_the_locks_satisfy_what_pyproject_asks_for_and_agree_with_each_other() -
     for group in PYPROJECT["dependency-groups"].values():
         for text in (entry for entry in group if isinstance(entry, str)):
             asked = Requirement(text)
+            if asked.marker is not None and not asked.marker.evaluate(dict(default_environment())):
+                continue
             assert next(iter(dev[canonicalize_name(asked.name)].specifier)).version in asked.specifier, text
     for name, requirement in (base | build).items():
         assert dev[name].specifier == requirement.specifier, f"{name} differs between the locks"

@@ -8,9 +8,14 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linebot.v3.webhook import SignatureValidator
+from sendgrid.helpers.eventwebhook import EventWebhook
 from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 from twilio.request_validator import RequestValidator
+from viberbot import Api, BotConfiguration
+from wechatpy.exceptions import InvalidSignatureException
+from wechatpy.utils import WeChatSigner, check_signature
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Forged, Headers, RawRequest
@@ -92,3 +97,52 @@ def test_standard_webhooks_sdk_and_we_agree() -> None:
     ours = PROVIDERS["standard_webhooks"].sign(Signing(body.encode(), at=now), WHSEC[1])
     given = {name: value for name, value in ours.headers.items() if name.startswith("webhook-")}
     assert webhook.verify(body, given)["type"] == "survey.answered"
+
+
+@pytest.mark.parametrize("signing", signed_as("line"))
+def test_lines_sdk_takes_what_we_take(signing: Signing) -> None:
+    provider = PROVIDERS["line"]
+    request = provider.sign(signing, provider.secrets[0])
+    signature = request.headers.get("x-line-signature")
+    assert is_genuine(provider.account(), request)
+    assert SignatureValidator(provider.secrets[0]).validate(signing.body.decode(), signature)
+    assert not SignatureValidator(provider.secrets[2]).validate(signing.body.decode(), signature)
+
+
+@pytest.mark.parametrize("signing", signed_as("viber"))
+def test_vibers_sdk_and_we_agree(signing: Signing) -> None:
+    provider = PROVIDERS["viber"]
+    sdk = Api(BotConfiguration(name="bot", avatar="", auth_token=provider.secrets[0]))
+    headers = Headers([("X-Viber-Content-Signature", sdk._calculate_message_signature(signing.body))])
+    request = RawRequest("POST", "/x", "", headers, signing.body, NOW)
+    assert is_genuine(provider.account(), request)
+    ours = provider.sign(signing, provider.secrets[0])
+    assert sdk.verify_signature(signing.body, ours.headers.get("x-viber-content-signature"))
+
+
+@pytest.mark.parametrize("name", ["sendgrid_events", "sendgrid_inbound"])
+def test_sendgrids_sdk_takes_what_we_take(name: str) -> None:
+    provider = PROVIDERS[name]
+    for signing in signed_as(name):
+        request = provider.sign(signing, provider.secrets[0])
+        given = [request.headers.get(f"x-twilio-email-event-webhook-{what}") for what in ("signature", "timestamp")]
+        assert is_genuine(provider.account(), request)
+        # The SDK's verifier takes the body as text.
+        body = signing.body.decode("latin-1")
+        if body.isascii():
+            assert EventWebhook(provider.secrets[0]).verify_signature(body, *given)
+            assert not EventWebhook(provider.secrets[2]).verify_signature(body, *given)
+
+
+def test_wechats_sdk_and_we_agree() -> None:
+    provider = PROVIDERS["wechat"]
+    stamp = str(int(NOW.timestamp()))
+    signer = WeChatSigner()
+    signer.add_data(provider.secrets[1], stamp, "n1")
+    query = f"signature={signer.signature}&timestamp={stamp}&nonce=n1"
+    request = RawRequest("POST", "/x", query, Headers([("content-type", "text/xml")]), b"<xml/>", NOW)
+    assert is_genuine(provider.account(), request)
+    ours = dict(parse_qsl(provider.sign(Signing(b"<xml/>", "text/xml"), provider.secrets[0]).query))
+    check_signature(provider.secrets[0], ours["signature"], ours["timestamp"], ours["nonce"])
+    with pytest.raises(InvalidSignatureException):
+        check_signature(provider.secrets[2], ours["signature"], ours["timestamp"], ours["nonce"])

@@ -1,0 +1,73 @@
+"""Whatever strangers send, nothing breaks and nothing takes long: by hypothesis, by repetition, and by atheris."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT, needs
+from tests.fuzz.targets import LARGEST, PROVIDERS, TARGETS, blown_up, run
+from tests.fuzz.words import WORDS, seeds
+
+pieces = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=6)), min_size=1, max_size=40).map(b"".join)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@given(how=st.binary(min_size=3, max_size=3), content=pieces)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_bytes_break_anything_or_take_long(name: str, how: bytes, content: bytes) -> None:
+    run(name, how + content)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_the_fuzzer_starts_from_is_in_order(name: str) -> None:
+    given = list(seeds(name))
+    assert given
+    for seed in given:
+        run(name, seed)
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "delivery"])
+def test_sixty_kilobytes_of_any_one_word_take_under_a_tenth_of_a_second(name: str) -> None:
+    for word in WORDS:
+        assert _is_quick(name, b"\0" + word * (LARGEST // len(word)), 0.1), (name, word)
+
+
+@pytest.mark.parametrize("number", range(len(PROVIDERS)), ids=PROVIDERS)
+def test_sixty_kilobytes_of_any_one_word_are_a_quick_delivery(number: int) -> None:
+    for media in range(3):
+        for word in WORDS:
+            assert _is_quick("delivery", bytes([number, media]) + word * (LARGEST // len(word)), 0.1), (media, word)
+
+
+def _is_quick(name: str, data: bytes, limit_s: float) -> bool:
+    for _ in range(3):
+        began = time.thread_time()
+        TARGETS[name](data)
+        if time.thread_time() - began < limit_s:
+            return True
+    return False
+
+
+@given(st.binary(min_size=4, max_size=300))
+@example(b"\x01\x00\x17" + bytes(60))
+def test_repetition_goes_up_to_the_largest_size(data: bytes) -> None:
+    blown = blown_up(data)
+    assert blown == data[3:] if not data[0] % 2 else LARGEST - 24 <= len(blown) <= LARGEST
+
+
+@needs("atheris")
+def test_atheris_finds_nothing_in_a_short_while() -> None:
+    """A long while, by hand: `python -m tests.fuzz mail -max_total_time=3600`."""
+    options = ["-runs=4000", "-max_total_time=6", "-artifact_prefix=/dev/null"]
+    command = [sys.executable, "-m", "tests.fuzz", "any", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    ran = re.search(r"Done (\d+) runs", done.stderr)
+    assert ran is not None and int(ran[1]) > 500, done.stderr[-1_000:]
