@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
-import uvicorn
 import yaml
 
 from shared.settings import Settings
@@ -20,6 +18,7 @@ from tests.conftest import ROOT, needs
 from tests.kpi_timeline import posted, records_of
 from tests.metrics_app import Metrics, running_metrics
 from tests.processes import free_port
+from tests.serving import on_a_port
 
 pytestmark = needs("shared_data")
 
@@ -27,15 +26,8 @@ pytestmark = needs("shared_data")
 @asynccontextmanager
 async def serving(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[tuple[Metrics, str]]:
     """Serve the metrics application on a port."""
-    async with running_metrics(pool, settings) as service:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(service.app, log_level="error", lifespan="off"))
-            task = asyncio.create_task(server.serve(sockets=[listener]))
-            try:
-                yield service, f"http://127.0.0.1:{listener.getsockname()[1]}"
-            finally:
-                server.should_exit = True
-                await task
+    async with running_metrics(pool, settings) as service, on_a_port(service.app) as url:
+        yield service, url
 
 
 async def take(service: Metrics, start: int, end: int) -> None:
