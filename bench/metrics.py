@@ -16,11 +16,11 @@ from bench import ground
 from bench.report import Row, quantile, show
 from bench.timeline import _to_timeline, fill
 from services.cli.ledger import METRICS_GROUP, wait_for_end
-from services.metrics import query as reading
+from services.metrics import sums
 from services.metrics.app import build
 from services.metrics.entries import SECOND, micros
 from services.metrics.kpis import BY_ID
-from services.metrics.reading import Query
+from services.metrics.reading.question import Query
 from services.metrics.windows import edges
 from shared.database.engine import tenant_reader
 from shared.log.protocol import TIMELINE
@@ -79,7 +79,7 @@ async def _ask(platform: Platform) -> list[float]:
     for _ in range(QUESTIONS):
         began = time.perf_counter()
         async with tenant_reader(platform.pool, tenant) as connection:
-            await reading.ask(connection, tenant, query)
+            await sums.ask(connection, tenant, query)
         found.append(time.perf_counter() - began)
     return found
 

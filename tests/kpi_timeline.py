@@ -17,7 +17,9 @@ from services.metrics.business import Rules, Schedule
 from services.metrics.entries import Entry, compact, micros
 from services.metrics.evaluation import Ref, Timeline, recount
 from services.metrics.kpis import BY_ID
-from services.metrics.reading import Answer, Fetch, Query, Row, answer, reader_of
+from services.metrics.reading.answering import Answer, answer, reader_of
+from services.metrics.reading.cells import Row
+from services.metrics.reading.question import Fetch, Query
 from services.metrics.windows import edges
 from shared.events import TYPE_PREFIX, TimelineRecord, family_of
 

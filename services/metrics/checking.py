@@ -13,11 +13,13 @@ import asyncpg
 
 from services.metrics import store
 from services.metrics.buckets import difference
-from services.metrics.consumer import Work, facts_of, load_entities
+from services.metrics.entities import facts_of
 from services.metrics.evaluation import Ref, evaluate
+from services.metrics.loading import load_entities
 from services.metrics.memory import Memory
-from services.metrics.query import rules_of
 from services.metrics.recount import Wrong
+from services.metrics.sums import rules_of
+from services.metrics.work import Work
 from shared.clock import Clock
 from shared.errors import DatabaseUnavailable
 from shared.log.database import Connection

@@ -17,6 +17,8 @@ from shared.events import TYPE_PREFIX, parse_rfc3339
 SECOND = 1_000_000
 """Microseconds in a second."""
 
+HOUR = 3600 * SECOND
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S = 10 * 366 * 86_400
 _MOST_MINOR = 10**15

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from services.metrics.analysis import analyse
 from services.metrics.buckets import Contributions, Sink
 from services.metrics.business import Rules
 from services.metrics.customer import RELEVANT, Customer
 from services.metrics.entries import UNKNOWN, Entry, name
-from services.metrics.facts import Conversation, analyse
+from services.metrics.facts import Conversation
 from services.metrics.kpis import FUNCTIONS
 from services.metrics.kpis.calls import Call, is_hold
 from services.metrics.kpis.definition import Entity

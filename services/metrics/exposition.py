@@ -20,14 +20,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from services.metrics import query as reading
+from services.metrics import sums
 from services.metrics.buckets import EXACT_S, bucket_of
 from services.metrics.business import Rules
 from services.metrics.entries import SECOND
 from services.metrics.kpis import BY_ID, DEFINITIONS
 from services.metrics.kpis.definition import Definition, Shape
-from services.metrics.reading import Answer, Query, Row, reader_of
-from services.metrics.reading import answer as answer_of
+from services.metrics.reading.answering import Answer, reader_of
+from services.metrics.reading.answering import answer as answer_of
+from services.metrics.reading.cells import Row
+from services.metrics.reading.question import Query
 from shared.database.engine import tenant_reader
 from shared.events import family_of
 from shared.log.database import Connection
@@ -76,8 +78,8 @@ class Snapshot:
 async def snapshot(pool: asyncpg.Pool, tenant: str, now: int) -> Snapshot:
     """Read everything a scrape of this tenant shows, from one snapshot of the database."""
     async with tenant_reader(pool, tenant) as connection:
-        rules = await reading.rules_of(connection, tenant)
-        currency = next(iter(await reading.currencies(connection, tenant)), "EUR")
+        rules = await sums.rules_of(connection, tenant)
+        currency = next(iter(await sums.currencies(connection, tenant)), "EUR")
         gauges = [
             gauge
             for window, length_s in WINDOWS.items()
@@ -154,7 +156,7 @@ async def ask_together(connection: Connection, tenant: str, queries: Sequence[Qu
         names = sorted({series for _, fetch in group for series in fetch.series})
         joined = replace(group[0][1], series=tuple(names))
         by_series: dict[str, list[Row]] = {}
-        for row in await reading.rows(connection, tenant, joined, queries[0].now, None):
+        for row in await sums.rows(connection, tenant, joined, queries[0].now, None):
             by_series.setdefault(row.series, []).append(row)
         for i, fetch in group:
             for series in fetch.series:

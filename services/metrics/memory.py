@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from services.metrics.analysis import analyse
 from services.metrics.buckets import Contributions, Dims
 from services.metrics.business import Rules
 from services.metrics.entries import Entry
 from services.metrics.evaluation import Ref, concerns_customer, group_of
-from services.metrics.facts import Conversation, analyse
+from services.metrics.facts import Conversation
 
 Entries = dict[str, Entry]
 

@@ -9,7 +9,8 @@ from typing import Any
 from services.metrics.entries import SECOND, instant
 from services.metrics.kpis import DEFINITIONS
 from services.metrics.kpis.definition import Definition
-from services.metrics.reading import Answer, Point, Query
+from services.metrics.reading.answering import Answer, Point
+from services.metrics.reading.question import Query
 from shared.events import rfc3339
 
 FIGURES = ("value", "numerator", "denominator", "count", "p50", "p90", "min", "max")

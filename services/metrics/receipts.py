@@ -15,11 +15,16 @@ from typing import Any, NamedTuple
 import orjson
 
 from services.metrics.buckets import Dims, Key, Sink
-from services.metrics.consumer import Work, facts_of, load_entities
+from services.metrics.entities import facts_of
 from services.metrics.entries import Entry, instant
 from services.metrics.evaluation import Ref, evaluate
+from services.metrics.loading import load_entities
 from services.metrics.memory import Memory
-from services.metrics.reading import DIMENSIONS, Query, currency_of, lands_within, reader_of
+from services.metrics.reading.answering import reader_of
+from services.metrics.reading.money import currency_of
+from services.metrics.reading.question import DIMENSIONS, Query
+from services.metrics.reading.waiting import lands_within
+from services.metrics.work import Work
 from shared.events import rfc3339
 from shared.log.database import Connection
 from shared.problems import Fault, Problem

@@ -15,10 +15,11 @@ from typing import Any
 import asyncpg
 
 from services.metrics import store
-from services.metrics.consumer import MetricsConsumer, Work, evaluate_touched
+from services.metrics.consumer import MetricsConsumer, evaluate_touched
 from services.metrics.entries import micros
 from services.metrics.evaluation import CONVERSATION, CUSTOMER, Ref
 from services.metrics.memory import Memory
+from services.metrics.work import Work
 from shared.clock import Clock
 from shared.database.engine import transaction
 from shared.errors import DatabaseUnavailable

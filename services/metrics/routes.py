@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from services.metrics import query as reading
+from services.metrics import sums
 from services.metrics.asking import PAGING, definition_of, query_of
 from services.metrics.entries import micros
 from services.metrics.presenting import as_csv, catalogue, present
-from services.metrics.reading import Query as Asked
+from services.metrics.reading.question import Query as Asked
 from services.metrics.receipts import receipts
 from services.metrics.scoreboard import scoreboard
 from shared.auth import Principal, require
@@ -46,7 +46,7 @@ def kpi_router(platform: Platform) -> APIRouter:
         given = dict(request.query_params)
         async with tenant_reader(platform.pool, principal.tenant) as connection:
             asked = await _asked(platform, connection, principal.tenant, kpi, given)
-            found = await reading.ask(connection, principal.tenant, asked)
+            found = await sums.ask(connection, principal.tenant, asked)
         if _wants_csv(request):
             return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
         return Response(orjson.dumps(present(asked, found)), media_type="application/json")
@@ -79,10 +79,10 @@ def kpi_router(platform: Platform) -> APIRouter:
 
 async def _asked(platform: Platform, connection: Connection, tenant: str, kpi: str, given: Mapping[str, str]) -> Asked:
     """Return the query that a request asks. Raises Problem."""
-    rules = await reading.rules_of(connection, tenant)
+    rules = await sums.rules_of(connection, tenant)
     currency = None
     if "currency" in definition_of(kpi).parameters and "currency" not in given:
-        currency = next(iter(await reading.currencies(connection, tenant)), "EUR")
+        currency = next(iter(await sums.currencies(connection, tenant)), "EUR")
     return query_of(kpi, given, rules, micros(platform.clock.now()), currency)
 
 

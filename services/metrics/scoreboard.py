@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from services.metrics import query as reading
+from services.metrics import sums
 from services.metrics.entries import SECOND
 from services.metrics.kpis import BY_ID
-from services.metrics.reading import Answer, Figures, Query
+from services.metrics.reading.answering import Answer
+from services.metrics.reading.figures import Figures
+from services.metrics.reading.question import Query
 from shared.log.database import Connection
 
 YEAR = 365 * 86_400 * SECOND
@@ -136,8 +138,8 @@ BENCHMARKS = (
 
 async def scoreboard(connection: Connection, tenant: str, now: int) -> list[dict[str, Any]]:
     """Return every benchmark with the live value of the last 365 days."""
-    rules = await reading.rules_of(connection, tenant)
-    currency = next(iter(await reading.currencies(connection, tenant)), "EUR")
+    rules = await sums.rules_of(connection, tenant)
+    currency = next(iter(await sums.currencies(connection, tenant)), "EUR")
     zone = ZoneInfo(rules.timezone)
     answers: dict[tuple[Any, ...], Answer] = {}
     rows = []
@@ -151,7 +153,7 @@ async def scoreboard(connection: Connection, tenant: str, now: int) -> list[dict
         )  # fmt: skip
         key = (benchmark.kpi, *sorted(parameters.items()), *sorted(benchmark.filters.items()))
         if key not in answers:
-            answers[key] = await reading.ask(connection, tenant, query)
+            answers[key] = await sums.ask(connection, tenant, query)
         rows.append(row_of(benchmark, answers[key].total.figures, definition.unit))
     return rows
 

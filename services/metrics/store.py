@@ -370,9 +370,6 @@ async def add_contributions(connection: Connection, rows: Sequence[tuple[Any, ..
     )
 
 
-HOUR = 3600 * SECOND
-
-
 async def add_rollup(connection: Connection, cells: Mapping[tuple[str, int, int, str, int], tuple[int, int]]) -> None:
     """Add (tenant, series, hour, channel, bucket) → (n, total) to the sums by hour."""
     rows = sorted((place, cell) for place, cell in cells.items() if cell != (0, 0))

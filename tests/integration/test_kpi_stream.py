@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -12,19 +13,18 @@ from services.metrics.buckets import difference
 from services.metrics.business import Rules, Schedule, Sla
 from services.metrics.checking import check_tenants
 from services.metrics.consumer import MetricsConsumer
-from services.metrics.entries import SECOND, micros
+from services.metrics.entries import HOUR, SECOND, micros
 from services.metrics.facts import DAY
-from services.metrics.query import rolled, rolled_statement, statement
-from services.metrics.reading import Fetch
+from services.metrics.reading.question import Fetch
 from services.metrics.recount import drift, streamed
 from services.metrics.revision import put_version, reevaluate
-from services.metrics.store import HOUR
+from services.metrics.sums import rolled, rolled_statement, statement
 from shared.clock import SystemClock
 from shared.events import TimelineRecord
 from shared.log.protocol import Record
 from tests.conftest import needs
 from tests.kpi_histories import History, a_history
-from tests.kpi_timeline import OFFICE, Model, posted, records_of, uid
+from tests.kpi_timeline import OFFICE, OFFICE_RULES, Model, posted, records_of, uid
 from tests.unit.test_kpi_example import LINES, check_values
 
 TENANT = "t1"
@@ -111,25 +111,45 @@ async def test_a_transaction_that_rolled_back_is_not_remembered(pool: asyncpg.Po
     await check(pool, model)
 
 
+ORDERS = 300
+
+
 @needs("shared_data")
-async def test_the_stages_of_the_worked_example_are_exact_in_the_stream(pool: asyncpg.Pool) -> None:
-    consumer, done = MetricsConsumer(), 0
-    records = posted("events.jsonl")
-    async with pool.acquire() as connection:
-        await connection.execute(
-            "INSERT INTO metrics.schedule VALUES ($1, 'epoch', $2, now())",
-            TENANT,
-            {
-                "timezone": "Europe/Amsterdam",
-                "rules": {d: [["09:00", "17:00"]] for d in ("mon", "tue", "wed", "thu", "fri")},
-            },
-        )
+async def test_300_random_arrival_orders_with_duplicates_are_exact_at_every_stage(pool: asyncpg.Pool) -> None:
+    """Each order is a tenant of its own: all of them take hardly more statements than one."""
+    tenants = [f"t{n}" for n in range(ORDERS)]
+    await pool.execute(
+        "INSERT INTO metrics.schedule SELECT unnest($1::text[]), 'epoch', $2, now()",
+        tenants,
+        {"timezone": "Europe/Amsterdam", "rules": OFFICE},
+    )
+    consumer, model, done = MetricsConsumer(), Model(OFFICE_RULES), 0
     for stage, lines in LINES.items():
-        batch = [r for n in range(done, lines) for r in records_of(records[n], TENANT, n + 2)]
+        new, known = example(lines)[len(example(done)) :], example(done)
         done = lines
-        await stream(pool, consumer, [batch])
+        model.take(new)
+        check_values(model.contributions(), stage)
+        ought = {ref: {k: c for k, c in cells.items() if any(c)} for ref, cells in model.contributions().items()}
+        await stream(pool, consumer, side_by_side(new, known, tenants, stage))
         async with pool.acquire() as connection, connection.transaction():
-            check_values(await streamed(connection, TENANT), stage)
+            for tenant in tenants:
+                assert await streamed(connection, tenant) == ought, (stage, tenant)
+
+
+def side_by_side(
+    new: Sequence[TimelineRecord], known: Sequence[TimelineRecord], tenants: Sequence[str], stage: str
+) -> list[list[TimelineRecord]]:
+    """Return three batches that bring `new` to every tenant, to each in an order of its own, some of it again and with
+    some that it knows."""
+    batches: list[list[TimelineRecord]] = [[], [], []]
+    for tenant in tenants:
+        rng = random.Random(f"{stage} {tenant}")
+        records = [*new, *rng.choices([*known, *new], k=len(new) // 2 + 3)]
+        rng.shuffle(records)
+        borders = [0, *sorted(rng.choices(range(len(records) + 1), k=2)), len(records)]
+        for batch, first, last in zip(batches, borders, borders[1:], strict=False):
+            batch += [replace(record, tenant=tenant) for record in records[first:last]]
+    return batches
 
 
 @needs("shared_data")

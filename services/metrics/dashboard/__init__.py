@@ -16,13 +16,13 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from services.metrics import query as reading
+from services.metrics import sums
 from services.metrics.entries import SECOND, instant, micros
 from services.metrics.exposition import ask_together
 from services.metrics.kpis import DEFINITIONS, FAMILIES
 from services.metrics.presenting import describe, provisional
-from services.metrics.reading import Answer
-from services.metrics.reading import Query as Asked
+from services.metrics.reading.answering import Answer
+from services.metrics.reading.question import Query as Asked
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.events import rfc3339
@@ -80,8 +80,8 @@ def dashboard_router(platform: Platform) -> APIRouter:
     ) -> Response:
         now = micros(platform.clock.now())
         async with tenant_reader(platform.pool, principal.tenant) as connection:
-            rules = await reading.rules_of(connection, principal.tenant)
-            currency = next(iter(await reading.currencies(connection, principal.tenant)), "EUR")
+            rules = await sums.rules_of(connection, principal.tenant)
+            currency = next(iter(await sums.currencies(connection, principal.tenant)), "EUR")
             length = WINDOWS_S[window] * SECOND
             borders = _borders(now, length, PARTS[window])
             queries = []

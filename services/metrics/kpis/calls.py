@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.metrics.buckets import Dims, Sink, bucket_of
+from services.metrics.buckets import Dims, Sink, bucket_of, without_agent
 from services.metrics.business import Rules
 from services.metrics.entries import SECOND, Entry, seconds
 from services.metrics.facts import corrected
@@ -121,7 +121,7 @@ def answers(call: Call, rules: Rules, sink: Sink) -> None:
         wait = call.waited(call.answered)
         if wait is not None:
             at, dims, why = call.answered.at, call.dims(call.answered), (call.queued, call.answered)
-            plain = dims._replace(agent=None)
+            plain = without_agent(dims)
             sink.add("service_level_ratio", at, plain, 1, int(wait <= SERVICE_LEVEL), why)
             sink.add("abandonment_ratio", at, plain, 1, 0, why)
             sink.time("asa", at, dims, wait, why)
@@ -130,7 +130,7 @@ def answers(call: Call, rules: Rules, sink: Sink) -> None:
     if left is None:
         return
     entry, wait = left
-    dims, why = call.dims(entry)._replace(agent=None), (call.queued, entry)
+    dims, why = without_agent(call.dims(entry)), (call.queued, entry)
     if wait < SHORT:
         sink.add("short_abandons", entry.at, dims, 1, 1, why)
         return
@@ -148,7 +148,7 @@ def patience(call: Call, rules: Rules, sink: Sink) -> None:
     gave_up = leaving is call.abandoned
     if wait is None or (gave_up and wait < SHORT):
         return
-    dims, why = call.dims(leaving)._replace(agent=None), (call.queued, leaving)
+    dims, why = without_agent(call.dims(leaving)), (call.queued, leaving)
     sink.add("patience_600s_ratio", leaving.at, dims, 1, int(gave_up), why, bucket=bucket_of(wait))
 
 
@@ -161,16 +161,16 @@ def handling(call: Call, rules: Rules, sink: Sink) -> None:
     dims, why = call.dims(call.answered), (call.answered, *holds, call.ended)
     sink.time("hold_time", call.ended.at, dims, call.hold(), why)
     sink.time("aht", call.ended.at, dims, handled, why)
-    sink.add("handle_minutes", call.ended.at, dims._replace(agent=None), 1, handled, why)
+    sink.add("handle_minutes", call.ended.at, without_agent(dims), 1, handled, why)
 
 
 def callbacks(call: Call, rules: Rules, sink: Sink) -> None:
     """Calls queued, call-backs asked for, and the time until they came."""
     if call.queued is not None:
-        dims = call.dims(call.queued)._replace(agent=None)
+        dims = without_agent(call.dims(call.queued))
         sink.add("callback_ratio", call.queued.at, dims, 1, 0, (call.queued,))
     if call.requested is not None:
-        dims = call.dims(call.requested)._replace(agent=None)
+        dims = without_agent(call.dims(call.requested))
         sink.add("callback_ratio", call.requested.at, dims, 0, 1, (call.requested,))
         if call.called_back is not None and call.called_back.order > call.requested.order:
             why = (call.requested, call.called_back)
@@ -182,7 +182,7 @@ def contact(call: Call, rules: Rules, sink: Sink) -> None:
     """The call as a contact, where it started."""
     first = call.queued or next((e for e in call.entries if e.type.startswith("call.")), None)
     if first is not None:
-        sink.add("contacts", first.at, call.dims(None)._replace(agent=None), 1, 1, (first,))
+        sink.add("contacts", first.at, without_agent(call.dims(None)), 1, 1, (first,))
 
 
 DEFINITIONS = (

@@ -40,7 +40,7 @@ class Shape(StrEnum):
     mean = "mean"
     """Σtotal / Σn, totals in millionths (µs of a duration, millionths of a point); durations with a histogram"""
     special = "special"
-    """read by a function of its own, see services/metrics/reading.py"""
+    """read by a function of its own, see services/metrics/reading"""
 
 
 Contribute = Callable[[Any, Rules, Sink], None]

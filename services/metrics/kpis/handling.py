@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.metrics.buckets import Dims, Sink
+from services.metrics.buckets import Dims, Sink, without_agent
 from services.metrics.business import Rules
 from services.metrics.entries import Entry, seconds
 from services.metrics.facts import DAY, Conversation, corrected
@@ -23,7 +23,7 @@ def message_handling(c: Conversation, rules: Rules, sink: Sink) -> None:
     last = next((e.resolved for e in reversed(c.episodes) if e.resolved is not None), None)
     for contact in c.contacts.values():
         for entry in contact.handles:
-            dims = c.at_entry(entry)._replace(agent=None)
+            dims = without_agent(c.at_entry(entry))
             sink.add("handle_minutes", entry.at, dims, 1, seconds(entry.data, "handle_s") or 0, (entry,))
         if contact.handles and last is not None and contact.first.order <= last.order:
             who = contact.handles[-1]

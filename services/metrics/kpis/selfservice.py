@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.metrics.buckets import Dims, Sink
+from services.metrics.buckets import Dims, Sink, without_agent
 from services.metrics.business import Rules
 from services.metrics.customer import Customer
 from services.metrics.entries import Entry, name
@@ -69,7 +69,7 @@ def portal(customer: Customer, rules: Rules, sink: Sink) -> None:
 
 def bots(c: Conversation, rules: Rules, sink: Sink) -> None:
     """Whether a bot took part in an episode."""
-    dims = c.dims._replace(agent=None)
+    dims = without_agent(c.dims)
     for episode in c.episodes:
         hit = episode.bot is not None
         sink.add("bot_share_ratio", episode.start, dims, 1, int(hit), (episode.opened_by, episode.bot))

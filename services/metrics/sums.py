@@ -9,8 +9,10 @@ import asyncpg
 
 from services.metrics import store
 from services.metrics.business import Rules
-from services.metrics.reading import DIMENSIONS, Answer, Fetch, Query, Row, answer, reader_of
-from services.metrics.store import HOUR
+from services.metrics.entries import HOUR
+from services.metrics.reading.answering import Answer, answer, reader_of
+from services.metrics.reading.cells import Row
+from services.metrics.reading.question import DIMENSIONS, Fetch, Query
 from shared.database.engine import tenant_reader
 from shared.log.database import Connection
 
