@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import httpx
 import orjson
 import typer
 from pydantic import ValidationError
 
+from services.cli.diagnosing import findings
+from services.cli.knocking import knocked
 from services.cli.main import new_app
 from services.cli.platform import DataOption, reach_database, with_secret
-from services.cli.printing import print_table, safe, shortened
+from services.cli.printing import print_table, safe
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Delivery, Forged, Headers, RawRequest, receive
 from services.ingest.channel_routes import MAX_ACCOUNT_CHARACTERS, ChannelSettings
 from services.ingest.channels import Channel, Channels
+from services.ingest.published_keys import KeysUnavailable, PublishedKeys, fetch_over_https
 from services.ingest.validation import faults_of
 from services.ingest.webhooks import events_of
 from shared.database.engine import open_pool, translated
@@ -35,6 +37,7 @@ from shared.events import rfc3339
 from shared.keys import check_tenant
 from shared.settings import Settings, load
 from shared.telemetry import configure_logging
+from shared.timestamps import read_rfc3339
 
 T = TypeVar("T")
 
@@ -129,63 +132,57 @@ def test(
     header: Annotated[list[str] | None, typer.Option(help="'Name: value' of the delivery; may be repeated.")] = None,
     query: Annotated[str, typer.Option(help="The delivery's query string.")] = "",
     method: Annotated[str, typer.Option(help="The delivery's method.")] = "POST",
+    at: Annotated[str | None, typer.Option(help="When it was received, RFC 3339; default now.")] = None,
     url: Annotated[str | None, typer.Option(help="Knock here; default the public URL, else this machine's.")] = None,
     tenant: TenantOption = "default",
     data: DataOption = None,
 ) -> None:
-    """Say what is wrong with an account. Nothing is kept.
+    """Say what is wrong with an account, and what to do. Nothing is kept.
 
-    Without --body, knock at its URL with a delivery that proves nothing, which must be refused. With --body, read a
-    recorded delivery as a real one would be: its proof, its events, what is not understood.
+    Without a delivery, knock at its URL: with one that proves nothing, which must be refused, with the provider's
+    handshake, and with one signed by the newest secret. With --body (or --query for a handshake), read a recorded
+    delivery as a real one would be: its proof, its events, what is not understood; of a refusal, why.
     """
     settings = _settings(data)
+    received_at = datetime.now(UTC) if at is None else _instant(at)
+    others: list[Account] = []
 
-    async def work(channels: Channels) -> Channel | None:
-        return await channels.find(tenant, provider, account)
+    async def work(channels: Channels) -> Channel:
+        known = [one for one in await channels.list(tenant) if one.account.provider == provider]
+        others.extend(one.account for one in known)
+        found = next((one for one in known if one.account.account == account), None)
+        if found is None or provider not in ADAPTERS:
+            names = ", ".join(safe(one.account.account) for one in known) or "none"
+            raise SetupError(f"tenant {tenant} has no account {provider}/{account}; of {provider} it has: {names}")
+        return found
 
     channel = _with_channels(settings, work)
-    if channel is None or provider not in ADAPTERS:
-        raise SetupError(f"tenant {tenant} has no account {provider}/{account}")
-    if body is None:
-        print(knocked(url or channel.account.public_url or url_of(channel, settings)))
+    if body is None and not query:
+        target = url or channel.account.public_url or url_of(channel, settings)
+        print(*knocked(target, channel.account, received_at), sep="\n")
         return
-    request = RawRequest(
-        method.upper(), channel.path, query, Headers(_header(one) for one in header or ()), body.read_bytes(),
-        datetime.now(UTC),
-    )  # fmt: skip
-    faults = _print_delivery(request, channel.account)
+    raw = body.read_bytes() if body is not None else b""
+    headers = Headers(_header(one) for one in header or ())
+    request = RawRequest(method.upper(), channel.path, query, headers, raw, received_at)
+    faults = _print_delivery(request, asyncio.run(_with_keys(request, channel.account)), others)
     if faults:
         raise SetupError("; ".join(faults))
 
 
-def knocked(url: str) -> str:
-    """Knock at a webhook with a delivery that proves nothing; return a line that it works. Raises SetupError."""
+async def _with_keys(request: RawRequest, account: Account) -> Account:
     try:
-        answer = httpx.post(url, content=b"{}", headers={"content-type": "application/json"}, timeout=10)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SetupError(f"nothing answers at {url}: {error or type(error).__name__}") from error
-    return verdict(url, answer)
+        return await PublishedKeys(fetch_over_https).completed(ADAPTERS[account.provider], request, account)
+    except KeysUnavailable as error:
+        raise SetupError(f"the provider's keys are needed and {error}; a real delivery is answered 503 now") from error
 
 
-def verdict(url: str, answer: httpx.Response) -> str:
-    """Say what the answer to a delivery without proof means. Raises SetupError where the URL does not work."""
-    ours = answer.headers.get("content-type", "").startswith("application/problem+json")
-    told = shortened(safe(answer.text), 200)
-    if ours and answer.status_code in (400, 401, 403, 415, 422):
-        return f"ok: {url} is reached and refuses what proves nothing ({answer.status_code})"
-    if ours and answer.status_code == 404:
-        raise SetupError(f"{url} reaches Threadline but no account: its path is not the one of `channels list`")
-    if answer.status_code in (502, 503, 504):
-        raise SetupError(f"{url} cannot be served now ({answer.status_code}): {told}")
-    raise SetupError(f"{url} is answered by something else, or changed on the way ({answer.status_code}): {told}")
-
-
-def _print_delivery(request: RawRequest, account: Account) -> list[str]:
+def _print_delivery(request: RawRequest, account: Account, others: Sequence[Account]) -> list[str]:
     """Print what a delivery would become; return what is wrong with it."""
     try:
         delivery: Delivery = receive(ADAPTERS[account.provider], request, account)
     except Forged as error:
-        return [f"refused as not proven ({error.status}): {error.detail}"]
+        why = [] if request.method == "GET" else findings(request, account, others)
+        return [f"refused as not proven ({error.status}): {error.detail}", *why]
     if delivery.answer.status >= 400:
         return [f"refused ({delivery.answer.status}): {safe(delivery.answer.body.decode(errors='replace'))}"]
     events, broken = events_of(delivery.events, account, request.received_at)
@@ -193,6 +190,13 @@ def _print_delivery(request: RawRequest, account: Account) -> list[str]:
     for event, _ in events:
         print(f"  {rfc3339(event.occurred_at)} {event.type} {safe(event.id)}")
     return [f"not understood: {part.reason} ({part.dedupe_key})" for part in (*delivery.quarantined, *broken)]
+
+
+def _instant(given: str) -> datetime:
+    try:
+        return read_rfc3339(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--at") from error
 
 
 def url_of(channel: Channel, settings: Settings) -> str:

@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
-from services.cli.channels import verdict
+from services.cli.knocking import verdict
 from services.cli.printing import safe, safe_lines
 from services.cli.quarantine import age
 from shared import directory
@@ -56,7 +56,10 @@ async def test_an_account_is_set_up_tested_and_stopped_beside_a_running_threadli
     assert url in listed and "hush" not in listed
     again = ("--secret", "hush", "--own", "bo@acme.example", "--option", "own_mail=agent", "--region", "nl")
     assert told(system, "channels", "put", "email_raw", "help", *again).strip() == url
-    assert "refuses what proves nothing (401)" in told(system, "channels", "test", "email_raw", "help")
+    knocked = told(system, "channels", "test", "email_raw", "help")
+    assert "refuses what proves nothing (401)" in knocked
+    assert "a delivery signed with the newest secret is answered as it should be (422)" in knocked
+    assert "of email_raw it has: help" in failed(system, "channels", "test", "email_raw", "desk")
     assert "no account" in failed(system, "channels", "test", "email_raw", "help", "--url", url + "x")
     nobody = f"http://127.0.0.1:{free_port()}/"
     assert "nothing answers" in failed(system, "channels", "test", "email_raw", "help", "--url", nobody)
@@ -66,6 +69,8 @@ async def test_an_account_is_set_up_tested_and_stopped_beside_a_running_threadli
     headers = [part for name, value in BASIC.items() for part in ("--header", f"{name}: {value}")]
     assert "2026-03-02T10:00:00.000000Z threadline.message.received kept@example.com" in told(system, *test, *headers)
     assert "not proven (401)" in failed(system, *test)
+    wrong = "Authorization: Basic " + base64.b64encode(b"any:hish").decode()
+    assert "the password that the sender gives" in failed(system, *test, *headers[2:], "--header", wrong)
     async with system.client("default", system.ingest) as client:
         assert (await client.get("/v1/events/status?source=/email_raw/help&id=kept@example.com")).status_code == 404
     assert told(system, "channels", "delete", "email_raw", "help") == "deleted email_raw/help\n"
@@ -125,6 +130,57 @@ async def test_what_was_not_understood_is_listed_shown_retried_after_the_repair_
         return answer.status_code == 200 and answer.json()["status"] == "on_timeline"
 
     await until(there, "it is on its timeline", 60)
+    system.verified()
+
+
+def a_mail(name: str, minute: int, *before: str) -> bytes:
+    answers = f"In-Reply-To: <{before[-1]}@example.com>\n" if before else ""
+    references = f"References: {' '.join(f'<{one}@example.com>' for one in before)}\n" if before else ""
+    return (
+        f"From: Eve <eve@example.com>\nSubject: My order\nMessage-ID: <{name}@example.com>\n{answers}{references}"
+        f"Date: Tue, 03 Mar 2026 10:{minute:02}:00 +0000\n\nThis is {name}\n"
+    ).encode()
+
+
+async def test_what_is_retried_takes_its_place_as_if_it_had_come_late(system: System) -> None:
+    url = told(system, "channels", "put", "email_raw", "late", "--secret", "hush").strip()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        # The mail in the middle was not understood; the one behind it answers it.
+        for body in (a_mail("first", 0), b"a kind that nobody knew\n", a_mail("third", 40, "second")):
+            assert (await client.post(url, content=body, headers=BASIC)).status_code == 202
+    held = told(system, "quarantine", "list", "--source", "/email_raw/late").splitlines()[1].split()[0]
+
+    async def line() -> list[tuple[str, str, str]]:
+        async with system.client("default", system.conversation) as client:
+            found = (await client.get("/v1/customers", params={"handle": "email:eve@example.com"})).json()["customers"]
+            if not found:
+                return []
+            answer = await client.get(f"/v1/customers/{found[0]['id']}/timeline", params={"kind": "message.received"})
+        entries = reversed(answer.json()["entries"])
+        return [(one["text"].strip(), one["occurred_at"][11:16], one["conversation_id"]) for one in entries]
+
+    async def received() -> float:
+        day = {"start": "2026-03-03T00:00:00Z", "end": "2026-03-04T00:00:00Z"}
+        async with system.client("default", system.metrics) as client:
+            answer = await client.get("/v1/kpis/messages_received", params=day)
+        return float(answer.json()["total"]["value"] or 0)
+
+    async def shows(*names: str) -> bool:
+        texts = [text for text, _, _ in await line()]
+        return texts == [f"This is {name}" for name in names] and await received() == len(names)
+
+    await until(lambda: shows("first", "third"), "the mails around it are there", 60)
+    database = directory.offered(Path(system.cli_data[1]))
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "UPDATE log.quarantine SET value = $1 WHERE id = $2::text::uuid", a_mail("second", 20, "first"), held
+    )
+    await connection.close()
+    assert told(system, "quarantine", "retry", held) == f"{held}: put on its topic again\n"
+    await until(lambda: shows("first", "second", "third"), "the retried mail is in its place", 60)
+    entries = await line()
+    assert [at for _, at, _ in entries] == ["10:00", "10:20", "10:40"]
+    assert len({conversation for _, _, conversation in entries}) == 1
     system.verified()
 
 

@@ -57,7 +57,7 @@ class Teams(Plain):
         scheme, _, proof = require_header(request, "authorization").partition(" ")
         if scheme.lower() == "hmac" and not account.options.get("app_id"):
             given = base64_digest(proof.strip())
-            require_match(given, account, lambda secret: hmac_sha256(_shared_key(secret), request.body))
+            require_match(given, account, lambda secret: hmac_sha256(shared_key(secret), request.body))
         elif scheme.lower() == "bearer":
             claims = _verified_claims(proof.strip(), account)
             _check_claims(claims, request, account)
@@ -97,7 +97,8 @@ class Teams(Plain):
         return Answer(200, b"{}", (("content-type", JSON),))
 
 
-def _shared_key(secret: str) -> bytes:
+def shared_key(secret: str) -> bytes:
+    """Return the key of an outgoing webhook from its secret, which Teams shows in base64."""
     try:
         return base64.b64decode(secret, validate=True)
     except (binascii.Error, ValueError):
