@@ -63,8 +63,11 @@ class Loading:
         await self._load_connected()
         await self._load_past_links()
 
-    async def take_all(self) -> None:
-        """Take everything that is stored, to be decided again from nothing."""
+    async def take_all(self, *, keep_links: bool = False) -> None:
+        """Take everything that is stored, to be decided again from nothing.
+
+        The stored evidence is forgotten, to be stored anew, unless `keep_links`: then nothing is written.
+        """
         self._batch.everything = True
         for entry in await store.all_entries(self._connection, self._tenant):
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
@@ -78,7 +81,8 @@ class Loading:
                 self._people.leaf(node)
         self._people.linked = set(self._people.members)
         self._batch.evidence = list(self._people.evidence_of(self._batch.facts.values()).values())
-        await store.clear_links(self._connection, self._tenant)
+        if not keep_links:
+            await store.clear_links(self._connection, self._tenant)
         self._people.learn(self._batch.evidence)
         self._people.regroup(list(self._people.members))
         self._batch.answered = {

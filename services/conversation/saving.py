@@ -66,6 +66,10 @@ class Saving:
         await store.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
         self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
 
+    def moved(self) -> list[Entry]:
+        """Return the stored entries that the decisions put elsewhere, as they would be. Stores nothing."""
+        return self._place_entries()[1]
+
     def _place_entries(self) -> tuple[list[Entry], list[Entry]]:
         new, moved = [], []
         for id_, fact in self._batch.facts.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from services.conversation import store
 from services.conversation.consumer import publish
+from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
 from services.conversation.update import resolve_again
 from shared.auth import Principal, require
@@ -29,7 +30,22 @@ def policy_router(platform: Platform) -> APIRouter:
             return (await store.get_policy(connection, admin.tenant)).document()
 
     @router.put("/v1/identity/policy", summary="Replace the identity policy; all it touches is resolved again")
-    async def put(admin: Admin, policy: Policy) -> dict[str, Any]:
+    async def put(
+        admin: Admin,
+        policy: Policy,
+        dry_run: Annotated[
+            bool,
+            Query(
+                description="Change nothing; answer what the policy would change: `merges` (customers who become one), "
+                "`splits` (the handles of each customer in their new groups), at most 100 of each, and counts of all."
+            ),
+        ] = False,
+    ) -> dict[str, Any]:
+        if dry_run:
+            async with tenant_reader(platform.pool, admin.tenant) as connection:
+                return await foresee(
+                    connection, admin.tenant, policy, entry_secret(platform.secret_key), platform.clock
+                )
         async with transaction(platform.pool) as connection:
             secret = entry_secret(platform.secret_key)
             outcome = await resolve_again(connection, admin.tenant, secret, platform.clock.now(), policy)

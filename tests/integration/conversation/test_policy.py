@@ -1,0 +1,112 @@
+"""Another identity policy: what it would change is told before, and is what it changes."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from services.conversation.foreseeing import foresee
+from services.conversation.update import put_events
+from shared.clock import SystemClock
+from shared.database.engine import tenant_reader
+from shared.settings import Settings
+from tests.histories import SECRET, a_history, a_policy
+from tests.integration.conversation.test_dialogues import dump
+from tests.integration.conversation.test_histories import NOW, decide_again
+from tests.timeline_app import Timelines, running_timelines
+
+POLICY = "/v1/identity/policy"
+
+
+@pytest.fixture
+async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
+    async with running_timelines(pool, settings) as running:
+        yield running
+
+
+async def customers(pool: asyncpg.Pool, tenant: str) -> dict[UUID, UUID]:
+    rows = await pool.fetch("SELECT leaf_id, customer_id FROM conversation.leaf WHERE tenant_id = $1", tenant)
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_what_a_dry_run_foresees_is_what_the_change_does(pool: asyncpg.Pool) -> None:
+    changed = 0
+    for seed in range(85_000, 85_012):
+        chance, tenant = random.Random(seed), f"tenant{seed}"
+        await decide_again(pool, tenant, policy=a_policy(chance))
+        async with pool.acquire() as connection, connection.transaction():
+            await put_events(connection, tenant, a_history(chance, tenant, 30), SECRET, NOW)
+        before, policy = await customers(pool, tenant), a_policy(chance)
+        stored = await dump(pool, tenant)
+        async with tenant_reader(pool, tenant) as connection:
+            foreseen = await foresee(connection, tenant, policy, SECRET, SystemClock())
+        assert await dump(pool, tenant) == stored, seed
+        outcome = await decide_again(pool, tenant, policy=policy)
+        after = await customers(pool, tenant)
+        parts, wholes = defaultdict(set), defaultdict(set)
+        for leaf, was in before.items():
+            parts[was].add(after[leaf])
+            wholes[after[leaf]].add(was)
+        split = {str(was) for was, now in parts.items() if len(now) > 1}
+        merged = {frozenset(map(str, olds)) for olds in wholes.values() if len(olds) > 1}
+        assert {row["customer_id"] for row in foreseen["splits"]} == split, seed
+        assert {frozenset(c["id"] for c in row["customers"]) for row in foreseen["merges"]} == merged, seed
+        assert foreseen["entries_moved"] == outcome.moved, seed
+        changed += bool(split) + bool(merged)
+    assert changed > 5
+
+
+async def test_a_dry_run_names_who_would_be_apart_and_changes_nothing(timelines: Timelines) -> None:
+    ann, phone, bo = "email:ann@home.example", "phone:+31612345678", "email:bo@work.example"
+    await timelines.post(timelines.message("09:00:00", ann, phone), timelines.message("09:01:00", bo, phone))
+    customer = await timelines.customer(ann)
+    assert customer and (await timelines.customer(bo) or {})["id"] == customer["id"]
+    before = await timelines.get(POLICY)
+    wanted = {**before, "shared": [phone]}
+    answer = await timelines.call("PUT", POLICY, json=wanted, dry_run="true")
+    assert answer.status_code == 200, answer.text
+    foreseen: dict[str, Any] = answer.json()
+    assert foreseen["splits"] == [{"customer_id": customer["id"], "groups": [[ann], [bo], [phone]]}]
+    assert (foreseen["merges"], foreseen["customers_split"], foreseen["truncated"]) == ([], 1, False)
+    assert foreseen["policy"] == wanted
+    assert await timelines.get(POLICY) == before
+    assert await timelines.customer(ann) == customer
+    # And the other way round, once it is so.
+    assert (await timelines.call("PUT", POLICY, json=wanted)).json() == wanted
+    assert (await timelines.customer(bo) or {})["id"] != (await timelines.customer(ann) or {})["id"]
+    back = (await timelines.call("PUT", POLICY, json=before, dry_run="true")).json()
+    assert [len(row["customers"]) for row in back["merges"]] == [3]
+    assert back["splits"] == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "params", "pointer"),
+    [
+        ({"default_region": "XX"}, {}, "#/default_region"),
+        ({"default_region": "nl"}, {"dry_run": "true"}, "#/default_region"),
+        ({"limits": {"email": 0}}, {}, "#/limits/email"),
+        ({"open_window_s": -1}, {}, "#/open_window_s"),
+        ({"blocked": ["no kind"]}, {}, "#/blocked"),
+        ({"unknown": 1}, {}, "#/unknown"),
+        ({}, {"dry_run": "perhaps"}, "#/query/dry_run"),
+    ],
+)
+async def test_a_policy_that_cannot_be_is_refused_and_the_old_one_stays(
+    timelines: Timelines, policy: dict[str, Any], params: dict[str, str], pointer: str
+) -> None:
+    before = await timelines.get(POLICY)
+    answer = await timelines.call("PUT", POLICY, json=policy, **params)
+    assert answer.status_code == 422, answer.text
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert await timelines.get(POLICY) == before
+
+
+async def test_only_an_admin_may_ask_what_a_policy_would_change(timelines: Timelines) -> None:
+    answer = await timelines.client.put(POLICY, json={}, params={"dry_run": "true"})
+    assert answer.status_code == 401
