@@ -94,5 +94,5 @@ lock: $(DEV) ## renew requirements/*.txt from pyproject.toml; ARGS=--upgrade for
 		pyproject.toml --group dev --output-file requirements/dev.txt
 
 clean: ## remove what was made here, except the data of `threadline up` (.threadline)
-	rm -rf $(VENV) build dist deploy/kafka/target tests/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist deploy/kafka/target tests/*/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find services shared tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
