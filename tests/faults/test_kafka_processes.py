@@ -9,10 +9,12 @@ from random import Random
 
 import pytest
 
+from shared.database.embedded import Server
 from tests.conftest import needs
 from tests.faults import traffic
 from tests.faults.conftest import Ground
 from tests.processes import Process, apart, stopped
+from tests.waiting import until
 
 pytestmark = [needs("kafka"), pytest.mark.timeout(600)]
 
@@ -70,13 +72,20 @@ async def test_broker_that_restarts_in_mid_stream_costs_nothing(ground: Ground, 
         await traffic.judge(system, posted)
 
 
+async def _end_and_await_the_next(server: Server, how: signal.Signals) -> None:
+    """End the database. Ingest goes on without it, so traffic alone would not tell when there is one again."""
+    ended = server.pid
+    os.kill(ended, how)
+    await until(lambda: server.pid != ended, "the database is started again", limit_s=60.0)
+
+
 async def test_database_that_restarts_in_mid_stream_costs_nothing(ground: Ground, open_folder: Path) -> None:
     posted = traffic.events(seed=84, people=80)
     async with apart(open_folder, ground.env) as system:
         poster, posting = await traffic.under_traffic(system, system.ingest, posted)
         for moment, how in ((len(posted) // 4, signal.SIGINT), (len(posted) // 2, signal.SIGKILL)):
             await poster.reached(moment)
-            os.kill(ground.server.pid, how)
+            await _end_and_await_the_next(ground.server, how)
         await posting
         for process in system.processes:
             await process.ready()
