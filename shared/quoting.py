@@ -87,14 +87,14 @@ _HEADER_WORDS = {
     "date": (
         "sent date gesendet datum envoyé verzonden enviado enviada fecha inviato data wysłano odesláno skickat sendt"
         " lähetetty päivämäärä отправлено дата gönderilen gönderildi tarih elküldve dátum trimis dato 送信日時 日時"
-        " 发送时间 日期 寄件日期 보낸날짜 날짜"
+        " messagedu 发送时间 日期 寄件日期 보낸날짜 날짜"
     ),
     "to": (
         "to an à aan para a do komu till til vastaanottaja кому kime alıcı címzett către destinataire empfänger"
         " geadresseerde destinatario per cc kopie copie cópia 宛先 收件人 抄送 받는사람"
     ),
     "subject": (
-        "subject betreff objet onderwerp asunto oggetto assunto temat předmět predmet ämne emne aihe тема konu"
+        "subject betreff objet sujet onderwerp asunto oggetto assunto temat předmět predmet ämne emne aihe тема konu"
         " tárgy subiect 件名 主题 主旨 제목"
     ),
 }
@@ -104,7 +104,9 @@ _HEADERS = {word: role for role, words in _HEADER_WORDS.items() for word in word
 _ROLES = frozenset(_HEADER_WORDS)
 _FIRST_ROLES = frozenset({"from", "date"})
 
-_ENDS = frozenset({":", "：", ">"})
+_ENDS = frozenset({":", "：", ">", "-"})
+_WITHOUT_COLON = (" wrote", " schrieb", " skrev", " a écrit", " ha scritto", " escribió", " escreveu")
+_DASHES = "-—– "
 _PADDING = " \t\u200b\u200e\u200f\ufeff*"
 
 
@@ -119,7 +121,7 @@ class _Text:
         self.raw = text.split("\n")
         self.bare = [_bare(raw) if raw else "" for raw in self.raw]
         self.quote = [bare[:1] == ">" for bare in self.bare]
-        self.ends = [bare[-1:] in _ENDS for bare in self.bare]
+        self.ends = [bare[-1:] in _ENDS or bare.endswith(_WITHOUT_COLON) for bare in self.bare]
         self.following = _next_filled(self.bare)
         self._kinds: dict[str, str] = {}
         self._says: dict[str, str] = {}
@@ -129,6 +131,9 @@ class _Text:
             if is_quote and self.raw[at].startswith(">From "):
                 before = at > 0 and self.quote[at - 1]
                 self.quote[at] = before or (at + 1 < len(self.quote) and self.quote[at + 1])
+            elif is_quote and at > 0 and _closes_address(self.bare[at - 1], self.bare[at]):
+                # Wrapped within the address, an attribution goes on with the bracket.
+                self.quote[at] = self.quote[at - 1]
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -165,6 +170,15 @@ def _bare(raw: str) -> str:
     if not head.isascii():
         head = head.replace("\u00a0", " ").replace("\u202f", " ")
     return head.strip(_PADDING)
+
+
+def _closes_address(above: str, bare: str) -> bool:
+    return (
+        len(bare) < 60
+        and bare[-1] in _ENDS
+        and "@" in above.rpartition("<")[2]
+        and above.find(">", above.rfind("<")) < 0
+    )
 
 
 def _kind(bare: str) -> str:
@@ -244,8 +258,10 @@ def _may_wrap(first: str) -> bool:
 
 def _says(joined: str) -> str:
     """Return "wrote" where the words say that somebody wrote, "who" where they only give a date and an address."""
+    if joined[-1] == "-" and not (joined.startswith("--") and joined.endswith("--")):
+        return ""
     if joined[-1] != ">":
-        tail = joined[-220:].rstrip(" :：").lower()
+        tail = joined[-220:].rstrip(" :：" + _DASHES).lower()
         if tail.endswith(_VERBS_LAST) or any(verb in tail for verb in _VERBS_THEN_NAME) or _QUOTING.match(joined):
             return "wrote"
     before, _, address = joined[-320:].rstrip(" :：").rpartition("<")
@@ -259,9 +275,11 @@ def _extent(lines: _Text, end: int, joined: str, wrapped: bool, says: str) -> tu
     # Without quote marks below it, a sentence that ends with "wrote:" is an attribution only if it says who or on what
     # day, and when: "At 10:30 he wrote:" is a story.
     day = wrapped and bool(_DATED.search(joined))
-    if says == "wrote" and (day or (_TIMED.search(joined) and _ADDRESS.search(joined))):
-        return end, True
-    return None
+    timed = bool(_TIMED.search(joined) and _ADDRESS.search(joined))
+    if says == "wrote" and joined[-1] in ":：":
+        return (end, True) if day or timed else None
+    # What says it without a colon, or without a verb, must say all three: the day, the time and the address.
+    return (end, True) if timed and _DATED.search(joined) and joined[-1] != ">" else None
 
 
 def _is_header_block(lines: _Text, at: int) -> bool:

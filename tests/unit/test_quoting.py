@@ -19,6 +19,8 @@ ATTRIBUTIONS = {
     "gmail_en": "On Tue, Jan 7, 2025 at 10:03 AM Acme Support <support@acme.example> wrote:",
     "gmail_wrapped": "On Tue, Jan 7, 2025 at 10:03 AM Acme Support With A Long Name\n<support@acme.example> wrote:",
     "gmail_broken_twice": "On Tue, Jan 7, 2025 at 10:03 AM, Acme Support\n<support@acme.example>\nwrote:",
+    "gmail_broken_in_the_address": "On Tue, Jan 7, 2025 at 10:03 AM Acme Support <support@acme.example\n> wrote:",
+    "gmail_no_broken_in_the_address": "tir. 7. jan. 2025 kl. 10:03 skrev Acme Support <support@acme.example\n>:",
     "apple_en": "On 7 Jan 2025, at 10:03, Acme Support <support@acme.example> wrote:",
     "thunderbird_en": "On 1/7/25 10:03, Acme Support wrote:",
     "name_first": "Acme Support <support@acme.example> wrote:",
@@ -60,6 +62,7 @@ BLOCKS = {
     "outlook_nl": "Van: Acme Support\nVerzonden: dinsdag 7 januari 2025 10:03\nAan: Ann\nOnderwerp: RE: x",
     "outlook_fr": "De : Acme Support\nEnvoyé : mardi 7 janvier 2025 10:03\nÀ : Ann\nObjet : RE: x",
     "outlook_es": "De: Acme Support\nEnviado el: martes, 7 de enero de 2025\nPara: Ann\nAsunto: RE: x",
+    "laposte_fr": "Message du : 07/01/2025 10:03\nDe : Acme Support\nA : Ann\nCopie à :\nSujet : x",
     "outlook_it": "Da: Acme Support\nInviato: martedì 7 gennaio 2025\nA: Ann\nOggetto: R: x",
     "outlook_pl": "Od: Acme Support\nWysłano: wtorek, 7 stycznia 2025\nDo: Ann\nTemat: RE: x",
     "outlook_sv": "Från: Acme Support\nSkickat: den 7 januari 2025\nTill: Ann\nÄmne: SV: x",
@@ -67,6 +70,11 @@ BLOCKS = {
     "outlook_zh": "发件人: Acme\n发送时间: 2025年1月7日 10:03\n收件人: Ann\n主题: RE: x",
     "hotmail": "____________\nDate: Tue, 7 Jan 2025\nSubject: RE: x\nFrom: acme@acme.example\nTo: ann@x.example",
     "our_marker": "##- Please type your reply above this line -##",
+    "zoho": "---- On Tue, 07 Jan 2025 10:03:00 +0100 Acme Support <support@acme.example> wrote ----",
+    "zoho_bare_address": "---- On Tue, 07 Jan 2025 10:03:00 +0100 support@acme.example wrote ----",
+    "without_colon": "On Tue, 7 Jan 2025 10:03:00 +0100 Acme Support <support@acme.example> wrote",
+    "gmail_ru_without_marks": "вт, 7 янв. 2025 г. в 10:03, Acme Support <support@acme.example>:",
+    "mailru": '07.01.2025, 10.03, "Acme - Support" <support@acme.example>:',
     "apple_without_marks": "On 7 Jan 2025, at 10:03, Acme Support <support@acme.example> wrote:",
 }
 
@@ -137,6 +145,9 @@ def test_mail_that_begins_with_another_mails_headers_is_a_forward() -> None:
         ">From here it is two hours by train.",
         "Costs:\n-----\n5 euro\n_____\n6 euro",
         "Sent from my iPhone",
+        "On 7 Jan 2025 your colleague wrote\n\nthat it would come.",
+        "This is the address that you wrote\n\nto: ann@x.example",
+        "---- On Tuesday he wrote ----\n\nnothing.",
     ],
 )
 def test_ordinary_text_is_left_whole(text: str) -> None:
@@ -187,7 +198,8 @@ def test_no_text_raises(text: str) -> None:
 CRAFTED = ["\n", ">\n", "On\n", "On:\n", "On wrote:\n", "From:\n", "From: a\nSent: b\n", ">", "a@", ":", "-----\n",
            "schrieb ", "2024-01-01 <a@", "reply ", ">From a\n", "On skrev " * 20 + "\n", "> \n\n", "wrote:\n\n", " ",
            "\u00a0", "On a@b 2024\n", "1" * 398 + ">\n> \n", "On 1:00 <a@b" * 30 + ">\n>\n", 
-           "*", "-", "____\nFrom: a\n"]  # fmt: skip
+           "*", "-", "____\nFrom: a\n",
+           "---- On 1:00 2024 a@b wrote ----\n", "On 2024 <a@b\n>:\n", "a <b@c\n>:\n", " wrote\n"]  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", CRAFTED)
