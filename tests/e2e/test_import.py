@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from shared.errors import SetupError
 from tests.processes import COMMAND, ROOT, Process, System, environment, free_port, run, servers_of, up
 from tests.waiting import until
 
+HOST = "example.com"
 ENVELOPE = b"From ann@example.com Mon Mar  2 09:00:00 2026\n"
 
 
@@ -225,3 +229,62 @@ async def test_an_interrupted_import_says_what_was_taken_and_repeating_it_comple
         return len(await timeline(system, "email:dee@example.com")) == 40
 
     await until(forty, "each mail is there once", 120)
+
+
+MANY = 3_000
+
+
+async def test_an_import_that_is_killed_goes_on_where_it_is_started_again_and_shows_how_far_it_is(
+    system: System, tmp_path: Path
+) -> None:
+    box = tmp_path / "many"
+    with box.open("wb") as file:
+        for number in range(MANY):
+            mail = a_mail(number % 60, f"Person <k{number % 50}@example.com>")
+            file.write(ENVELOPE + mail.replace(b"<m", b"<killed%d." % number) + b"\n")
+    first, last = f"killed0.0@{HOST}", f"killed{MANY - 1}.{(MANY - 1) % 60}@{HOST}"
+    command = [*COMMAND, "import", "mbox", str(box), "--url", system.ingest.url, "--account", "killed"]
+    env = environment({"THREADLINE_KEY": system.key("acme"), "TERM": "xterm", "COLUMNS": "100"})
+    killed = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: ASYNC220
+    await until(lambda: is_known(system, first), "the import has begun", 60)
+    killed.kill()
+    killed.communicate(timeout=30)
+    assert killed.returncode == -signal.SIGKILL
+    assert not await is_known(system, last), "it was killed in its midst"
+
+    again, screen = await asyncio.to_thread(on_a_terminal, command, env)
+    assert again == 0
+    assert "100%" in screen and f"{MANY} taken" in screen
+    system.verified(timeout_s=240)
+    async with system.client("acme", system.conversation) as client:
+        for number in range(0, MANY, 397):
+            one = f"killed{number}.{number % 60}@{HOST}"
+            answer = (await client.get(f"/v1/events/status?source=/email_raw/killed&id={one}")).json()
+            assert answer["status"] == "on_timeline"
+    entries = await timeline(system, "email:k7@example.com")
+    assert len(entries) == len({entry["event_id"] for entry in entries}) == MANY / 50
+    for entry in entries:
+        second = int(entry["event_id"].partition(".")[2].partition("@")[0])
+        assert entry["occurred_at"] == f"2026-03-02T10:00:{second:02d}.000000Z"
+
+
+async def is_known(system: System, id: str) -> bool:
+    async with system.client("acme", system.ingest) as client:
+        answer = await client.get(f"/v1/events/status?source=/email_raw/killed&id={id}")
+    return answer.status_code == 200
+
+
+def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """Run `command` with stderr on a terminal; return its exit code and all that stood there."""
+    ours, theirs = pty.openpty()
+    screen = b""
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        try:
+            while chunk := os.read(ours, 65_536):
+                screen += chunk
+        except OSError:
+            pass  # the other side is closed
+        finally:
+            os.close(ours)
+    return process.returncode, screen.decode(errors="replace")
