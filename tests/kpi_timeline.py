@@ -13,7 +13,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from services.metrics.buckets import Contributions
-from services.metrics.business import Rules, Schedule
 from services.metrics.entries import Entry, compact, micros
 from services.metrics.evaluation import Ref, Timeline, recount
 from services.metrics.kpis import BY_ID
@@ -21,6 +20,7 @@ from services.metrics.reading.answering import Answer, answer, reader_of
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Fetch, Query
 from services.metrics.windows import edges
+from shared.business import Rules, Schedule
 from shared.events import TYPE_PREFIX, TimelineRecord, family_of
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "kpis"

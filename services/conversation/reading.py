@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,9 +18,10 @@ import asyncpg
 import orjson
 
 from services.conversation import context as brief
-from services.conversation import past
+from services.conversation import past, promises
 from services.conversation.entries import COLUMNS, Entry, render
-from shared import handles
+from services.conversation.promises import Step
+from shared import agreements, handles
 from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
 
 _COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
@@ -544,10 +545,36 @@ async def conversations(connection: asyncpg.Connection, tenant: str, ids: Sequen
                 "ended_at": _time(row["ended_at"]),
             }
         )
-    return [_conversation(rows[id_], contacts[id_]) for id_ in ids if id_ in rows]
+    slas = await _promises(connection, tenant, rows)
+    return [_conversation(rows[id_], contacts[id_], slas.get(id_, promises.NOTHING)) for id_ in ids if id_ in rows]
 
 
-def _conversation(row: asyncpg.Record, contacts: list[dict[str, Any]]) -> dict[str, Any]:
+# What changes whose turn it is; automatic mail changes nothing.
+STEPS = """
+SELECT m.canonical_id, e.occurred_at, e.type, e.data -> 'actor' ->> 'type', e.data ->> 'waiting_on'
+FROM conversation.conversation m
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversation_id
+WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.type = ANY($3::text[])
+    AND (NOT e.automatic OR e.cause_id IS NOT NULL)
+ORDER BY e.occurred_at, e.source, e.event_id
+"""
+
+
+async def _promises(
+    connection: asyncpg.Connection, tenant: str, rows: Mapping[UUID, asyncpg.Record]
+) -> dict[UUID, dict[str, Any]]:
+    """Return what these conversations were promised; asks for nothing more where the tenant promises nothing."""
+    rules = (await agreements.rules(connection, [tenant]))[tenant]
+    if not rules.slas:
+        return {}
+    steps: dict[UUID, list[Step]] = {id_: [] for id_ in rows}
+    for id_, *step in await connection.fetch(STEPS, tenant, list(rows), promises.STEPS):
+        steps[id_].append(Step(*step))
+    now = await connection.fetchval("SELECT now()")
+    return {id_: promises.promised(rules, row["opened_at"], steps[id_], now) for id_, row in rows.items()}
+
+
+def _conversation(row: asyncpg.Record, contacts: list[dict[str, Any]], sla: dict[str, Any]) -> dict[str, Any]:
     owner = row["owner_id"]
     people = sorted({*row["customer_ids"], owner} - {None}, key=lambda id_: (id_ != owner, str(id_)))
     return {
@@ -563,7 +590,7 @@ def _conversation(row: asyncpg.Record, contacts: list[dict[str, Any]]) -> dict[s
         "team": row["team"],
         "topic": row["topic"],
         "waiting_since": _time(row["waiting_since"]),
-        "sla": {"first_reply_due_at": None, "resolution_due_at": None, "breached": False},
+        "sla": sla,
         "follow_up_of": str(row["follow_up_of"]) if row["follow_up_of"] else None,
         "merged_ids": [str(id_) for id_ in row["merged_ids"]],
         "entries": row["entries"],

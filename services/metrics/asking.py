@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from services.metrics.business import Rules
 from services.metrics.entries import micros
 from services.metrics.kpis import BY_ID
 from services.metrics.kpis.definition import Definition
 from services.metrics.reading.question import DIMENSIONS, Query
 from services.metrics.windows import STEPS, TooManyPoints, edges
+from shared.business import Rules
 from shared.problems import Fault, Problem, not_found
 from shared.timestamps import read_rfc3339
 

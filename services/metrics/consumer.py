@@ -39,6 +39,7 @@ from services.metrics.records import Line, decode
 from services.metrics.tallies import Change
 from services.metrics.work import Work, apply, canonicals, collect, parts_of, touch_concerned
 from services.metrics.writing import Changes, write_truth
+from shared import agreements
 from shared.events import TimelineRecord
 from shared.log.database import Connection
 from shared.log.protocol import Record
@@ -125,7 +126,7 @@ class MetricsConsumer:
         token = uuid4()
         tenants = [work.tenant for work in works]
         before = await store.claim(connection, tenants, token)
-        rules = await store.rules(connection, tenants)
+        rules = await agreements.rules(connection, tenants)
         for work in works:
             memory = work.memory
             if memory.token is None or before.get(work.tenant) != memory.token:

@@ -13,13 +13,12 @@ from typing import Any
 
 from shared.errors import Rejected
 from shared.events import TYPE_PREFIX, parse_rfc3339
-
-SECOND = 1_000_000
-"""Microseconds in a second."""
+from shared.instants import SECOND as SECOND
+from shared.instants import instant as instant
+from shared.instants import micros as micros
 
 HOUR = 3600 * SECOND
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S = 10 * 366 * 86_400
 _MOST_MINOR = 10**15
 
@@ -101,20 +100,6 @@ class Entry:
 def unpack(packed: list[Any]) -> Entry:
     """Return the entry that `pack` wrote."""
     return Entry(*packed)
-
-
-def micros(at: datetime) -> int:
-    """Return an aware datetime as microseconds since 1970 UTC."""
-    delta = at - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
-
-
-def instant(at: int) -> datetime:
-    """Return microseconds since 1970 as an aware UTC datetime; beyond the calendar's ends, its nearest end."""
-    try:
-        return datetime.fromtimestamp(at // SECOND, UTC).replace(microsecond=at % SECOND)
-    except (OverflowError, ValueError, OSError):
-        return datetime.max.replace(tzinfo=UTC) if at > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def compact(body: Mapping[str, Any]) -> Entry:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from services.metrics.analysis import analyse
 from services.metrics.buckets import Contributions, Sink
-from services.metrics.business import Rules
 from services.metrics.customer import RELEVANT, Customer
 from services.metrics.entries import UNKNOWN, Entry, name
 from services.metrics.facts import Conversation
@@ -17,6 +16,7 @@ from services.metrics.kpis.definition import Entity
 from services.metrics.kpis.handling import Agent
 from services.metrics.kpis.money import Money
 from services.metrics.kpis.surveys import Survey
+from shared.business import Rules
 
 
 class Ref(NamedTuple):

@@ -22,7 +22,6 @@ from prometheus_client.exposition import choose_encoder
 
 from services.metrics import sums
 from services.metrics.buckets import EXACT_S, bucket_of
-from services.metrics.business import Rules
 from services.metrics.entries import SECOND
 from services.metrics.kpis import BY_ID, DEFINITIONS
 from services.metrics.kpis.definition import Definition, Shape
@@ -30,6 +29,7 @@ from services.metrics.reading.answering import Answer, reader_of
 from services.metrics.reading.answering import answer as answer_of
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Query
+from shared.business import Rules
 from shared.database.engine import tenant_reader
 from shared.events import family_of
 from shared.log.database import Connection

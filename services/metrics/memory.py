@@ -12,10 +12,10 @@ from uuid import UUID
 
 from services.metrics.analysis import analyse
 from services.metrics.buckets import Contributions, Dims
-from services.metrics.business import Rules
 from services.metrics.entries import Entry
 from services.metrics.evaluation import Ref, concerns_customer, group_of
 from services.metrics.facts import Conversation
+from shared.business import Rules
 
 Entries = dict[str, Entry]
 

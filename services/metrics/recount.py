@@ -14,10 +14,10 @@ from typing import NamedTuple
 import asyncpg
 import orjson
 
-from services.metrics import store
 from services.metrics.buckets import Contributions, Dims, Key, difference
 from services.metrics.entries import unpack
 from services.metrics.evaluation import Ref, Timeline, recount
+from shared import agreements
 from shared.database.engine import translated
 from shared.log.database import Connection
 
@@ -99,7 +99,7 @@ async def recounted(connection: Connection, tenant: str) -> dict[Ref, Contributi
     entries = [unpack(orjson.loads(row[0])) for row in await connection.fetch(ALL_ENTRIES, tenant)]
     customers = dict(await connection.fetch(ALL_LEAVES, tenant))
     canonical = dict(await connection.fetch(ALL_CONVERSATIONS, tenant))
-    rules = (await store.rules(connection, [tenant]))[tenant]
+    rules = (await agreements.rules(connection, [tenant]))[tenant]
     return recount(Timeline(entries, customers, canonical), rules)
 
 

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from services.metrics.asking import zone_of
-from services.metrics.business import DAYS, EARLIEST, LATEST
 from services.metrics.revision import put_version, reevaluate
 from shared.auth import Principal, require
+from shared.business import DAYS, EARLIEST, LATEST
 from shared.database.engine import tenant_reader
 from shared.events import rfc3339
 from shared.service import Platform

@@ -12,8 +12,7 @@ from uuid import UUID
 import orjson
 
 from services.metrics.buckets import Contributions, Dims, Key
-from services.metrics.business import Rules, Schedule, Sla
-from services.metrics.entries import SECOND, Entry, instant, micros, unpack
+from services.metrics.entries import Entry, instant, unpack
 from services.metrics.evaluation import Ref
 from shared.events import family_of
 from shared.log.database import Connection
@@ -32,13 +31,6 @@ claimed AS (
     ON CONFLICT (tenant_id) DO UPDATE SET token = $2
 )
 SELECT tenant_id, token FROM before
-"""
-
-RULES = """
-SELECT tenant_id, valid_from, body, 'schedule' AS kind FROM metrics.schedule WHERE tenant_id = ANY ($1)
-UNION ALL
-SELECT tenant_id, valid_from, body, 'sla' FROM metrics.sla WHERE tenant_id = ANY ($1)
-ORDER BY valid_from
 """
 
 STORED = """
@@ -239,35 +231,6 @@ async def lock(connection: Connection, tenants: Sequence[str]) -> None:
 async def claim(connection: Connection, tenants: Sequence[str], token: UUID) -> dict[str, UUID | None]:
     """Write our token and return the ones before."""
     return dict(await connection.fetch(CLAIM, tenants, token))
-
-
-async def rules(connection: Connection, tenants: Sequence[str]) -> dict[str, Rules]:
-    """Return the tenants' schedules and agreements."""
-    schedules: dict[str, list[Schedule]] = {}
-    slas: dict[str, list[Sla]] = {}
-    for tenant, valid_from, body, kind in await connection.fetch(RULES, tenants):
-        if kind == "schedule":
-            schedules.setdefault(tenant, []).append(schedule_of(micros(valid_from), body))
-        else:
-            slas.setdefault(tenant, []).append(sla_of(micros(valid_from), body))
-    return {tenant: Rules(tuple(schedules.get(tenant, ())), tuple(slas.get(tenant, ()))) for tenant in tenants}
-
-
-def schedule_of(valid_from: int, body: Mapping[str, Any]) -> Schedule:
-    """Return the schedule stored as `body`."""
-    spans = {day: [(opens, closes) for opens, closes in hours] for day, hours in body["rules"].items()}
-    return Schedule(valid_from, body["timezone"], spans, frozenset(body.get("closed_dates", ())))
-
-
-def sla_of(valid_from: int, body: Mapping[str, Any]) -> Sla:
-    """Return the agreement stored as `body`."""
-    first, resolution = body.get("first_reply_s"), body.get("resolution_s")
-    return Sla(
-        valid_from,
-        None if first is None else round(first * SECOND),
-        None if resolution is None else round(resolution * SECOND),
-        body.get("clock", "calendar"),
-    )
 
 
 async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], Stored]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import asyncpg
 
-from services.metrics import store
-from services.metrics.business import Rules
 from services.metrics.entries import HOUR
 from services.metrics.reading.answering import Answer, answer, reader_of
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import DIMENSIONS, Fetch, Query
+from shared import agreements
+from shared.business import Rules
 from shared.database.engine import tenant_reader
 from shared.log.database import Connection
 
@@ -168,7 +168,7 @@ async def ask(connection: Connection, tenant: str, query: Query) -> Answer:
 
 async def rules_of(connection: Connection, tenant: str) -> Rules:
     """Return the tenant's schedules and agreements."""
-    return (await store.rules(connection, [tenant]))[tenant]
+    return (await agreements.rules(connection, [tenant]))[tenant]
 
 
 async def currencies(connection: Connection, tenant: str) -> list[str]:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import asyncpg
 
 from services.metrics.buckets import difference
-from services.metrics.business import Rules, Schedule, Sla
 from services.metrics.checking import check_tenants
 from services.metrics.consumer import MetricsConsumer
 from services.metrics.entries import HOUR, SECOND, micros
@@ -19,6 +18,7 @@ from services.metrics.reading.question import Fetch
 from services.metrics.recount import drift, streamed
 from services.metrics.revision import put_version, reevaluate
 from services.metrics.sums import rolled, rolled_statement, statement
+from shared.business import Rules, Schedule, Sla
 from shared.clock import SystemClock
 from shared.events import TimelineRecord
 from shared.log.protocol import Record

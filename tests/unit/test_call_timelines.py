@@ -15,9 +15,9 @@ import pytest
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Draft, Headers, RawRequest, reread
-from services.metrics.business import Rules
 from services.metrics.entries import Entry, compact
 from services.metrics.evaluation import Timeline, recount
+from shared.business import Rules
 from shared.events import rfc3339
 from tests.kpi_timeline import ask
 

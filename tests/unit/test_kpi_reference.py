@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from services.metrics.business import Rules, Schedule, Sla
 from services.metrics.entries import SECOND
 from services.metrics.kpis import DEFINITIONS
+from shared.business import Rules, Schedule, Sla
 from tests.kpi_histories import DAYS, FIRST, History, a_history
 from tests.kpi_reference import UNITS, WINDOWED, Reference, local_days
 from tests.kpi_timeline import OFFICE, ZONE, Model, ask

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from services.metrics.asking import zone_of
 from services.metrics.buckets import BOUNDS, EXACT_S, Histogram, Key, Sink, bucket_of, difference
 from services.metrics.buckets import NO_DIMS as NOWHERE
-from services.metrics.business import Rules, Schedule
 from services.metrics.entries import SECOND, instant, micros
 from services.metrics.kpis.money import spread
 from services.metrics.windows import MOST_POINTS, TooManyPoints, edges, year_before
+from shared.business import Rules, Schedule
 from tests.kpi_timeline import OFFICE
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.metrics.buckets import Dims, Sink, bucket_of, without_agent
-from services.metrics.business import Rules
 from services.metrics.entries import SECOND, Entry, seconds
 from services.metrics.facts import corrected
 from services.metrics.kpis.definition import ALL, NO_AGENT, Definition, Entity, Shape
+from shared.business import Rules
 
 SERVICE_LEVEL = 20 * SECOND
 SHORT = 5 * SECOND

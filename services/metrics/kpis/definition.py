@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from services.metrics.buckets import Sink
-from services.metrics.business import Rules
+from shared.business import Rules
 
 ALL = ("channel", "family", "team", "agent", "segment", "language")
 NO_AGENT = ("channel", "family", "team", "segment", "language")

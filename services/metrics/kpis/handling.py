@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.metrics.buckets import Dims, Sink, without_agent
-from services.metrics.business import Rules
 from services.metrics.entries import Entry, seconds
 from services.metrics.facts import DAY, Conversation, corrected
 from services.metrics.kpis.calls import handling
 from services.metrics.kpis.definition import ALL, NO_AGENT, TEAM, TENANT, Definition, Entity, Shape
+from shared.business import Rules
 
 CONTEXT = frozenset({"profile", "orders", "history"})
 HANDLING = frozenset({"interacting"})

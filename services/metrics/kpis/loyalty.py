@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from services.metrics.buckets import Dims, Sink
-from services.metrics.business import Rules
 from services.metrics.customer import Customer
 from services.metrics.entries import SECOND, Entry
 from services.metrics.facts import DAY
 from services.metrics.kpis.definition import DAY_S, TENANT, Definition, Entity, Shape
 from services.metrics.kpis.resolution import sla_outcomes
+from shared.business import Rules
 
 BAD_CSAT = 2 * SECOND
 BEGINNING = 0

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.metrics.buckets import Dims, Sink
-from services.metrics.business import Rules
 from services.metrics.customer import Customer
 from services.metrics.entries import SECOND, Entry, micros, minor, text, when
 from services.metrics.facts import DAY
 from services.metrics.kpis.definition import NO_AGENT, TENANT, Definition, Entity, Shape
+from shared.business import Rules
 
 HOUR = 3600 * SECOND
 _MOST_PARTS = 2000

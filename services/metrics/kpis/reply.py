@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from services.metrics.buckets import Dims, Sink
-from services.metrics.business import Rules
 from services.metrics.entries import SECOND
 from services.metrics.facts import DAY, Conversation
 from services.metrics.kpis.definition import ALL, CLOCK, DAY_S, NO_AGENT, Definition, Entity, Shape, timed
+from shared.business import Rules
 
 NEVER = "-"
 """Member of a `reply_within_ratio` contribution whose conversation has no human reply."""

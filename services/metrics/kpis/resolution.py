@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from services.metrics.buckets import Dims, Sink
-from services.metrics.business import Rules, Sla
 from services.metrics.customer import Customer
 from services.metrics.entries import SECOND, Entry
 from services.metrics.facts import DAY, Conversation, Episode
 from services.metrics.kpis.definition import ALL, CLOCK, DAY_S, TENANT, Definition, Entity, Shape, timed
+from shared.business import Rules, due, used_up
 
 WEEK = 7 * DAY
 
@@ -56,45 +56,20 @@ def sla_outcomes(c: Conversation, rules: Rules) -> list[tuple[str, int, bool, tu
         return []
     outcomes: list[tuple[str, int, bool, tuple[Entry | None, ...]]] = []
     if policy.first_reply is not None:
-        due = _after(rules, policy, c.opened_at, policy.first_reply)
+        at = due(rules, policy, c.opened_at, policy.first_reply)
         reply = c.first_reply
-        if reply is not None and (due is None or reply.at <= due):
+        if reply is not None and (at is None or reply.at <= at):
             outcomes.append(("first_reply", reply.at, True, (c.opening, reply)))
-        elif due is not None:
-            outcomes.append(("first_reply", due, False, (c.opening,)))
+        elif at is not None:
+            outcomes.append(("first_reply", at, False, (c.opening,)))
     if policy.resolution is not None:
         resolved = c.episodes[0].resolved
-        due = _resolution_due(c, rules, policy, resolved.at if resolved else None)
-        if due is not None:
-            outcomes.append(("resolution", due, False, (c.opening,)))
+        at = used_up(rules, policy, c.turns, resolved.at if resolved else None)
+        if at is not None:
+            outcomes.append(("resolution", at, False, (c.opening,)))
         elif resolved is not None:
             outcomes.append(("resolution", resolved.at, True, (c.opening, resolved)))
     return outcomes
-
-
-def _resolution_due(c: Conversation, rules: Rules, policy: Sla, until: int | None) -> int | None:
-    """Return when our turns used up the promised time; None if they did not (before `until`, where given)."""
-    assert policy.resolution is not None
-    left = policy.resolution
-    for start, end in c.turns:
-        if until is not None and start >= until:
-            break
-        due = _after(rules, policy, start, left)
-        stop = end if until is None else min(until, end if end is not None else until)
-        if stop is None:
-            return due
-        if due is not None and due < stop:
-            return due
-        left -= _elapsed(rules, policy, start, stop)
-    return None
-
-
-def _after(rules: Rules, policy: Sla, start: int, duration: int) -> int | None:
-    return rules.after(start, duration) if policy.clock == "business" else start + duration
-
-
-def _elapsed(rules: Rules, policy: Sla, start: int, end: int) -> int:
-    return rules.elapsed(start, end) if policy.clock == "business" else end - start
 
 
 def reopened(c: Conversation, rules: Rules, sink: Sink) -> None:

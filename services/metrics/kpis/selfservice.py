@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from services.metrics.buckets import Dims, Sink, without_agent
-from services.metrics.business import Rules
 from services.metrics.customer import Customer
 from services.metrics.entries import Entry, name
 from services.metrics.facts import DAY, Conversation
 from services.metrics.kpis.definition import ALL, DAY_S, NO_AGENT, TENANT, Definition, Entity, Shape
+from shared.business import Rules
 
 
 def _dims(entry: Entry, customer: Customer) -> Dims:

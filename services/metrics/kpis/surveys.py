@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.metrics.buckets import Dims, Sink
-from services.metrics.business import Rules
 from services.metrics.entries import SECOND, Entry
 from services.metrics.facts import Conversation, Episode, corrected
 from services.metrics.kpis.definition import ALL, DAY_S, NO_AGENT, TENANT, Definition, Entity, Shape
 from services.metrics.survey import ANSWER_WITHIN, Answer, kind_of, kinds_of, last_answers
+from shared.business import Rules
 
 
 class Survey:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from services.metrics.buckets import NO_DIMS, Dims, Sink
-from services.metrics.business import Rules
 from services.metrics.customer import Customer
 from services.metrics.entries import Entry
 from services.metrics.facts import Contact, Conversation
 from services.metrics.kpis.definition import ALL, DAY_S, NO_AGENT, TENANT, Definition, Entity, Shape
+from shared.business import Rules
 
 
 def received(entry: Entry, rules: Rules, sink: Sink) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from services.metrics.business import Rules
 from services.metrics.entries import SECOND
 from services.metrics.kpis.definition import Definition
+from shared.business import Rules
 
 DIMENSIONS = ("channel", "family", "team", "agent", "segment", "language")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -71,3 +72,27 @@ async def test_a_customer_without_a_conversation_has_an_empty_brief(timelines: T
     assert brief["conversation"] is None
     assert brief["summary"]["last_customer_question"] is None
     assert brief["summary"]["unanswered"] is False
+
+
+async def test_the_brief_says_until_when_an_answer_was_promised(timelines: Timelines, pool: asyncpg.Pool) -> None:
+    agreed = {"first_reply_s": 600, "resolution_s": 3600, "clock": "calendar"}
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    put = "INSERT INTO metrics.sla (tenant_id, valid_from, body, set_at) VALUES ('acme', $1, $2, $1)"
+    await pool.execute(put, since, agreed)
+    await timelines.post(timelines.message("09:00:00", "crm:ann", contact_id="s1"))
+    customer = await timelines.customer("crm:ann")
+    assert customer is not None
+    due = {
+        "first_reply_due_at": "2026-03-02T09:10:00.000000Z",
+        "resolution_due_at": "2026-03-02T10:00:00.000000Z",
+        "breached": True,
+    }
+    brief = await timelines.get(f"/v1/customers/{customer['id']}/context")
+    assert brief["sla"] == due
+    id_ = brief["conversation"]["id"]
+    assert (await timelines.get(f"/v1/conversations/{id_}"))["sla"] == due
+    assert [row["sla"] for row in (await timelines.get("/v1/conversations"))["conversations"]] == [due]
+    other = timelines.message("09:00:00", "crm:ann", contact_id="s1")
+    await timelines.post(other, tenant="globex")
+    found = (await timelines.get("/v1/conversations", tenant="globex"))["conversations"]
+    assert [row["sla"]["first_reply_due_at"] for row in found] == [None]

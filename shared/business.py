@@ -6,13 +6,13 @@ A tenant without a schedule is always open, in UTC. Before the first version's `
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from services.metrics.entries import instant, micros
+from shared.instants import instant, micros
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _LONGEST_SEARCH_DAYS = 3660
@@ -156,6 +156,31 @@ class Rules:
 
 
 _END = micros(LATEST)
+
+
+def due(rules: Rules, sla: Sla, start: int, duration: int) -> int | None:
+    """Return when what was promised within `duration` from `start` is due, by the agreement's clock."""
+    return rules.after(start, duration) if sla.clock == "business" else start + duration
+
+
+def used_up(rules: Rules, sla: Sla, turns: Iterable[tuple[int, int | None]], until: int | None) -> int | None:
+    """Return when our turns used up the time promised for a resolution; None if they did not.
+
+    `turns` are spans in which it was our turn, in order, the last one perhaps open; `until` is the resolution.
+    """
+    assert sla.resolution is not None
+    left = sla.resolution
+    for start, end in turns:
+        if until is not None and start >= until:
+            break
+        at = due(rules, sla, start, left)
+        stop = end if until is None else min(until, end if end is not None else until)
+        if stop is None:
+            return at
+        if at is not None and at < stop:
+            return at
+        left -= rules.elapsed(start, stop) if sla.clock == "business" else stop - start
+    return None
 
 
 def _open_spans_of_day(schedule: Schedule, day: date) -> tuple[int, tuple[tuple[int, int], ...]]:
