@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Quarantined, RawRequest
 from services.ingest.adapters.meta import Meta, not_understood
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole
-from services.ingest.adapters.times import from_unix_ms
+from services.ingest.adapters.times import from_unix_ms, from_unix_s
+
+_EARLIEST_MS = 100_000_000_000
+"""Fewer milliseconds than this lie before the network began (1973): they are seconds."""
 
 
 class Messenger(Meta):
@@ -32,10 +36,14 @@ class Messenger(Meta):
                     if not found:
                         known = sorted(set(part) - {"sender", "recipient", "timestamp"})
                         quarantined.append(not_understood(f"an update of {', '.join(known)[:200] or 'nothing'}", part))
-            quarantined += [
-                not_understood(f"a change of {text(mapping(change).get('field')) or 'nothing'}"[:200], [page, change])
-                for change in items(entry.get("changes"))
-            ]
+            for change in map(mapping, items(entry.get("changes"))):
+                value = mapping(change.get("value"))
+                # Instagram's console and its newer subscriptions send the same updates as changes of a field.
+                said = list(_Part(self.network, page, value).events()) if mapping(value.get("sender")) else []
+                drafts += said
+                if not said:
+                    field = text(change.get("field")) or "nothing"
+                    quarantined.append(not_understood(f"a change of {field}"[:200], [page, dict(change)]))
         if not drafts and not quarantined:
             quarantined.append(not_understood("a delivery without entries", body))
         return Delivery(self.taken(account, ""), tuple(drafts), tuple(quarantined))
@@ -54,7 +62,7 @@ class _Part:
         self.page = ours or page
         self.person = theirs
         self.by_us = self.is_echo or (sender is not None and sender == page)
-        self.at = from_unix_ms(part.get("timestamp"))
+        self.at = _time(part.get("timestamp"))
 
     def events(self) -> Iterator[Draft]:
         """Return the events of the update: by the key that is present."""
@@ -154,6 +162,12 @@ class _Part:
                 watermark=watermark,
                 actor=events.AUTOMATED,
             )
+
+
+def _time(value: Json) -> datetime | None:
+    """Milliseconds; the console's samples of changes are in seconds."""
+    stamp = whole(value)
+    return from_unix_s(stamp) if stamp is not None and stamp < _EARLIEST_MS else from_unix_ms(stamp)
 
 
 def _attachment(file: Mapping[str, Json]) -> dict[str, Any]:

@@ -205,8 +205,7 @@ class SendGridEvents(Plain):
         for item in items(body) or [body]:
             found = _status(mapping(item))
             if found is None:
-                digest = sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)).hexdigest()
-                quarantined.append(Quarantined("an event without sg_event_id, e-mail or kind", f"sha256:{digest}"))
+                quarantined.append(_not_understood(item))
             else:
                 drafts.append(found)
         return Delivery(self.taken(account, ""), tuple(drafts), tuple(quarantined))
@@ -219,6 +218,15 @@ _KINDS = frozenset(
     }
 )  # fmt: skip
 _KEPT = ("reason", "status", "response", "type", "url", "useragent", "ip", "attempt", "bounce_classification")
+
+
+def _not_understood(item: Json) -> Quarantined:
+    kind, own = text(mapping(item).get("event")), text(mapping(item).get("sg_event_id"))
+    digest = sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    what = (
+        f"an event of kind {kind[:80]!r} is not understood" if own and kind else "an event without sg_event_id or kind"
+    )
+    return Quarantined(what, own or f"sha256:{digest}")
 
 
 def _status(item: Any) -> Draft | None:

@@ -83,8 +83,11 @@ class Teams(Plain):
         identity = required(body.get("id"), "id")
         kind = text(body.get("type")) or ""
         conversation = text(mapping(body.get("conversation")).get("id")) or ""
-        drafts = _events(kind, events.key(conversation, identity), body, account)
         answer = self.taken(account, identity)
+        if kind == "typing":
+            # Over as soon as it is said; nothing to keep.
+            return Delivery(answer)
+        drafts = _events(kind, events.key(conversation, identity), body, account)
         if not drafts:
             part = Quarantined(
                 f"an activity of type {kind[:80]!r} is not understood", events.key(conversation, identity, kind)

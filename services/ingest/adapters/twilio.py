@@ -95,8 +95,9 @@ def _read(form: messages.Form, request: RawRequest, account: Account) -> list[Dr
     if form.get("QueueSid") or form.get("QueueResult"):
         return calls.queue(form, request.received_at, account)
     sid = form.get("MessageSid") or form.get("SmsSid")
-    if sid and form.get("MessageStatus", "received") not in ("received", "receiving"):
-        return [messages.status(form, sid)]
+    status = form.get("MessageStatus") or form.get("SmsStatus") or "received"
+    if sid and status not in ("received", "receiving"):
+        return [messages.status(form, sid, status)]
     if sid:
         return [messages.message(form, sid)]
     if form.get("CallSid") and form.get("CallStatus"):

@@ -67,18 +67,17 @@ def message(form: Form, sid: str) -> Draft:
     )
 
 
-def status(form: Form, sid: str) -> Draft:
+def status(form: Form, sid: str, told: str) -> Draft:
     recipient, ours = form.get("To", ""), form.get("From", "")
-    status = form["MessageStatus"]
     return events.draft(
         events.STATUS,
-        events.key(sid, status),
+        events.key(sid, told),
         None,
         channel=_address(recipient)[0],
         customer=person(recipient, ours),
         actor=events.AUTOMATED,
         thread=_thread(ours, recipient),
         refers_to=sid,
-        status=status,
+        status=told,
         error=without_nothing({"code": form.get("ErrorCode"), "message": form.get("ErrorMessage")}),
     )

@@ -223,9 +223,9 @@ def _echo(part: Mapping[str, Json], value: Mapping[str, Json], account: Account)
             **(_said(mapping(body.get("message"))) if kind == "edit" else {}),
         )  # fmt: skip
     if kind == "reaction":
-        return events.draft(
-            events.REACTED, identity, at, **common, refers_to=text(body.get("message_id")), emoji=body.get("emoji")
-        )
+        emoji = body.get("emoji")
+        facts = {"refers_to": text(body.get("message_id")), "emoji": emoji, "removed": not emoji}
+        return events.draft(events.REACTED, identity, at, **common, **facts)
     context = mapping(part.get("context"))
     return events.draft(
         events.SENT, identity, at, **common, message_id=identity, **_said(part), in_reply_to=text(context.get("id"))

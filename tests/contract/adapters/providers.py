@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Headers, RawRequest
 from services.ingest.adapters.chat import Session, make_token
+from services.ingest.adapters.template import Example
 
 NOW = datetime(2026, 3, 3, 10, 0, tzinfo=UTC)
 JSON = "application/json"
@@ -69,6 +71,8 @@ class Provider:
     garbage: bytes = b'{"a": 1}'
     """A genuine body that is not understood, in a form that can be signed."""
     own_addresses: tuple[str, ...] = ("support@acme.example",)
+    batch: str | None = None
+    """A recorded delivery of several kinds; None where the provider sends one thing at a time."""
 
     def account(self, *secrets: str) -> Account:
         return Account(
@@ -157,6 +161,11 @@ def mailgun(signing: Signing, secret: str) -> RawRequest:
     return request(replace(signing, body=body), {})
 
 
+def template(signing: Signing, secret: str) -> RawRequest:
+    signature = hex256(secret, signing.seconds.encode() + b"." + signing.body)
+    return request(signing, {"X-Example-Timestamp": signing.seconds, "X-Example-Signature": signature})
+
+
 def line(signing: Signing, secret: str) -> RawRequest:
     return request(signing, {"x-line-signature": base256(secret, signing.body)})
 
@@ -194,33 +203,43 @@ PUBLIC = tuple(PRIVATE)
 PROVIDERS = {
     provider.name: provider
     for provider in (
-        Provider("standard_webhooks", standard_webhooks, WHSEC, window=timedelta(minutes=5)),  # type: ignore[arg-type]
+        Provider("standard_webhooks", standard_webhooks, WHSEC, window=timedelta(minutes=5), batch="several_answers"),  # type: ignore[arg-type]
         Provider("twilio", twilio, PLAIN_SECRETS, content_type=FORM, garbage=b"Foo=1"),
         Provider(
             "email_raw", basic, PLAIN_SECRETS, covers_body=False, content_type="message/rfc822", garbage=b"no headers"
         ),
-        Provider("whatsapp_cloud", meta, PLAIN_SECRETS, {"verify_token": "vt"}),
-        Provider("messenger", meta, PLAIN_SECRETS, {"verify_token": "vt"}),
-        Provider("instagram", meta, PLAIN_SECRETS, {"verify_token": "vt"}),
+        Provider("whatsapp_cloud", meta, PLAIN_SECRETS, {"verify_token": "vt"}, batch="mixed_batch"),
+        Provider("messenger", meta, PLAIN_SECRETS, {"verify_token": "vt"}, batch="reaction_postback_read_delivery"),
+        Provider("instagram", meta, PLAIN_SECRETS, {"verify_token": "vt"}, batch="echo_read_reaction"),
         Provider("telegram", telegram, PLAIN_SECRETS, {"bot_id": "42"}, covers_body=False),
         Provider("slack", slack, PLAIN_SECRETS, {"bot_id": "B1", "staff": ["U0STAFF"]}, window=timedelta(minutes=5)),
         Provider(
             "sendgrid_inbound", sendgrid, PUBLIC, window=timedelta(hours=80),  # type: ignore[arg-type]
             content_type="multipart/form-data; boundary=xYzZY", garbage=b"no parts here",
         ),
-        Provider("sendgrid_events", sendgrid, PUBLIC, window=timedelta(hours=80), garbage=b'[{"a": 1}]'),  # type: ignore[arg-type]
+        Provider(
+            "sendgrid_events", sendgrid, PUBLIC, window=timedelta(hours=80),  # type: ignore[arg-type]
+            batch="mixed_batch", garbage=b'[{"a": 1}]',
+        ),
         Provider("mailgun", mailgun, PLAIN_SECRETS, covers_body=False, window=timedelta(hours=9), content_type=FORM,
                  garbage=b"Foo=1"),
         Provider("postmark", basic, PAIRS, covers_body=False),
-        Provider("line", line, PLAIN_SECRETS, garbage=b'{"events": [{"type": "new"}]}'),
+        Provider("line", line, PLAIN_SECRETS, batch="mixed_batch", garbage=b'{"events": [{"type": "new"}]}'),
         Provider("viber", viber, PLAIN_SECRETS),
-        Provider("x", x, PLAIN_SECRETS),
+        Provider("x", x, PLAIN_SECRETS, batch="mention_and_deletion"),
         Provider("wechat", wechat, PLAIN_SECRETS, covers_body=False, window=timedelta(minutes=5),
                  content_type="text/xml", garbage=b"<xml><a>1</a></xml>"),
-        Provider("asterisk", basic, PAIRS, covers_body=False),
-        Provider("teams", teams, SHARED, {"staff": ["29:agent"]}),  # type: ignore[arg-type]
+        Provider("asterisk", basic, PAIRS, covers_body=False, batch="ami_batch"),
+        Provider("teams", teams, SHARED, {"staff": ["29:agent"]}, batch="reactions"),  # type: ignore[arg-type]
         Provider("chat", chat, PLAIN_SECRETS, {"origins": ["https://www.acme.example"]}, covers_body=False,
-                 window=timedelta(hours=1), garbage=b'{"events": [{"type": "new"}]}'),
+                 window=timedelta(hours=1), batch="mixed_batch", garbage=b'{"events": [{"type": "new"}]}'),
     )
 }  # fmt: skip
 """Name → provider: every adapter there is."""
+
+TEMPLATE = Provider("template", template, PLAIN_SECRETS, {"verify_token": "vt"}, window=timedelta(minutes=5),
+                    batch="mixed_batch", garbage=b'{"events": [{"kind": "new", "id": "1"}]}')  # fmt: skip
+"""What new adapters are copied from; held to the same contract, and no provider of ours."""
+
+HELD = {**PROVIDERS, TEMPLATE.name: TEMPLATE}
+UNDER_TEST = {**ADAPTERS, TEMPLATE.name: Example()}

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Delivery, receive
-from tests.contract.adapters.providers import FORM, JSON, PROVIDERS, Provider, Signing
+from tests.contract.adapters.providers import FORM, HELD, JSON, UNDER_TEST, Provider, Signing
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
 
@@ -57,7 +56,7 @@ def outcome(delivery: Delivery) -> dict[str, Any]:
 def recorded() -> list[Recorded]:
     """Return all recorded deliveries of all providers."""
     return [
-        Recorded(PROVIDERS[folder.name], path.stem, json.loads(path.read_text("utf-8")))
+        Recorded(HELD[folder.name], path.stem, json.loads(path.read_text("utf-8")))
         for folder in sorted(PAYLOADS.iterdir())
         if folder.is_dir()
         for path in sorted(folder.glob("*.json"))
@@ -68,9 +67,9 @@ def fill_in() -> None:
     """Write into each file named on the command line what the adapter makes of it, for its author to read and judge."""
     for name in sys.argv[1:]:
         path = Path(name).resolve()
-        record = Recorded(PROVIDERS[path.parent.name], path.stem, json.loads(path.read_text("utf-8")))
+        record = Recorded(HELD[path.parent.name], path.stem, json.loads(path.read_text("utf-8")))
         request = record.provider.sign(record.signing, record.provider.secrets[0])
-        record.document.update(outcome(receive(ADAPTERS[record.provider.name], request, record.provider.account())))
+        record.document.update(outcome(receive(UNDER_TEST[record.provider.name], request, record.provider.account())))
         path.write_text(json.dumps(record.document, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

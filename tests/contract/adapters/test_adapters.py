@@ -5,6 +5,7 @@ An adapter that is added needs no test of its own for what stands here: only an 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,16 +14,16 @@ from datetime import timedelta
 import pytest
 
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Delivery, Forged, RawRequest, receive
+from services.ingest.adapters.base import Delivery, Forged, Headers, RawRequest, receive
 from services.ingest.webhooks import events_of
 from shared.events import InboundEvent
-from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, Provider, Signing
+from tests.contract.adapters.providers import FORM, HELD, NOW, PROVIDERS, UNDER_TEST, Provider, Signing
 from tests.contract.adapters.recorded import Recorded, outcome, recorded
 
 RECORDED = recorded()
 FIRST = {record.provider.name: record for record in reversed(RECORDED)}
 
-every_provider = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS.keys())
+every_provider = pytest.mark.parametrize("provider", HELD.values(), ids=HELD.keys())
 every_payload = pytest.mark.parametrize("record", RECORDED, ids=[f"{one.provider.name}-{one.name}" for one in RECORDED])
 
 
@@ -32,7 +33,7 @@ def some(providers: Iterable[Provider]) -> pytest.MarkDecorator:
 
 
 def deliver(provider: Provider, request: RawRequest, *secrets: str) -> Delivery:
-    return receive(ADAPTERS[provider.name], request, provider.account(*secrets))
+    return receive(UNDER_TEST[provider.name], request, provider.account(*secrets))
 
 
 def a_request(provider: Provider, secret: str | None = None) -> RawRequest:
@@ -41,7 +42,7 @@ def a_request(provider: Provider, secret: str | None = None) -> RawRequest:
 
 
 def test_every_adapter_has_recorded_payloads() -> None:
-    assert set(ADAPTERS) == set(PROVIDERS) == set(FIRST)
+    assert set(ADAPTERS) == set(PROVIDERS) == set(FIRST) - {"template"}
 
 
 @every_payload
@@ -90,7 +91,7 @@ def test_retired_or_foreign_secret_is_refused(provider: Provider) -> None:
 
 @every_provider
 def test_request_without_proof_is_refused(provider: Provider) -> None:
-    bare = RawRequest("POST", "/x", "", type(a_request(provider).headers)([("content-type", provider.content_type)]),
+    bare = RawRequest("POST", "/x", "", Headers([("content-type", provider.content_type)]),
                       FIRST[provider.name].signing.body, NOW)  # fmt: skip
     with pytest.raises(Forged) as refused:
         deliver(provider, bare)
@@ -101,10 +102,10 @@ def test_request_without_proof_is_refused(provider: Provider) -> None:
 def test_no_secret_at_all_lets_nothing_in(provider: Provider) -> None:
     account = replace(provider.account(), secrets=())
     with pytest.raises(Forged):
-        receive(ADAPTERS[provider.name], a_request(provider), account)
+        receive(UNDER_TEST[provider.name], a_request(provider), account)
 
 
-@some(one for one in PROVIDERS.values() if one.covers_body)
+@some(one for one in HELD.values() if one.covers_body)
 def test_one_changed_byte_of_the_body_is_refused(provider: Provider) -> None:
     request = a_request(provider)
     for place in {0, len(request.body) // 3, len(request.body) // 2, len(request.body) - 1}:
@@ -116,7 +117,42 @@ def test_one_changed_byte_of_the_body_is_refused(provider: Provider) -> None:
         deliver(provider, replace(request, body=request.body + b"x"))
 
 
-@some(one for one in PROVIDERS.values() if one.window)
+@every_provider
+def test_one_changed_byte_of_the_proof_is_refused(provider: Provider) -> None:
+    """Also where the body is not covered: a signature, a password, a token that differs by one byte is none."""
+    request = a_request(provider)
+    changed = list(with_a_changed_proof(request))
+    assert changed
+    for one in changed:
+        with pytest.raises(Forged) as refused:
+            deliver(provider, one)
+        assert refused.value.status in (401, 403)
+
+
+_PROOFS = ("signature", "authorization", "secret-token", "digest")
+
+
+def with_a_changed_proof(request: RawRequest) -> Iterable[RawRequest]:
+    """Yield the request with one byte of its proof changed: in a header, the query or (Mailgun) the body."""
+    for name, _ in request.headers.items():
+        if any(word in name for word in _PROOFS):
+            headers = [(key, flipped(old) if key == name else old) for key, old in request.headers.items()]
+            yield replace(request, headers=Headers(headers))
+    for found in re.finditer(r"signature=([^&]+)", request.query):
+        query = request.query[: found.start(1)] + flipped(found[1]) + request.query[found.end(1) :]
+        yield replace(request, query=query)
+    for found in re.finditer(rb"signature=([0-9a-f]{64})", request.body):
+        body = request.body[: found.start(1)] + flipped(found[1].decode()).encode() + request.body[found.end(1) :]
+        yield replace(request, body=body)
+
+
+def flipped(proof: str) -> str:
+    """Change one character well before the end, where each bit of base64 counts."""
+    place = len(proof) - 6
+    return proof[:place] + ("1" if proof[place] != "1" else "2") + proof[place + 1 :]
+
+
+@some(one for one in HELD.values() if one.window)
 def test_stale_delivery_is_refused_and_the_edge_of_the_window_is_taken(provider: Provider) -> None:
     assert provider.window is not None
     signing = FIRST[provider.name].signing
@@ -129,7 +165,7 @@ def test_stale_delivery_is_refused_and_the_edge_of_the_window_is_taken(provider:
 
 
 # Chat's time lies within a token that we signed ourselves.
-@some(one for one in PROVIDERS.values() if one.window and one.name != "chat")
+@some(one for one in HELD.values() if one.window and one.name != "chat")
 @pytest.mark.parametrize("stamp", ["", "soon", "1e9", "-1", "٣", "1772532000.5", "9" * 400])
 def test_malformed_timestamp_is_4xx(provider: Provider, stamp: str) -> None:
     signing = replace(FIRST[provider.name].signing, stamp=stamp)
@@ -169,15 +205,12 @@ def test_unknown_kind_is_quarantined_beside_what_is_understood(provider: Provide
     assert not any(reason.startswith("the adapter failed") for reason in reasons)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["whatsapp_cloud-mixed_batch", "messenger-reaction_postback_read_delivery", "line-mixed_batch",
-     "asterisk-ami_batch", "asterisk-queue_log", "sendgrid_events-mixed_batch", "chat-mixed_batch",
-     "x-mention_and_deletion", "instagram-echo_read_reaction", "standard_webhooks-several_answers", "teams-reactions"],
-)  # fmt: skip
-def test_batch_of_several_kinds_is_split(name: str) -> None:
-    (record,) = [one for one in RECORDED if f"{one.provider.name}-{one.name}" == name]
-    assert len(record.document["events"]) > 1
+@some(one for one in HELD.values() if one.batch)
+def test_batch_of_several_kinds_is_split(provider: Provider) -> None:
+    (record,) = [one for one in RECORDED if one.provider is provider and one.name == provider.batch]
+    delivery = deliver(provider, provider.sign(record.signing, provider.secrets[0]))
+    assert len(delivery.events) > 1
+    assert len({draft.id for draft in delivery.events}) == len(delivery.events)
 
 
 @every_provider
