@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shared.events import TYPE_PREFIX
+from shared.events import DERIVED_SOURCE, TYPE_PREFIX
 
 Shown = dict[str, Any]
 
@@ -61,9 +61,11 @@ def asked(entries: Iterable[Shown]) -> list[dict[str, Any]]:
 
 
 def agents(entries: Iterable[Shown]) -> list[dict[str, Any]]:
-    """Return the agents who took part, the last one first."""
+    """Return the agents who took part, the last one first. Who only decided what belongs together did not."""
     latest: dict[str, dict[str, Any]] = {}
     for entry in entries:
+        if entry["source"] == DERIVED_SOURCE:
+            continue
         actor = entry["actor"] or {}
         id_ = actor.get("id") if actor.get("type") == "agent" else (entry["call"] or {}).get("agent_id")
         if isinstance(id_, str) and id_:

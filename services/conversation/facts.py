@@ -157,6 +157,11 @@ class Facts(NamedTuple):
         return next((node for node in self.owners if node not in shared), None)
 
     @property
+    def is_a_decision(self) -> bool:
+        """Tell whether somebody decided about people or places: nobody was seen at that time."""
+        return self.type in DECISIONS or self.type == JOINED
+
+    @property
     def keys(self) -> tuple[Key, ...]:
         """All keys that it binds."""
         return (*self.tokens, *self.mails, *self.sessions, *self.threads)

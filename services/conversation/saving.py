@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 from services.conversation import copies, past, store
@@ -200,7 +201,7 @@ class Saving:
         """Keep what the new entries say of the handles they name and of their owners."""
         seen: dict[UUID, list[object]] = {}
         sightings: dict[tuple[str, UUID], list[object]] = {}
-        owned: dict[tuple[UUID, str | None], list[object]] = {}
+        owned: dict[tuple[UUID, str | None], _Owned] = {}
         said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
         said += [(copy.facts, copy.event, self._leaf_of[copy.stands_for]) for copy in self._batch.copies]
         for fact, event, leaf_id in sorted(said, key=lambda item: item[0].order):
@@ -224,24 +225,25 @@ class Saving:
         await self._save_owned(owned)
 
     def _note_owned(
-        self, owned: dict[tuple[UUID, str | None], list[object]], leaf_id: UUID, fact: Facts, event: InboundEvent
+        self, owned: dict[tuple[UUID, str | None], _Owned], leaf_id: UUID, fact: Facts, event: InboundEvent
     ) -> None:
         at = fact.occurred_at
-        row = owned.setdefault((leaf_id, fact.channel), [leaf_id, at, at, None, None, {}, fact.channel])
-        row[1], row[2] = min(row[1], at), max(row[2], at)  # type: ignore[call-overload]
+        row = owned.setdefault((leaf_id, fact.channel), _Owned(leaf_id, at, channel=fact.channel))
+        row.last_entry_at = max(row.last_entry_at, at)
+        if not fact.is_a_decision:
+            row.first_at, row.last_at = min(row.first_at or at, at), max(row.last_at or at, at)
         customer = event.data.get("customer") or {}
         if isinstance(customer.get("name"), str) and customer["name"].strip():
-            row[3], row[4] = customer["name"].strip(), at
-        attributes = row[5]
-        if isinstance(attributes, dict) and isinstance(customer.get("attributes"), dict):
-            attributes.update({name: [value, at.isoformat()] for name, value in customer["attributes"].items()})
+            row.name, row.named_at = customer["name"].strip(), at
+        if isinstance(customer.get("attributes"), dict):
+            row.attributes.update({name: [value, at.isoformat()] for name, value in customer["attributes"].items()})
 
-    async def _save_owned(self, owned: dict[tuple[UUID, str | None], list[object]]) -> None:
+    async def _save_owned(self, owned: dict[tuple[UUID, str | None], _Owned]) -> None:
         # One UPDATE touches a row once: a leaf seen on several channels in one batch takes several rounds.
         rounds: dict[int, list[list[object]]] = defaultdict(list)
         count: dict[UUID, int] = defaultdict(int)
         for (leaf_id, _), row in owned.items():
-            rounds[count[leaf_id]].append(row)
+            rounds[count[leaf_id]].append(list(row.columns))
             count[leaf_id] += 1
         for rows in rounds.values():
             await store.save_owned(self._connection, self._tenant, rows)
@@ -283,6 +285,27 @@ class Saving:
             self._batch.outcome.records.append(
                 TimelineRecord(self._tenant, "conversation", str(id_), self._batch.version, body, deleted=True)
             )
+
+
+@dataclass(slots=True)
+class _Owned:
+    """What new entries of one channel say of the leaf that owns them. `first_at`, `last_at`: when it was seen."""
+
+    leaf_id: UUID
+    last_entry_at: datetime
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    name: str | None = None
+    named_at: datetime | None = None
+    attributes: dict[str, list[object]] = field(default_factory=dict)
+    channel: str | None = None
+
+    @property
+    def columns(self) -> tuple[object, ...]:
+        return (
+            self.leaf_id, self.last_entry_at, self.first_at, self.last_at, self.name, self.named_at, self.attributes,
+            self.channel,
+        )  # fmt: skip
 
 
 def _in_order(changes: list[tuple[bytes, Entry]]) -> list[tuple[bytes, Entry]]:

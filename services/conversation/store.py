@@ -168,7 +168,7 @@ WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
 
 SAVE_OWNED = """
 UPDATE conversation.leaf l
-SET last_entry_at = greatest(l.last_entry_at, s.last_at),
+SET last_entry_at = greatest(l.last_entry_at, s.last_entry_at),
     first_seen_at = least(l.first_seen_at, s.first_at),
     last_seen_at = greatest(l.last_seen_at, s.last_at),
     name = CASE WHEN s.name IS NOT NULL AND (l.named_at IS NULL OR s.named_at >= l.named_at)
@@ -179,8 +179,9 @@ SET last_entry_at = greatest(l.last_entry_at, s.last_at),
         WHERE NOT l.attributes ? n.key OR l.attributes -> n.key ->> 1 <= n.value ->> 1) END,
     channels = CASE WHEN s.channel IS NULL OR s.channel = ANY (l.channels) THEN l.channels
                     ELSE l.channels || s.channel END
-FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::timestamptz[], $7::jsonb[], $8::text[])
-    AS s (leaf_id, first_at, last_at, name, named_at, attributes, channel)
+FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::timestamptz[],
+            $8::jsonb[], $9::text[])
+    AS s (leaf_id, last_entry_at, first_at, last_at, name, named_at, attributes, channel)
 WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
 """
 
@@ -264,9 +265,9 @@ async def save_seen(connection: asyncpg.Connection, tenant: str, rows: Rows) -> 
 
 
 async def save_owned(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
-    """Rows of (leaf_id, first_at, last_at, name, named_at, attributes, channel), one per leaf."""
+    """Rows of (leaf_id, last_entry_at, first_at, last_at, name, named_at, attributes, channel), one per leaf."""
     if rows:
-        await connection.execute(SAVE_OWNED, tenant, *_columns(rows, 7))
+        await connection.execute(SAVE_OWNED, tenant, *_columns(rows, 8))
 
 
 async def save_sightings(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:

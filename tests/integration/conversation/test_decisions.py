@@ -81,6 +81,27 @@ async def test_split_restores_both_timelines_and_later_evidence_does_not_undo_it
     assert (one["id"], other["id"]) == (ann["id"], caller["id"])
 
 
+async def test_deciding_who_is_who_is_no_sight_of_them_and_the_decider_is_no_agent_of_theirs(
+    timelines: Timelines,
+) -> None:
+    ann, caller = await two_people(timelines)
+    decided = await timelines.call("POST", f"/v1/customers/{ann['id']}/merge", json={"with": caller["id"]})
+    one = await timelines.get(f"/v1/customers/{decided.json()['customer_id']}")
+    assert one["last_seen_at"] == "2026-03-02T09:06:00.000000Z"
+    await timelines.call("POST", f"/v1/customers/{one['id']}/split", json={"handles": ["phone:+31201234567"]})
+    call_id = caller["open_conversations"][0]
+    joined = await timelines.call(
+        "POST", f"/v1/conversations/{ann['open_conversations'][0]}/join", json={"conversation_id": call_id}
+    )
+    assert joined.status_code == 200, joined.text
+    for person in (ann, caller):
+        now = await timelines.get(f"/v1/customers/{person['id']}")
+        assert now["handles"] == person["handles"]
+        assert (now["first_seen_at"], now["last_seen_at"]) == (person["first_seen_at"], person["last_seen_at"])
+        brief = await timelines.get(f"/v1/customers/{person['id']}/context")
+        assert brief["summary"]["agents"] == []
+
+
 async def test_identity_says_why_and_what_was_refused(timelines: Timelines) -> None:
     ann, caller = await two_people(timelines)
     decision = {"with": caller["id"], "reason": "same voice"}
