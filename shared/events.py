@@ -160,7 +160,8 @@ class TimelineRecord:
 
     kind "entry": `key` is the entry id, `body` the entry (see services/conversation/entries.py for its shape: the
     API's entry without `via` and `customer_id`, plus `leaf_id` and `data`, the posted data without texts).
-    kind "leaf": `key` is the leaf id, `body` {"customer_id", "kind", "value"}.
+    kind "leaf": `key` is the leaf id, `body` {"customer_id", "kind", "value"}, and where it was another customer's
+    {"was", "change"}: `customer.merged` where that one is no more, `customer.unmerged` where the leaf left them.
     kind "conversation": `key` is a conversation id, `body` {"canonical_id", "follow_up_of"}.
     `deleted` is true where there is no longer such a thing (a derived entry that no longer holds, an erasure).
     Of records with equal (tenant, kind, key) the highest `version` is the truth, in whatever order they are read.

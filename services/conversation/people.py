@@ -65,6 +65,8 @@ class People:
     """Leaves to store again."""
     moved: set[Node] = field(default_factory=set)
     """Leaves whose customer is new or another one."""
+    was: dict[Node, UUID] = field(default_factory=dict)
+    """Stored leaf → the customer that it belonged to, of those that belong to another one now."""
     newly_shared: set[Node] = field(default_factory=set)
     _past: dict[tuple[UUID, int], dict[Node, list[Node]]] = field(default_factory=dict)
 
@@ -286,6 +288,8 @@ class People:
             if leaf.seq is None and leaf is not chosen and leaf.was_customer:
                 leaf.was_customer = False  # nobody outside has ever seen this id
             if leaf.customer_id != chosen.leaf_id:
+                if leaf.seq is not None:
+                    self.was.setdefault(leaf.node, leaf.customer_id)
                 leaf.customer_id = chosen.leaf_id
                 self.changed.add(leaf.node)
                 self.moved.add(leaf.node)

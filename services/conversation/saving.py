@@ -14,6 +14,7 @@ from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
 from services.conversation.identity import strength
+from services.conversation.people import Leaf
 from services.conversation.stitching import Placement
 from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
@@ -262,13 +263,21 @@ class Saving:
         for node in sorted(self._people.moved):
             leaf = self._people.leaves[node]
             kind, _, value = node.partition(":")
-            body = {"customer_id": str(leaf.customer_id), "kind": kind, "value": value}
+            body = {"customer_id": str(leaf.customer_id), "kind": kind, "value": value, **self._change_of(leaf)}
             records.append(TimelineRecord(self._tenant, "leaf", str(leaf.leaf_id), self._batch.version, body))
         records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in changed]
         records += [record_of(entry, version=self._batch.version) for entry in derived_]
         records += [record_of(entry, deleted=True, version=self._batch.version) for entry in stale]
         displaced = self._batch.displaced.values()
         records += [record_of(entry, deleted=True, version=entry.version + 1) for entry in displaced]
+
+    def _change_of(self, leaf: Leaf) -> dict[str, str]:
+        """Return what became of the customer that a leaf belonged to and whether that is a merge or its opposite."""
+        was = self._people.was.get(leaf.node)
+        if was is None or was == leaf.customer_id:
+            return {}
+        merged = self._people.by_id[was].customer_id != was if was in self._people.by_id else True
+        return {"was": str(was), "change": "customer.merged" if merged else "customer.unmerged"}
 
     def _publish_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> None:
         for row in rows:

@@ -155,7 +155,11 @@ _TIMELINE = {
     "entry": _timeline_message(
         "entry", "The entry as GET …/timeline gives it, without via and customer_id, with leaf_id and the posted data"
     ),
-    "leaf": _timeline_message("leaf", "{customer_id, kind, value}: whose handle or contact it is now"),
+    "leaf": _timeline_message(
+        "leaf",
+        "{customer_id, kind, value}: whose handle or contact it is now. Where it was another customer's, {was, change} "
+        "too: `customer.merged` where that customer is no more, `customer.unmerged` where it left them",
+    ),
     "conversation": _timeline_message("conversation", "{canonical_id, follow_up_of}: what it has become a part of"),
 }
 
