@@ -266,6 +266,34 @@ async def test_browser_that_goes_offline_sends_when_it_is_back_even_after_a_relo
         await visit.shows("before", "while offline", "left behind")
 
 
+async def test_what_one_tab_leaves_unsent_another_sends(system: System, browser: Browser) -> None:
+    async with visiting(system, browser, "tabs") as visit:
+        await visit.open()
+        await visit.say("one")
+        await visit.settled()
+        other = Visit(system, await visit.page.context.new_page(), visit.line, visit.account)
+        await other.page.goto(visit.page.url)
+        await other.open()
+        await other.shows("one")
+        visit.line.cut = True
+        visit.line.hang_up()
+        for tab, text in ((other, "left behind in the second tab"), (visit, "written in the first tab")):
+            await tab.say(text)
+            await tab.chat.locator("#lines .pending").wait_for(timeout=PATIENCE_S * 1000)
+        await other.page.close()
+        visit.line.cut = False
+        await visit.page.reload()
+        await visit.open()
+
+        async def all_there() -> bool:
+            texts = sorted(await visit.texts())
+            return texts == ["left behind in the second tab", "one", "written in the first tab"]
+
+        await until(all_there, "the chat shows what both tabs wrote", PATIENCE_S)
+        await visit.settled()
+        assert len(await visit.entries()) == 3
+
+
 async def test_visitor_sees_no_other_session_and_no_notes(system: System, browser: Browser) -> None:
     async with (
         visiting(system, browser, "ann") as ann,

@@ -48,9 +48,10 @@
       return {};
     }
   }
-  function keep(values) {
+  // One value at a time, on what is there now: the website may be open in several tabs.
+  function keep(key, value) {
     try {
-      localStorage.setItem(place, JSON.stringify(values));
+      localStorage.setItem(place, JSON.stringify({ ...kept(), [key]: value }));
     } catch {
       /* then it lasts as long as the page */
     }
@@ -60,7 +61,7 @@
   addEventListener("message", (event) => {
     if (event.source !== frame.contentWindow || event.origin !== home || event.data?.threadline !== "chat") return;
     if (event.data.wants === "kept") tell({ kept: kept() });
-    if (event.data.keep) keep(event.data.keep);
+    if (typeof event.data.keep === "string") keep(event.data.keep, event.data.value);
     if (typeof event.data.open !== "boolean") return;
     open = event.data.open;
     size();

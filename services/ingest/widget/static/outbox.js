@@ -1,12 +1,14 @@
 /**
  * Messages that are not known to be taken. Each keeps its id until the server has said 202, over failures and reloads:
- * one that was taken although the answer got lost is recognised by its id and counts once.
+ * one that was taken although the answer got lost is recognised by its id and counts once. Each is kept by itself, for a
+ * visitor may have the website open in several tabs: what one of them leaves behind, another sends.
  */
 
 import { uuid } from "./store.js";
 
 const AT_ONCE = 20;
 const LONGEST_WAIT_MS = 30_000;
+const KEPT = "outbox.";
 
 export class Outbox {
   /** `post` sends events; `changed(message)` is called whenever the state of one changes. */
@@ -14,7 +16,7 @@ export class Outbox {
     this.post = post;
     this.store = store;
     this.changed = changed;
-    this.waiting = store.get("outbox") ?? [];
+    this.waiting = store.all(KEPT).sort((one, other) => one.sequence - other.sequence);
     this.running = false;
     this.tries = 0;
     this.wake = () => {};
@@ -25,7 +27,7 @@ export class Outbox {
     this.store.set("sequence", sequence);
     const message = { id: uuid(), text, sequence, sent_at: new Date().toISOString(), state: "pending" };
     this.waiting.push(message);
-    this.#keep();
+    this.#keep(message);
     this.changed(message);
     this.flush();
   }
@@ -41,9 +43,8 @@ export class Outbox {
 
   /** A message was seen on the timeline: whatever became of the answer, it was taken. */
   taken(id) {
-    if (!this.waiting.some((one) => one.id === id)) return;
     this.waiting = this.waiting.filter((one) => one.id !== id);
-    this.#keep();
+    this.store.set(KEPT + id, undefined);
   }
 
   /** Send what waits, in order, now; if that is going on already, without further waiting. */
@@ -84,9 +85,9 @@ export class Outbox {
     for (const message of batch) {
       message.state = state;
       if (state === "sent") this.taken(message.id);
+      else this.#keep(message);
       this.changed(message);
     }
-    this.#keep();
   }
 
   async #pause(leastMs) {
@@ -102,7 +103,7 @@ export class Outbox {
     this.wake = () => {};
   }
 
-  #keep() {
-    this.store.set("outbox", this.waiting);
+  #keep(message) {
+    this.store.set(KEPT + message.id, message);
   }
 }

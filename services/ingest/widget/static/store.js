@@ -37,14 +37,30 @@ export class Store {
     }
   }
 
+  /** Keep `value`, or with undefined forget what was kept. */
   set(key, value) {
     if (this.kept) {
-      this.kept[key] = value;
+      if (value === undefined) delete this.kept[key];
+      else this.kept[key] = value;
       // Only websites that the account names can be around this page: frame-ancestors of its policy.
-      if (window.parent !== window) window.parent.postMessage({ threadline: "chat", keep: this.kept }, "*");
-    } else {
-      localStorage.setItem(`${this.name}.${key}`, JSON.stringify(value));
+      if (window.parent !== window) window.parent.postMessage({ threadline: "chat", keep: key, value }, "*");
+      return;
     }
+    try {
+      if (value === undefined) localStorage.removeItem(`${this.name}.${key}`);
+      else localStorage.setItem(`${this.name}.${key}`, JSON.stringify(value));
+    } catch {
+      // The storage is full: what is in memory is sent all the same.
+    }
+  }
+
+  /** All values whose key begins with `prefix`, of this page and of any other of the same website. */
+  all(prefix) {
+    const own = `${this.name}.`;
+    const keys = this.kept
+      ? Object.keys(this.kept)
+      : Object.keys(localStorage).filter((key) => key.startsWith(own)).map((key) => key.slice(own.length));
+    return keys.filter((key) => key.startsWith(prefix)).map((key) => this.get(key)).filter(Boolean);
   }
 }
 
