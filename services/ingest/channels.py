@@ -83,6 +83,7 @@ class Channels:
         self._sealer = Sealer(secret_key, SEALED_FOR)
         self._ticket_key = ticket_key(secret_key)
         self._memory: OrderedDict[str, _Remembered] = OrderedDict()
+        self._asking: set[str] = set()
 
     async def put(self, account: Account) -> Channel:
         """Store `account`, new or changed, and return it with its URL."""
@@ -131,8 +132,10 @@ class Channels:
         """Return the account whose URL has `token`, at most `FRESH_S` old; older only while the database is away."""
         known = self._memory.get(token)
         now_s = monotonic()
-        if known is not None and now_s - known.asked_s < FRESH_S:
+        if known is not None and (now_s - known.asked_s < FRESH_S or token in self._asking):
+            # Of many deliveries at once one asks again, and the others take what was known.
             return known.channel
+        self._asking.add(token)
         try:
             with translated():
                 row = await self._pool.fetchrow(BY_TOKEN, token)
@@ -140,6 +143,8 @@ class Channels:
             if known is not None and known.channel is not None and now_s - known.asked_s < GRACE_S:
                 return known.channel
             raise
+        finally:
+            self._asking.discard(token)
         channel = self._opened(row) if row is not None else None
         self._remember(token, _Remembered(channel, now_s))
         return channel

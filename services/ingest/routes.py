@@ -172,37 +172,37 @@ class EitherScope(Require):
             return await authenticator.authorize(request, self.other)
 
 
-def events_route(endpoint: EventsEndpoint) -> type[APIRoute]:
-    """Return a route class that hands requests to `endpoint` straight away.
+def straight_to(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> type[APIRoute]:
+    """Return a route class that hands requests to `handle` straight away.
 
     FastAPI's solving of dependencies for each request costs as much as reading, checking and encoding an event; what
-    it would solve here is one key. The function on the route stays the description of it.
+    it would solve here is a key, or two parts of the path. The function on the route stays the description of it.
     """
 
-    class EventsRoute(APIRoute):
+    class StraightRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            async def handle(request: Request) -> Response:
-                authenticator: Authenticator = request.app.state.auth
-                return await endpoint.post(request, await authenticator.authorize(request, "events:write"))
-
             return handle
 
-    return EventsRoute
+    return StraightRoute
 
 
 def add_events_routes(router: APIRouter, endpoint: EventsEndpoint, topic_prefix: str, version: str) -> None:
     """Add the routes of `/v1/events`, and the description of the topics."""
     topics = orjson.dumps(asyncapi.document(topic_prefix, version))
 
+    async def take(request: Request) -> Response:
+        authenticator: Authenticator = request.app.state.auth
+        return await endpoint.post(request, await authenticator.authorize(request, "events:write"))
+
     async def post_events(principal: Annotated[Principal, Depends(require("events:write"))]) -> None:
-        """See POST_DESCRIPTION; answered by EventsRoute."""
+        """See POST_DESCRIPTION; answered by `take`."""
 
     router.add_api_route(
         "/v1/events",
         post_events,
         methods=["POST"],
         tags=["ingest"],
-        route_class_override=events_route(endpoint),
+        route_class_override=straight_to(take),
         status_code=202,
         summary="Post events as CloudEvents 1.0",
         description=POST_DESCRIPTION,

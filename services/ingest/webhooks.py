@@ -27,6 +27,7 @@ from services.ingest.adapters.base import (
     Quarantined,
     RawRequest,
     ReplayToken,
+    WithPublishedKeys,
     receive,
 )
 from services.ingest.channels import Channels
@@ -35,7 +36,7 @@ from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.published_keys import KeysUnavailable, PublishedKeys
 from services.ingest.reading import clean_text, cleaned
-from services.ingest.routes import too_many, whole_body
+from services.ingest.routes import straight_to, too_many, whole_body
 from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
 from shared.database.engine import transaction
 from shared.events import InboundEvent
@@ -100,6 +101,12 @@ class WebhookEndpoint:
         self._pressure = pressure
         self._transactions = asyncio.Semaphore(TRANSACTIONS)
         self._senders = SenderRates()
+        self._with_published_keys = {
+            name for name, adapter in adapters.items() if isinstance(adapter, WithPublishedKeys)
+        }
+        # Children are kept: looking one up by its labels costs more than counting.
+        self._accepted = {name: metrics.accepted.labels(name) for name in adapters}
+        self._quarantined = {name: metrics.quarantined.labels(name) for name in adapters}
 
     async def deliver(self, request: Request, provider: str, token: str) -> Response:
         """Take one request of a provider. Raises Problem; LogUnavailable and DatabaseUnavailable become 503."""
@@ -119,10 +126,11 @@ class WebhookEndpoint:
 
     async def _take(self, raw: RawRequest, account: Account) -> Response:
         adapter = self._adapters[account.provider]
-        try:
-            account = await self._keys.completed(adapter, raw, account)
-        except KeysUnavailable as error:
-            raise unavailable(f"{error}; sending it again is safe") from error
+        if account.provider in self._with_published_keys:
+            try:
+                account = await self._keys.completed(adapter, raw, account)
+            except KeysUnavailable as error:
+                raise unavailable(f"{error}; sending it again is safe") from error
         try:
             if len(raw.body) > IN_A_THREAD_BYTES:
                 delivery = await asyncio.to_thread(receive, adapter, raw, account)
@@ -178,8 +186,8 @@ class WebhookEndpoint:
                     await keep(connection, part, raw, account)
             with self._metrics.append_seconds.time():
                 await self._intake.accept(events)
-        self._metrics.accepted.labels(account.provider).inc(len(events))
-        self._metrics.quarantined.labels(account.provider).inc(len(quarantined))
+        self._accepted[account.provider].inc(len(events))
+        self._quarantined[account.provider].inc(len(quarantined))
 
 
 def events_of(
@@ -197,16 +205,32 @@ def events_of(
             type=draft.type,
             occurred_at=draft.time if draft.time is not None and known else received_at,
             received_at=received_at,
-            data=cleaned(draft.data if known else {**draft.data, "time_estimated": True}),
+            data=draft.data if known else {**draft.data, "time_estimated": True},
             subject=clean_text(draft.subject) if draft.subject else None,
             region=account.default_region,
         )
         try:
-            check_data(event.type, event.data)
-            events.append((event, encoded(event)))
+            events.append((event, _checked(event)))
         except InvalidEvent as error:
             quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event.id))
     return events, quarantined
+
+
+def _checked(event: InboundEvent) -> bytes:
+    """Return the record of an event, its texts cleaned. Raises InvalidEvent.
+
+    Adapters give clean texts; going through all of them once more costs more than looking at the record.
+    """
+    try:
+        check_data(event.type, event.data)
+        value = encoded(event)
+        if b"\\u0000" not in value:
+            return value
+    except (InvalidEvent, TypeError):
+        pass  # a text that is not clean may be why
+    cleaned(event.data)
+    check_data(event.type, event.data)
+    return encoded(event)
 
 
 async def _is_new(connection: asyncpg.Connection, token: ReplayToken, account: Account, now: datetime) -> bool:
@@ -250,28 +274,33 @@ async def _raw_request(request: Request, received_at: datetime) -> RawRequest:
 def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
     """Add the routes that providers call."""
 
-    @router.get(
-        "/v1/webhooks/{provider}/{token}",
-        tags=["webhooks"],
-        summary="A provider's handshake",
-        response_class=Response,
-        operation_id="webhook_handshake",
-    )
-    @router.post(
-        "/v1/webhooks/{provider}/{token}",
-        tags=["webhooks"],
-        summary="A provider's deliveries",
-        response_class=Response,
-        operation_id="webhook_delivery",
-    )
-    # Providers that tell formats apart by the end of the URL (Mailgun: …/mime).
-    @router.get("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_get")
-    @router.post("/v1/webhooks/{provider}/{token}/{tail}", include_in_schema=False, operation_id="webhook_tail_post")
-    # A browser asks first whether the widget's website may speak here.
-    @router.options("/v1/webhooks/{provider}/{token}", include_in_schema=False, operation_id="webhook_preflight")
-    async def deliver(request: Request, provider: str, token: str) -> Response:
+    async def take(request: Request) -> Response:
+        return await endpoint.deliver(request, request.path_params["provider"], request.path_params["token"])
+
+    async def deliver(provider: str, token: str) -> None:
         """Answered as the provider expects, once everything genuine in it is durable.
 
         401 or 403: not proven to be the provider's. 503: send it again. At most 40 MiB.
         """
-        return await endpoint.deliver(request, provider, token)
+
+    async def deliver_tail(provider: str, token: str, tail: str) -> None:
+        """Providers tell formats apart by the end of the URL (Mailgun: …/mime)."""
+
+    path, straight = "/v1/webhooks/{provider}/{token}", straight_to(take)
+    for method, name, summary in (
+        ("GET", "webhook_handshake", "A provider's handshake"),
+        ("POST", "webhook_delivery", "A provider's deliveries"),
+    ):
+        router.add_api_route(
+            path, deliver, methods=[method], tags=["webhooks"], summary=summary, operation_id=name,
+            response_class=Response, route_class_override=straight,
+        )  # fmt: skip
+        router.add_api_route(
+            path + "/{tail}", deliver_tail, methods=[method], include_in_schema=False, operation_id=f"{name}_tail",
+            response_class=Response, route_class_override=straight,
+        )  # fmt: skip
+    # A browser asks first whether the widget's website may speak here.
+    router.add_api_route(
+        path, deliver, methods=["OPTIONS"], include_in_schema=False, operation_id="webhook_preflight",
+        response_class=Response, route_class_override=straight,
+    )  # fmt: skip

@@ -33,6 +33,23 @@ def test_what_the_fuzzer_starts_from_is_in_order(name: str) -> None:
         run(name, seed)
 
 
+FOUND = {
+    "a NUL in the type of a form's file": (
+        "delivery",
+        bytes([PROVIDERS.index("sendgrid_inbound"), 1])
+        + b'--x\r\nContent-Disposition: form-data; name="headers"\r\n\r\nFrom: a@b.example\r\n--x\r\n'
+        b'Content-Disposition: form-data; name="attachment1"; filename="a"\r\nContent-Type: a/b\0c\r\n\r\nx'
+        b"\r\n--x--\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_a_fuzzer_once_found_is_mended(what: str) -> None:
+    name, data = FOUND[what]
+    TARGETS[name](data)
+
+
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "delivery"])
 def test_sixty_kilobytes_of_any_one_word_take_under_a_tenth_of_a_second(name: str) -> None:
     for word in WORDS:

@@ -48,6 +48,8 @@ def dictionary() -> Iterator[Path]:
 def seeds(name: str) -> Iterator[bytes]:
     """Yield inputs of the target `name` with which nothing is wrong."""
     for record in recorded():
+        if record.provider.name not in PROVIDERS:
+            continue  # the template for new adapters
         signing = record.signing
         if name == "delivery":
             media = next((number for number, one in enumerate(MEDIA) if one[:9] == signing.content_type[:9]), 0)

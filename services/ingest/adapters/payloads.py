@@ -206,7 +206,7 @@ def _part(chunk: bytes) -> Part | None:
     if not found:
         head, found, content = chunk.partition(b"\n\n")
     headers = {}
-    for line in head.decode("utf-8", "replace").splitlines()[:50]:
+    for line in clean(head.decode("utf-8", "replace")).splitlines()[:50]:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     _, disposition = parameters(headers.get("content-disposition", ""))

@@ -1,0 +1,189 @@
+"""Deliveries per second over the webhook path, beside the same events posted to `/v1/events`, each one in a request.
+
+`python -m bench webhooks` starts a real `threadline ingest`, and loads webhook and events in turns over loopback with
+requests that are signed beforehand. Medians; the ratio of one run is the figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import cycle
+from shutil import rmtree
+from time import perf_counter
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import orjson
+import psutil
+import uvloop
+
+from bench.ingest import CALLERS, KEY, ROUNDS, STRUCTURED, answer, first_line, request, server
+from bench.report import Row, show
+from services.ingest.adapters import ADAPTERS
+from services.ingest.adapters.base import receive
+from shared import directory
+from shared.events import rfc3339
+from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, Provider, Signing
+
+DELIVERIES = 3_000
+SECONDS = 1.5
+TEXT = "Some criminal withdrew 300 dollars from an ATM using my lost debit card! " * 3
+
+
+def _line(number: int) -> Signing:
+    event = {
+        "type": "message", "mode": "active", "timestamp": 1772532000123, "webhookEventId": f"01{number:024}",
+        "deliveryContext": {"isRedelivery": False}, "replyToken": "r",
+        "source": {"type": "user", "userId": f"U{number % 999}"},
+        "message": {"id": str(number), "type": "text", "quoteToken": "q", "text": TEXT},
+    }  # fmt: skip
+    return Signing(orjson.dumps({"destination": "U0", "events": [event]}))
+
+
+def _twilio(number: int) -> Signing:
+    form = {
+        "ToCountry": "NL", "SmsMessageSid": f"SM{number:032x}", "NumMedia": "0", "FromCity": "",
+        "SmsStatus": "received", "Body": TEXT, "FromCountry": "NL", "To": "+31970102030",
+        "MessageSid": f"SM{number:032x}", "AccountSid": "AC1",
+        "From": f"+316{number % 999:08}", "ApiVersion": "2010-04-01",
+    }  # fmt: skip
+    return Signing(urlencode(form).encode(), FORM)
+
+
+def _whatsapp(number: int) -> Signing:
+    sender = f"316{number % 999:08}"
+    value = {
+        "messaging_product": "whatsapp", "metadata": {"display_phone_number": "31970102030", "phone_number_id": "1"},
+        "contacts": [{"profile": {"name": "Ann"}, "wa_id": sender}],
+        "messages": [
+            {"from": sender, "id": f"wamid.{number}", "timestamp": "1772532000", "type": "text", "text": {"body": TEXT}}
+        ],
+    }  # fmt: skip
+    entry = {"id": "1", "changes": [{"field": "messages", "value": value}]}
+    return Signing(orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]}))
+
+
+def _telegram(number: int) -> Signing:
+    person = {"id": number % 999 + 1, "is_bot": False, "first_name": "Ann", "language_code": "nl"}
+    chat = {"id": number % 999 + 1, "type": "private", "first_name": "Ann"}
+    message = {"message_id": number + 1, "from": person, "chat": chat, "date": 1772532000, "text": TEXT}
+    return Signing(orjson.dumps({"update_id": number + 1, "message": message}))
+
+
+def _mail(number: int) -> Signing:
+    head = (
+        f"Return-Path: <p{number % 999}@x.example>\nReceived: from mx.x.example by mx.acme.example; "
+        f"Tue, 3 Mar 2026 10:00:00 +0100\nFrom: Ann <p{number % 999}@x.example>\nTo: support@acme.example\n"
+        f"Message-ID: <{number}@x.example>\nSubject: My card\nDate: Tue, 3 Mar 2026 10:00:00 +0100\nMIME-Version: 1.0\n"
+        "Content-Type: text/plain; charset=utf-8\n\n"
+    )
+    return Signing(head.encode() + TEXT.encode(), "message/rfc822")
+
+
+DELIVERED: dict[str, Callable[[int], Signing]] = {
+    "line": _line, "twilio": _twilio, "whatsapp_cloud": _whatsapp, "telegram": _telegram, "email_raw": _mail,
+}  # fmt: skip
+
+
+def both(provider: Provider, path: str, port: int) -> tuple[list[bytes], list[bytes]]:
+    """Return whole requests of the deliveries, and of the events that the adapter makes of them."""
+    adapter, account = ADAPTERS[provider.name], provider.account()
+    webhooks, events = [], []
+    for number in range(DELIVERIES):
+        signed = provider.sign(DELIVERED[provider.name](number), provider.secrets[0])
+        (draft,) = receive(adapter, signed, account).events
+        event = {
+            "specversion": "1.0", "id": draft.id, "source": f"/bench/{provider.name}", "type": draft.type,
+            "time": rfc3339(draft.time or NOW), "data": draft.data,
+        }  # fmt: skip
+        events.append(request(port, orjson.dumps(event), STRUCTURED))
+        target = f"{path}?{signed.query}" if signed.query else path
+        lines = [f"{name}: {value}" for name, value in signed.headers.items()]
+        head = "\r\n".join([f"POST {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *lines])
+        webhooks.append(f"{head}\r\nContent-Length: {len(signed.body)}\r\n\r\n".encode() + signed.body)
+    return webhooks, events
+
+
+async def load(port: int, requests: Sequence[bytes], process: psutil.Process) -> tuple[float, float]:
+    """Load the server by callers who each wait for their answer before the next.
+
+    Return the requests that it took per second, and the microseconds of its own CPU time that each cost.
+    """
+    done, waiting = 0, cycle(requests)
+    end = perf_counter() + SECONDS
+
+    async def caller() -> None:
+        nonlocal done
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while perf_counter() < end:
+            writer.write(next(waiting))
+            status = await answer(reader)
+            if status not in (200, 202):
+                raise RuntimeError(f"the server answered {status}")
+            done += 1
+        writer.close()
+
+    began, busy_s = perf_counter(), _busy_s(process)
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return done / (perf_counter() - began), (_busy_s(process) - busy_s) / done * 1e6
+
+
+def _busy_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _account(port: int, provider: Provider) -> str:
+    """Make the provider's account and return its webhook path."""
+    account = provider.account()
+    body = {
+        "secrets": list(account.secrets), "public_url": account.public_url, "options": dict(account.options),
+        "own_addresses": list(account.own_addresses), "default_region": account.default_region,
+    }  # fmt: skip
+    answered = httpx.put(
+        f"http://127.0.0.1:{port}/v1/channels/{provider.name}/acme", json=body, timeout=30,
+        headers={"authorization": f"Bearer {KEY}"}, trust_env=False,
+    )  # fmt: skip
+    return str(answered.raise_for_status().json()["webhook_path"])
+
+
+async def measure(port: int, process: psutil.Process) -> list[Row]:
+    """Measure each provider of DELIVERED; webhooks and events take turns, so that drift meets both alike."""
+    found = []
+    for name in DELIVERED:
+        provider = PROVIDERS[name]
+        path = await asyncio.to_thread(_account, port, provider)
+        requests = both(provider, path, port)
+        taken: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+        for round_ in range(ROUNDS + 1):
+            for loads, given in zip(taken, requests, strict=True):
+                one = await load(port, given, process)
+                if round_:  # the first one warms
+                    loads.append(one)
+        (rate, cost_us), (plain_rate, plain_us) = (map(statistics.median, zip(*loads, strict=True)) for loads in taken)
+        found += [
+            Row(f"{name}: webhook", rate, "deliveries/s", "its events at /v1/events", plain_rate),
+            Row(f"{name}: CPU of ingest for one", cost_us, "µs", "an event at /v1/events", plain_us),
+        ]
+    return found
+
+
+def rows() -> Sequence[Row]:
+    """Measure, and return the rows."""
+    folder = directory.temporary("threadline-bench-")
+    environment = {"THREADLINE_BOOTSTRAP_KEY": KEY, "THREADLINE_LOG_LEVEL": "warning"}
+    try:
+        with ExitStack() as stack:
+            command = ("-m", "services.cli.main", "ingest", "--data", str(folder), "--port", "0")
+            process = stack.enter_context(server(*command, **environment))
+            port = urlsplit(first_line(process).rpartition(" ")[2]).port or 0
+            return uvloop.run(measure(port, psutil.Process(process.pid)))
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    show(rows())
