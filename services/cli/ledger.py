@@ -54,6 +54,12 @@ DROP TABLE seen_timeline;
 ANALYZE newest;
 """
 
+# Whole tables are compared with whole tables, perhaps ones that nobody analysed yet: row by row that takes hours.
+WHOLE = "SET enable_nestloop = off"
+
+PATIENCE_S = 3600.0
+"""Longest that one statement may take here; those that serve callers have to be quicker."""
+
 DROP = "DROP TABLE IF EXISTS seen_inbound, seen_timeline, stored_entry, stored_leaf, newest"
 
 NOWHERE = """
@@ -219,12 +225,13 @@ async def check(
         try:
             await connection.execute(DROP)
             await connection.execute(CREATE)
+            await connection.execute(WHOLE)
             told("waiting for the conversation service")
             ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
             told("reading the inbound topic")
             async for records in read(log, INBOUND, ends):
                 await connection.copy_records_to_table("seen_inbound", records=[_inbound(record) for record in records])
-            await connection.execute(SNAPSHOT, timeout=None)
+            await connection.execute(SNAPSHOT, timeout=PATIENCE_S)
             faults = await _on_timelines(connection, log)
             told("waiting for the metrics service")
             await published()
@@ -233,13 +240,14 @@ async def check(
             async for records in read(log, TIMELINE, ends):
                 rows = [row for record in records if (row := _timeline(record))]
                 await connection.copy_records_to_table("seen_timeline", records=rows)
-            await connection.execute(NEWEST, timeout=None)
+            await connection.execute(NEWEST, timeout=PATIENCE_S)
             faults += await _told(connection, log)
-            counts = await connection.fetchrow(COUNTS, timeout=None)
+            counts = await connection.fetchrow(COUNTS, timeout=PATIENCE_S)
             return faults, dict(counts)
         finally:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await connection.execute(DROP)
+                await connection.execute("RESET enable_nestloop")
 
 
 async def _on_timelines(connection: Any, log: Log) -> list[Fault]:
@@ -275,7 +283,7 @@ async def _fault(connection: Any, what: str, query: str, *arguments: object) -> 
     rows = await connection.fetch(
         f"SELECT *, count(*) OVER () AS n FROM ({query}) AS f LIMIT {EXAMPLES}",  # noqa: S608
         *arguments,
-        timeout=None,
+        timeout=PATIENCE_S,
     )
     shown = [", ".join(f"{name} {value}" for name, value in row.items() if name != "n") for row in rows]
     return Fault(what, rows[0]["n"] if rows else 0, shown)

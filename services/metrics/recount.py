@@ -24,6 +24,9 @@ from shared.log.database import Connection
 MARKED = "SELECT tenant_id FROM metrics.tenant WHERE reevaluate_after IS NOT NULL ORDER BY 1"
 RULES_LIMIT_S = 60.0
 
+PATIENCE_S = 3600.0
+"""Longest that one statement may take here; those that serve callers have to be quicker."""
+
 TENANTS = "SELECT tenant_id FROM metrics.tenant ORDER BY 1"
 
 ALL_ENTRIES = "SELECT body FROM metrics.entry WHERE tenant_id = $1 AND body IS NOT NULL"
@@ -81,14 +84,14 @@ async def wrong_hours(connection: Connection, tenant: str) -> list[str]:
     """Return a line for each sum by hour that is not the sum of its contributions."""
     return [
         f"kpi {name}: {tenant}: the sum of hour {hour} on {channel or 'no channel'} is off by {n:+d} (total {total:+})"
-        for name, hour, channel, _, n, total in await connection.fetch(WRONG_HOURS, tenant)
+        for name, hour, channel, _, n, total in await connection.fetch(WRONG_HOURS, tenant, timeout=PATIENCE_S)
     ]
 
 
 async def streamed(connection: Connection, tenant: str) -> dict[Ref, Contributions]:
     """Return the stored contributions of every entity of a tenant."""
     found: dict[Ref, Contributions] = {}
-    async for row in connection.cursor(ALL_CONTRIBUTIONS, tenant, prefetch=5000):
+    async for row in connection.cursor(ALL_CONTRIBUTIONS, tenant, prefetch=5000, timeout=PATIENCE_S):
         kind, key, series, at, *labels, bucket, member, due, n, total = row
         found.setdefault(Ref(kind, key), {})[Key(series, at, Dims(*labels), bucket, member, due)] = (n, total)
     return found
@@ -96,9 +99,9 @@ async def streamed(connection: Connection, tenant: str) -> dict[Ref, Contributio
 
 async def recounted(connection: Connection, tenant: str) -> dict[Ref, Contributions]:
     """Return the contributions of every entity of a tenant, from its entries."""
-    entries = [unpack(orjson.loads(row[0])) for row in await connection.fetch(ALL_ENTRIES, tenant)]
-    customers = dict(await connection.fetch(ALL_LEAVES, tenant))
-    canonical = dict(await connection.fetch(ALL_CONVERSATIONS, tenant))
+    entries = [unpack(orjson.loads(row[0])) for row in await connection.fetch(ALL_ENTRIES, tenant, timeout=PATIENCE_S)]
+    customers = dict(await connection.fetch(ALL_LEAVES, tenant, timeout=PATIENCE_S))
+    canonical = dict(await connection.fetch(ALL_CONVERSATIONS, tenant, timeout=PATIENCE_S))
     rules = (await agreements.rules(connection, [tenant]))[tenant]
     return recount(Timeline(entries, customers, canonical), rules)
 

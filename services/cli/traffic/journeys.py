@@ -184,8 +184,8 @@ class _Journey:
                 self._customer_writes(contact, texts.one_of(rng, texts.CUSTOMER, self.who.language, self.order), {})
                 self._pass(self._reply_time(contact.channel))
                 self._agent_writes(contact, texts.one_of(rng, texts.AGENT, self.who.language, self.order))
-        if self.rng.random() < mix.transfer / 1.4:
-            self._transfer(contact)
+        if rng.random() < mix.transfer and not any(one.answered for one in self.contacts if one is not contact):
+            self._transfer(contact)  # once a matter, wherever it was answered first
         draw = rng.random()
         for channel, share in mix.escalations(contact.channel).items():
             if draw < share:
@@ -269,12 +269,17 @@ class _Journey:
         self._customer_writes(contact, texts.one_of(self.rng, texts.AGAIN, self.who.language, self.order), {})
         self._pass(self._reply_time(contact.channel))
         self._agent_writes(contact, texts.one_of(self.rng, texts.AGENT, self.who.language, self.order))
+        if self.rng.random() < self.mix.transfer:
+            self._transfer(contact)
+        self._effort(contact)
         self._pass(self.rng.uniform(30, 900))
         self._operate("conversation.resolved", contact, actor=self._actor(), reason="answered", resolution_no=2)
+        if self.rng.random() < self.mix.survey_asked:
+            self._survey(contact, number=2)
 
-    def _survey(self, contact: Contact) -> int | None:
-        """Ask for scores, and return the CSAT score where one is given."""
-        rng, mix, survey = self.rng, self.mix, f"s-{self.prefix}"
+    def _survey(self, contact: Contact, number: int = 1) -> int | None:
+        """Ask for scores after the resolution of that number, and return the CSAT score where one is given."""
+        rng, mix, survey = self.rng, self.mix, f"s-{self.prefix}-{number}"
         self._pass(rng.uniform(5, 60))
         thread = {"ticket": self.ticket}
         customer = {"handles": [self._owner_handle(contact)]}
@@ -474,14 +479,10 @@ class _Journey:
         )
         self._pass(self.rng.uniform(10, 60))
         if alone:
-            self._post(
-                "bot",
-                "conversation.resolved",
-                channel="chat",
-                contact_id=contact.id,
-                actor={"type": "bot", "id": "assistant"},
-                reason="article helped",
-            )
+            bot = {"type": "bot", "id": "assistant"}
+            self._operate("conversation.resolved", contact, actor=bot, reason="article helped")
+            if self.rng.random() < self.mix.survey_asked:
+                self._survey(contact)
         else:
             self._post(
                 "bot",
@@ -552,6 +553,7 @@ class _Journey:
             "conversation.transferred", contact, reason="needs a specialist",
             **{"from": left, "to": self._agent_id(), "from_team": team, "to_team": self.team},  # type: ignore[arg-type]
         )  # fmt: skip
+        self._views(contact)
 
     def _agent_farewell(self, contact: Contact) -> None:
         if contact.channel in ("phone",):
