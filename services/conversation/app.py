@@ -28,6 +28,8 @@ from shared.log.protocol import INBOUND, TIMELINE
 from shared.log.runner import Runner, RunnerSettings
 from shared.service import Platform, Service
 
+GAP_S = 0.01
+"""From one small batch to the next, so that in dense traffic a batch takes several events."""
 STREAM_MEMORY_S = 7 * 86_400.0
 """How long a stream can be resumed, in seconds."""
 
@@ -45,7 +47,9 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         INBOUND,
         consumer,
         emits=(TIMELINE,),
-        settings=RunnerSettings(batch_max_records=settings.batch_max_records, rejection_limit=settings.rejection_limit),
+        settings=RunnerSettings(
+            batch_max_records=settings.batch_max_records, rejection_limit=settings.rejection_limit, gap_s=GAP_S
+        ),
         metrics=platform.log_metrics,
         clock=platform.clock,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from uuid import UUID
 
 from services.conversation import copies, past, store
@@ -15,11 +13,12 @@ from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
 from services.conversation.identity import strength
 from services.conversation.people import Leaf
+from services.conversation.seen import SeenLeaves
 from services.conversation.stitching import Placement
 from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
 from shared import handles
-from shared.events import InboundEvent, TimelineRecord
+from shared.events import TimelineRecord
 
 
 class Saving:
@@ -37,7 +36,8 @@ class Saving:
         new, moved = self._place_entries()
         fresh, stale, kept = self._derive(new, moved)
         reowned = await self._save_conversations()
-        await self._keep(leaves=(self._people.leaves[node].leaf_id for node in self._people.moved))
+        stood = (leaf for node in self._people.moved if (leaf := self._people.leaves[node]).seq is not None)
+        await self._keep(leaves=(leaf.leaf_id for leaf in stood))
         await store.save_leaves(
             self._connection,
             self._tenant,
@@ -200,9 +200,8 @@ class Saving:
 
     async def _save_seen(self, moved: Sequence[Entry]) -> None:
         """Keep what the new entries say of the handles they name and of their owners."""
-        seen: dict[UUID, list[object]] = {}
+        seen = SeenLeaves()
         sightings: dict[tuple[str, UUID], list[object]] = {}
-        owned: dict[tuple[UUID, str | None], _Owned] = {}
         said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
         said += [(copy.facts, copy.event, self._leaf_of[copy.stands_for]) for copy in self._batch.copies]
         for fact, event, leaf_id in sorted(said, key=lambda item: item[0].order):
@@ -211,43 +210,17 @@ class Saving:
                 if not claim.usable:
                     continue
                 leaf = self._people.leaves.get(claim.node)
-                shown = claim.shown.partition(":")[2]
                 if leaf is not None:
-                    row = seen.setdefault(leaf.leaf_id, [leaf.leaf_id, at, at, shown, False])
-                    row[2], row[3], row[4] = at, shown, bool(row[4]) or claim.verified
+                    seen.of(leaf.leaf_id).claimed(claim, at)
                 if strength(claim.node) >= handles.WEAK:
+                    shown = claim.shown.partition(":")[2]
                     row = sightings.setdefault((claim.node, leaf_id), [claim.node, leaf_id, shown, False, at, at])
                     row[3], row[5] = bool(row[3]) or claim.verified, at
-            self._note_owned(owned, leaf_id, fact, event)
-        for entry in sorted(moved, key=lambda entry: entry.occurred_at):
-            self._note_owned(owned, entry.leaf_id, self._batch.facts[entry.entry_id], entry.event())
-        await store.save_seen(self._connection, self._tenant, list(seen.values()))
+            seen.of(leaf_id).owns(fact, event.data.get("customer") or {})
+        for entry in moved:
+            seen.of(entry.leaf_id).owns(self._batch.facts[entry.entry_id], entry.data.get("customer") or {})
+        await store.save_seen(self._connection, self._tenant, seen.all())
         await store.save_sightings(self._connection, self._tenant, list(sightings.values()))
-        await self._save_owned(owned)
-
-    def _note_owned(
-        self, owned: dict[tuple[UUID, str | None], _Owned], leaf_id: UUID, fact: Facts, event: InboundEvent
-    ) -> None:
-        at = fact.occurred_at
-        row = owned.setdefault((leaf_id, fact.channel), _Owned(leaf_id, at, channel=fact.channel))
-        row.last_entry_at = max(row.last_entry_at, at)
-        if not fact.is_a_decision:
-            row.first_at, row.last_at = min(row.first_at or at, at), max(row.last_at or at, at)
-        customer = event.data.get("customer") or {}
-        if isinstance(customer.get("name"), str) and customer["name"].strip():
-            row.name, row.named_at = customer["name"].strip(), at
-        if isinstance(customer.get("attributes"), dict):
-            row.attributes.update({name: [value, at.isoformat()] for name, value in customer["attributes"].items()})
-
-    async def _save_owned(self, owned: dict[tuple[UUID, str | None], _Owned]) -> None:
-        # One UPDATE touches a row once: a leaf seen on several channels in one batch takes several rounds.
-        rounds: dict[int, list[list[object]]] = defaultdict(list)
-        count: dict[UUID, int] = defaultdict(int)
-        for (leaf_id, _), row in owned.items():
-            rounds[count[leaf_id]].append(list(row.columns))
-            count[leaf_id] += 1
-        for rows in rounds.values():
-            await store.save_owned(self._connection, self._tenant, rows)
 
     async def _save_participations(self, new: Sequence[Entry], moved: Sequence[Entry]) -> None:
         rows = {(entry.leaf_id, entry.conversation_id) for entry in (*new, *moved) if entry.conversation_id}
@@ -294,27 +267,6 @@ class Saving:
             self._batch.outcome.records.append(
                 TimelineRecord(self._tenant, "conversation", str(id_), self._batch.version, body, deleted=True)
             )
-
-
-@dataclass(slots=True)
-class _Owned:
-    """What new entries of one channel say of the leaf that owns them. `first_at`, `last_at`: when it was seen."""
-
-    leaf_id: UUID
-    last_entry_at: datetime
-    first_at: datetime | None = None
-    last_at: datetime | None = None
-    name: str | None = None
-    named_at: datetime | None = None
-    attributes: dict[str, list[object]] = field(default_factory=dict)
-    channel: str | None = None
-
-    @property
-    def columns(self) -> tuple[object, ...]:
-        return (
-            self.leaf_id, self.last_entry_at, self.first_at, self.last_at, self.name, self.named_at, self.attributes,
-            self.channel,
-        )  # fmt: skip
 
 
 def _in_order(changes: list[tuple[bytes, Entry]]) -> list[tuple[bytes, Entry]]:

@@ -7,8 +7,9 @@ decider at any time. Source: docs/decisions/0004-one-decider-per-tenant.md
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from services.conversation.entries import COLUMNS, Entry
 from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
 from services.conversation.policy import DEFAULT, Policy, StoredPolicy
+from services.conversation.seen import Seen
 from services.conversation.stitching import Binding, Conversation
 from services.conversation.summary import Summary
 
@@ -158,30 +160,21 @@ SAVE_SEEN = """
 UPDATE conversation.leaf l
 SET first_seen_at = least(l.first_seen_at, s.first_at),
     last_seen_at = greatest(l.last_seen_at, s.last_at),
-    shown = CASE WHEN l.last_seen_at IS NULL OR s.last_at >= l.last_seen_at THEN coalesce(s.shown, l.shown)
+    shown = CASE WHEN l.last_seen_at IS NULL OR s.shown_at >= l.last_seen_at THEN coalesce(s.shown, l.shown)
                  ELSE coalesce(l.shown, s.shown) END,
-    verified = l.verified OR s.verified
-FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[])
-    AS s (leaf_id, first_at, last_at, shown, verified)
-WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
-"""
-
-SAVE_OWNED = """
-UPDATE conversation.leaf l
-SET last_entry_at = greatest(l.last_entry_at, s.last_entry_at),
-    first_seen_at = least(l.first_seen_at, s.first_at),
-    last_seen_at = greatest(l.last_seen_at, s.last_at),
+    verified = l.verified OR s.verified,
+    last_entry_at = greatest(l.last_entry_at, s.entry_at),
     name = CASE WHEN s.name IS NOT NULL AND (l.named_at IS NULL OR s.named_at >= l.named_at)
                 THEN s.name ELSE l.name END,
     named_at = greatest(l.named_at, s.named_at),
     attributes = CASE WHEN s.attributes = '{}' THEN l.attributes ELSE l.attributes || (
         SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}') FROM jsonb_each(s.attributes) n
         WHERE NOT l.attributes ? n.key OR l.attributes -> n.key ->> 1 <= n.value ->> 1) END,
-    channels = CASE WHEN s.channel IS NULL OR s.channel = ANY (l.channels) THEN l.channels
-                    ELSE l.channels || s.channel END
-FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::timestamptz[],
-            $8::jsonb[], $9::text[])
-    AS s (leaf_id, last_entry_at, first_at, last_at, name, named_at, attributes, channel)
+    channels = l.channels || ARRAY(
+        SELECT c.channel FROM jsonb_object_keys(s.channels) AS c (channel) WHERE c.channel <> ALL (l.channels))
+FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::timestamptz[], $7::boolean[],
+            $8::timestamptz[], $9::text[], $10::timestamptz[], $11::jsonb[], $12::jsonb[])
+    AS s (leaf_id, first_at, last_at, shown, shown_at, verified, entry_at, name, named_at, attributes, channels)
 WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
 """
 
@@ -258,16 +251,13 @@ async def save_leaves(connection: asyncpg.Connection, tenant: str, leaves: Itera
         await connection.execute(SAVE_LEAVES, tenant, *_columns(rows, 7))
 
 
-async def save_seen(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
-    """Rows of (leaf_id, first_at, last_at, shown, verified), one per leaf."""
-    if rows:
-        await connection.execute(SAVE_SEEN, tenant, *_columns(rows, 5))
+_SEEN = attrgetter(*(column.name for column in fields(Seen)))
 
 
-async def save_owned(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
-    """Rows of (leaf_id, last_entry_at, first_at, last_at, name, named_at, attributes, channel), one per leaf."""
-    if rows:
-        await connection.execute(SAVE_OWNED, tenant, *_columns(rows, 8))
+async def save_seen(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Seen]) -> None:
+    """Store what is new of each leaf."""
+    if rows := [_SEEN(seen) for seen in leaves]:
+        await connection.execute(SAVE_SEEN, tenant, *_columns(rows, 11))
 
 
 async def save_sightings(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
@@ -724,8 +714,14 @@ async def save_participations(
 
 # --- changes, for streams ---------------------------------------------------------------------------------------------
 
-NEXT_POSITIONS = """
-UPDATE conversation.tenant_state SET position = position + $2 WHERE tenant_id = $1 RETURNING position
+SAVE_CHANGES = """
+WITH numbered AS (
+    UPDATE conversation.tenant_state SET position = position + $2 WHERE tenant_id = $1
+    RETURNING position - $2 AS before)
+INSERT INTO conversation.change (tenant_id, position, entry_id, leaf_id, conversation_id, kind, changed_at)
+SELECT $1, n.before + c.place, c.entry_id, c.leaf_id, c.conversation_id, c.kind, $3
+FROM numbered n, unnest($4::uuid[], $5::uuid[], $6::uuid[], $7::"char"[])
+    WITH ORDINALITY AS c (entry_id, leaf_id, conversation_id, kind, place)
 """
 
 NEW, CORRECTED, GONE = b"n", b"c", b"g"
@@ -737,13 +733,5 @@ async def save_changes(
     """Number what changed on timelines. The tenant's row is locked, so positions follow the order of commits."""
     if not changes:
         return
-    last = await connection.fetchval(NEXT_POSITIONS, tenant, len(changes))
-    await connection.copy_records_to_table(
-        "change",
-        schema_name="conversation",
-        columns=["tenant_id", "position", "entry_id", "leaf_id", "conversation_id", "kind", "changed_at"],
-        records=[
-            (tenant, position, entry.entry_id, entry.leaf_id, entry.conversation_id, kind, now)
-            for position, (kind, entry) in enumerate(changes, last - len(changes) + 1)
-        ],
-    )
+    rows = [(entry.entry_id, entry.leaf_id, entry.conversation_id, kind) for kind, entry in changes]
+    await connection.execute(SAVE_CHANGES, tenant, len(rows), now, *_columns(rows, 4))

@@ -252,6 +252,7 @@ class PostgresLog:
                     finally:
                         with suppress(Exception):  # the connection may be the very thing that broke
                             await connection.remove_listener(CHANNEL, self._notified)
+                            await connection.execute("RESET synchronous_commit")
             except Exception as error:
                 self._fault = str(in_log(error)) if passes(error) else f"a bug ({type(error).__name__})"
                 log.warning("the log's own connection broke", error=type(error).__name__, retry_in_s=pause_s)
