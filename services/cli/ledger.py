@@ -36,7 +36,8 @@ CREATE TEMP TABLE seen_timeline (
     tenant_id text, kind text, key uuid, version bigint, deleted boolean, points_at text, place bigint);
 """
 
-# '/threadline' is the source of what Threadline derives by itself (shared/events.py): outside the ledger.
+# '/threadline' is the source of what Threadline derives by itself (shared/events.py): outside the ledger. What agents
+# decide has it too, but comes through the log like any event, so that has to be on a timeline.
 
 # What was there before the timeline was read: the timeline may be ahead of it, never behind.
 SNAPSHOT = """
@@ -66,7 +67,7 @@ NOWHERE = """
 SELECT DISTINCT i.tenant_id, i.source, i.event_id, i.partition || '/' || i."offset" AS position
 FROM (SELECT DISTINCT ON (tenant_id, source, event_id) * FROM seen_inbound WHERE source IS NOT NULL) AS i
 LEFT JOIN conversation.entry AS e
-    ON e.tenant_id = i.tenant_id AND e.source = i.source AND e.event_id = i.event_id AND e.source <> '/threadline'
+    ON e.tenant_id = i.tenant_id AND e.source = i.source AND e.event_id = i.event_id
 LEFT JOIN log.quarantine AS q
     ON q.tenant_id = i.tenant_id AND q.source = i.source AND q.event_id = i.event_id
 LEFT JOIN conversation.copy AS c
