@@ -17,7 +17,7 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared import auth, problems
+from shared import auth, pages, problems
 from shared.database import engine
 from shared.database.migrate import current, head
 from shared.errors import ThreadlineError
@@ -59,6 +59,8 @@ def create_app(platform: Platform, services: Sequence[Service], title: str = "Th
     for service in services:
         app.include_router(service.router)
     app.include_router(auth.router)
+    if any(service.pages for service in services):
+        app.include_router(pages.pages_router())
     _add_health(app, platform, services)
     limits = {prefix: limit for service in services for prefix, limit in service.body_limits.items()}
     app.add_middleware(Guard, limits=limits, metrics=HttpMetrics(platform.registry))

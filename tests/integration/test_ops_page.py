@@ -59,6 +59,12 @@ async def test_the_page_shows_kpis_that_move_and_breaks_no_policy(pool: asyncpg.
             await page.click("[data-kpi='first_reply_time']")
             await page.locator("#detail td", has_text="e33").wait_for()
             assert faults == []
+            await page.keyboard.press("Escape")
+            await page.context.set_offline(True)
+            await page.locator("#state", has_text="The figures are those of").wait_for()
+            assert await value.inner_text() == "5", "what was read stays"
+            await page.context.set_offline(False)
+            await page.locator("#state", has_text="Live").wait_for()
         finally:
             await browser.close()
 

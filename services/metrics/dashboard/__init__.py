@@ -12,9 +12,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.exceptions import HTTPException
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from services.metrics import sums
 from services.metrics.entries import SECOND, instant, micros
@@ -23,26 +21,13 @@ from services.metrics.kpis import DEFINITIONS, FAMILIES
 from services.metrics.presenting import describe, provisional
 from services.metrics.reading.answering import Answer
 from services.metrics.reading.question import Query as Asked
+from shared import pages
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.events import rfc3339
 from shared.service import Platform
 
 FOLDER = Path(__file__).parent
-STATIC = {path.name: path for path in (FOLDER / "static").iterdir() if path.suffix in (".js", ".css")}
-MEDIA = {".js": "text/javascript", ".css": "text/css"}
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-
 WINDOWS_S = {"1h": 3600, "24h": 86_400, "7d": 604_800, "28d": 2_419_200}
 PARTS = {"1h": 12, "24h": 24, "7d": 28, "28d": 28}
 """How many parts of a window the line shows."""
@@ -53,24 +38,18 @@ Reader = Annotated[Principal, Depends(require("kpis:read"))]
 def dashboard_router(platform: Platform) -> APIRouter:
     """Return the routes of the page: `/ops` (and `/dashboard`), its files, and its data."""
     router = APIRouter(include_in_schema=False)
-    shell = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined
-    ).get_template("ops.html")
+    shell = pages.template(FOLDER, "ops.html")
 
     @router.get("/ops")
     async def page() -> Response:
-        return HTMLResponse(shell.render(windows=list(WINDOWS_S)), headers=HEADERS)
+        return HTMLResponse(shell.render(windows=list(WINDOWS_S), scope="kpis:read"), headers=pages.HEADERS)
 
     @router.get("/dashboard")
     async def dashboard() -> Response:
         # A browser keeps what stands after the #, so that a link that signs in works here too.
         return RedirectResponse("/ops", status_code=307)
 
-    @router.get("/ops/static/{name}")
-    async def static(name: str) -> Response:
-        if name not in STATIC:
-            raise HTTPException(404)
-        return FileResponse(STATIC[name], media_type=MEDIA[STATIC[name].suffix], headers=HEADERS)
+    pages.add_files(router, "/ops/static", FOLDER / "static")
 
     @router.get("/ops/data")
     async def data(

@@ -1,182 +1,215 @@
 /** The page's course: sign in, list, open a customer, stay up to date. The address's hash names the customer. */
 
-import { $, h } from "./dom.js";
-import { get, Problem, signIn, signOut } from "./api.js";
-import * as about from "./about.js";
-import * as people from "./people.js";
+import { get, Problem } from "/pages/api.js";
+import { $, h } from "/pages/dom.js";
+import * as session from "/pages/session.js";
+import { about } from "./about.js";
+import { brief, heading, tick } from "./brief.js";
 import { nameOf } from "./format.js";
+import * as identity from "./identity.js";
+import * as people from "./people.js";
+import { Stream } from "./stream.js";
 import { Timeline } from "./timeline.js";
+import { debounce, gather } from "./timing.js";
 
-const EVERY_MS = 2000;
-let current = null; // {id, customer, timeline}
+const GATHER_MS = 300; // what comes together is drawn together
+const LIST_EVERY_MS = 15_000; // beside an open customer, whose stream tells of nobody else
+
+let current = null; // {id, customer, context, told, timeline}
+let stream = null;
 let round = new AbortController();
 let query = "";
 
 async function main() {
-  theme();
-  $("search").addEventListener("submit", (event) => { event.preventDefault(); search($("query").value.trim()); });
-  $("query").addEventListener("input", debounce(() => search($("query").value.trim()), 250));
-  $("leave").addEventListener("click", async () => { await signOut(); location.assign("/console"); });
+  session.prepare("/console");
+  people.keys();
+  $("search").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  $("query").addEventListener("input", debounce(search, 250));
+  $("back").addEventListener("click", () => { location.hash = ""; });
+  $("decide-cancel").addEventListener("click", () => $("decide").close());
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName)) { event.preventDefault(); $("query").focus(); }
   });
-  addEventListener("hashchange", async () => { await useKeyFromAddress(); await open(); });
-  await useKeyFromAddress();
-  welcome();
-  await guarded(async () => { await search(""); await open(); });
-  tick();
+  addEventListener("hashchange", async () => { await session.useKeyFromAddress(); open(); });
+  await session.useKeyFromAddress();
+  setInterval(tick, 1000);
+  setInterval(() => { if (current && !document.hidden) latest(); }, LIST_EVERY_MS);
+  await search();
+  open();
 }
 
-/** A link may carry a key after the #, which no server ever sees; it becomes a session and leaves the address. */
-async function useKeyFromAddress() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (!given) return;
-  const rest = new URLSearchParams(location.hash.slice(1));
-  rest.delete("key");
-  history.replaceState(null, "", `${location.pathname}${rest.size ? `#${rest}` : ""}`);
+/** Show whom the search finds, or who was heard last. */
+async function search() {
+  const text = query = $("query").value.trim();
   try {
-    await signIn(given);
-    signedIn();
+    const found = await session.signedIn(() => (text ? people.find(text) : get("/v1/customers?q=").then((one) => one.customers)));
+    if (text !== query) return;
+    $("people-title").textContent = text ? "Found" : "Latest customers";
+    people.note(found.length ? "" : text ? "Nobody by that name or handle." : "Nobody has got in touch yet. The first message shows up here by itself.");
+    people.show(found, current && current.id, choose);
   } catch (error) {
     people.note(error.message);
   }
 }
 
-async function search(text) {
-  query = text;
-  await guarded(async () => {
-    let found;
-    try {
-      found = text ? await people.find(text) : (await get("/v1/customers?q=")).customers;
-    } catch (error) {
-      if (!(error instanceof Problem) || error.status === 401 || error.status === 403) throw error;
-      found = [];
-      people.note(text ? error.message : "Search for a name, an address or a number.");
-    }
-    if (text !== query) return;
-    $("people-title").textContent = text ? "Found" : "Latest customers";
-    if (found.length) people.note(""); else if (text) people.note("Nobody by that name or handle.");
-    people.show(found, current && current.id, choose);
-    $("leave").hidden = false;
-  });
-}
+const latest = gather(() => { if (!query) search(); }, 1000);
 
 function choose(id) {
   location.hash = `customer=${encodeURIComponent(id)}`;
 }
 
-async function open() {
+function open() {
   const id = new URLSearchParams(location.hash.slice(1)).get("customer");
+  leave();
+  document.body.classList.toggle("reading", Boolean(id));
+  people.mark(id);
+  if (current && current.id !== id) current = null;
+  if (!id) welcome(); else if (!current) wait();
+  follow(id);
+}
+
+/** Let go of whoever was shown. */
+function leave() {
   round.abort();
   round = new AbortController();
-  if (!id) { current = null; welcome(); return; }
-  await guarded(async () => {
-    const customer = await about.read(id);
-    const timeline = new Timeline(customer.id, nameOf(customer), (entries) => about.show(current.customer, entries));
-    current = { id: customer.id, customer, timeline };
-    await timeline.refresh();
-    await timeline.readConversations();
-    timeline.draw();
-    $("stage").replaceChildren(about.heading(customer), timeline.element);
-    document.title = `${nameOf(customer)} · Threadline`;
-    for (const one of document.querySelectorAll(".person")) {
-      if (one.dataset.id === customer.id) one.setAttribute("aria-current", "true"); else one.removeAttribute("aria-current");
-    }
-  });
+  stream?.close();
+  stream = null;
 }
 
-/** Ask for news every two seconds while somebody looks at the page. */
-async function tick() {
-  for (;;) {
-    await new Promise((resolve) => { setTimeout(resolve, EVERY_MS); });
-    if (document.hidden || $("sign-in").open) continue;
-    const seen = current;
-    try {
-      if (!query) {
-        const latest = await get("/v1/customers?q=", round.signal);
-        if (!query) people.show(latest.customers, current && current.id, choose);
-      }
-      if (seen && await seen.timeline.refresh(round.signal)) await news(seen);
-    } catch (error) {
-      if (error.status === 401) await askKey();
-    }
-  }
+/** Read a customer in whole. */
+async function read(id, signal) {
+  const [context, told] = await Promise.all([get(`/v1/customers/${encodeURIComponent(id)}/context`, signal), identity.read(id, signal)]);
+  const { customer } = context;
+  const timeline = new Timeline(customer.id, nameOf(customer), current?.timeline.family);
+  await timeline.read(signal);
+  await timeline.readConversations(signal);
+  return { id: customer.id, customer, context, told, timeline };
 }
 
-async function news(seen) {
-  const customer = await about.read(seen.id, round.signal);
-  if (seen !== current) return;
-  if (customer.id !== seen.id) { choose(customer.id); return; }
-  seen.customer = customer;
-  await seen.timeline.readConversations(round.signal);
-  const count = seen.timeline.fresh.size;
-  seen.timeline.draw();
-  $("stage").firstElementChild.replaceWith(about.heading(customer));
-  about.show(customer, seen.timeline.sorted());
+function draw() {
+  const { customer, context, told, timeline } = current;
+  const count = timeline.fresh.size;
+  timeline.draw();
+  $("stage").removeAttribute("aria-busy");
+  const over = [heading(customer, context.summary), brief(context)].filter(Boolean);
+  if ($("stage").lastElementChild === timeline.element) {
+    while ($("stage").firstElementChild !== timeline.element) $("stage").firstElementChild.remove();
+    timeline.element.before(...over);
+  } else $("stage").replaceChildren(...over, timeline.element);
+  $("about").replaceChildren(...about(customer, context.summary), ...identity.identity(customer, told, decided));
+  document.title = `${nameOf(customer)} · Threadline`;
+  people.mark(customer.id);
   if (count) $("said").textContent = `${count} new on the timeline`;
 }
 
-function welcome() {
+/** An agent decided who is who: show what came of it. */
+function decided(id, said) {
+  $("said").textContent = said;
+  notice(said);
+  if (new URLSearchParams(location.hash.slice(1)).get("customer") === id) open(); else choose(id);
+  latest();
+}
+
+/**
+ * Stay up to date with one customer, or, where nobody is open, with whoever is heard from.
+ *
+ * The stream is open before the first reading, so nothing can happen in between; what it tells until that is done waits.
+ */
+function follow(id) {
+  const { signal } = round;
+  const talks = new Set();
+  let early = [];
+  let begun = false;
+
+  const everything = async () => {
+    begun = true;
+    early ??= [];
+    await attempt(async () => {
+      const found = await read(id, signal);
+      for (const tell of early) tell(found.timeline);
+      early = null;
+      if (signal.aborted) return;
+      current = found;
+      if (found.id !== id) history.replaceState(null, "", `#customer=${encodeURIComponent(found.id)}`);
+      draw();
+    }, signal);
+  };
+  const soon = gather(() => attempt(async () => {
+    const { timeline } = current;
+    const [context] = await Promise.all([
+      get(`/v1/customers/${encodeURIComponent(id)}/context`, signal), timeline.readConversations(signal, talks)]);
+    talks.clear();
+    if (signal.aborted || timeline !== current.timeline) return;
+    Object.assign(current, { context, customer: context.customer });
+    draw();
+    latest();
+  }, signal), GATHER_MS);
+  const tell = (told) => { if (early) early.push(told); else { told(current.timeline); soon(); } };
+
+  stream = new Stream(id ? `?customer_id=${encodeURIComponent(id)}` : "", id ? {
+    entry: (entry) => { if (entry.conversation_id) talks.add(entry.conversation_id); tell((timeline) => timeline.told(entry)); },
+    removed: (gone) => tell((timeline) => timeline.removed(gone)),
+    reset: everything,
+    state: (name) => { state(name); if (name === "away" && !begun) everything(); },
+    failed: refused,
+  } : { entry: latest, removed: latest, reset: latest, state, failed: refused });
+}
+
+/** Do something for whoever is open. Where nobody answers what is shown stays; the stream says so and goes on trying. */
+async function attempt(work, signal) {
+  try {
+    await session.signedIn(work);
+  } catch (error) {
+    if (error.name === "AbortError" || signal.aborted) return;
+    if (!(error instanceof Problem)) throw error;
+    if (error.status !== 0 || !current) failed(error);
+  }
+}
+
+function refused(problem) {
+  if (problem.status === 401 || problem.status === 403) session.askKey().then(open); else failed(problem);
+}
+
+function state(name) {
+  $("live").dataset.state = name;
+  $("live").textContent = name === "live" ? "Live" : "No connection";
+  $("away").hidden = name === "live";
+}
+
+function wait() {
   document.title = "Threadline";
   $("about").replaceChildren();
+  $("stage").setAttribute("aria-busy", "true");
+  $("stage").replaceChildren(h("p", { class: "welcome quiet" }, "Reading the timeline…"));
+}
+
+function welcome() {
+  current = null;
+  document.title = "Threadline";
+  people.mark(null);
+  $("about").replaceChildren();
+  $("stage").removeAttribute("aria-busy");
   $("stage").replaceChildren(h("div", { class: "welcome" },
     h("h1", {}, "Every customer on one line"),
     h("p", {}, "Choose somebody on the left, or search by name, e-mail address, telephone number or any handle such as ", h("code", {}, "crm:4711"), "."),
     h("p", { class: "quiet" }, "Chats, mails, calls and social messages of one person appear together, newest first, grouped by what they are about.")));
 }
 
-/** Do something; ask for a key where there is no session, say so where something else is wrong. */
-async function guarded(work) {
-  try {
-    await work();
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    if (error instanceof Problem && error.status === 401) { await askKey(); await guarded(work); return; }
-    $("stage").replaceChildren(h("div", { class: "welcome" }, h("h1", {}, "That did not work"), h("p", { class: "fault" }, error.message)));
-  }
+function failed(error) {
+  $("stage").removeAttribute("aria-busy");
+  const gone = error instanceof Problem && error.status === 404;
+  $("stage").replaceChildren(h("div", { class: "welcome", role: "alert" },
+    h("h1", {}, gone ? "There is no such customer" : "That did not work"),
+    h("p", { class: "fault" }, gone ? "The link is wrong, or everything about them was erased." : error.message),
+    !gone && h("p", {}, h("button", { class: "second", type: "button", onclick: open }, "Try again"))));
 }
 
-let asking = null;
-let signedIn = () => {};
-function askKey() {
-  asking ??= new Promise((resolve) => {
-    signedIn = () => {
-      $("key").value = $("key-fault").textContent = "";
-      $("sign-in").close();
-      asking = null;
-      resolve();
-    };
-    const dialog = $("sign-in");
-    $("leave").hidden = true;
-    dialog.showModal();
-    dialog.oncancel = (event) => event.preventDefault();
-    $("key-form").onsubmit = async (event) => {
-      event.preventDefault();
-      try {
-        await signIn($("key").value.trim());
-        signedIn();
-      } catch (error) {
-        $("key-fault").textContent = error.message;
-      }
-    };
-  });
-  return asking;
-}
-
-function theme() {
-  const root = document.documentElement;
-  const kept = localStorage.getItem("theme");
-  if (kept) root.dataset.theme = kept;
-  $("theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    localStorage.setItem("theme", root.dataset.theme);
-  });
-}
-
-function debounce(work, wait) {
-  let timer;
-  return () => { clearTimeout(timer); timer = setTimeout(work, wait); };
+let noticed;
+function notice(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = false;
+  clearTimeout(noticed);
+  noticed = setTimeout(() => { $("notice").hidden = true; }, 8000);
 }
 
 main();

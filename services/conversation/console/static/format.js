@@ -48,17 +48,41 @@ const KINDS = {
 export const kindName = (kind) => KINDS[kind] || kind;
 
 /** First letters of a name, for the round picture. */
-export function initials(name) {
-  const words = (name || "?").trim().split(/\s+/);
-  return (words[0][0] + (words.length > 1 ? words.at(-1)[0] : "")).toUpperCase();
+export function initials(customer) {
+  const words = (customer.name || "").trim().split(/\s+/).filter(Boolean);
+  if (!words.length) return "?";
+  return (first(words[0]) + (words.length > 1 ? first(words.at(-1)) : "")).toUpperCase();
 }
+
+const first = (word) => String.fromCodePoint(word.codePointAt(0));
 
 /** What stands for a customer without a name. */
 export function nameOf(customer) {
   if (customer.name) return customer.name;
   const handle = (customer.handles || []).find((one) => one.kind !== "contact" && one.kind !== "visitor") || (customer.handles || [])[0];
-  return handle && handle.kind !== "visitor" ? handle.value : "Unknown visitor";
+  if (!handle || handle.kind === "visitor" || handle.kind === "contact") return "Unknown visitor";
+  return handle.kind === "crm" ? `Customer no. ${handle.value}` : handle.value;
 }
+
+/** `kind:value` in words. */
+export function handleName(node) {
+  const [kind, ...rest] = node.split(":");
+  return `${kind === "email" || kind === "phone" ? "" : `${kindName(kind)} `}${rest.join(":")}`;
+}
+
+/** A stable number 0–5 for an id, for its colour. */
+export function hue(id) {
+  let sum = 0;
+  for (const letter of id) sum = (sum * 31 + letter.charCodeAt(0)) % 6007;
+  return sum % 6;
+}
+
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+/** How long since, for a clock. */
+export const since = (instant) => duration(Math.max(0, (Date.now() - new Date(instant)) / 1000));
+
+export const shortened = (text, most) => (text.length > most ? `${text.slice(0, most).trimEnd()}…` : text);
 
 const LATIN = (type) => (type || "").replace(/^threadline\./, "");
 

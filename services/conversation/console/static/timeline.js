@@ -1,8 +1,9 @@
 /** One customer on one line: newest first, by day, with the conversation each entry belongs to. */
 
-import { h, icon } from "./dom.js";
+import { get } from "/pages/api.js";
+import { h, icon } from "/pages/dom.js";
+import { keep, kept } from "/pages/session.js";
 import * as say from "./format.js";
-import { get } from "./api.js";
 
 const PAGE = 60;
 
@@ -10,44 +11,61 @@ const PAGE = 60;
 const OBVIOUS = new Set(["", "none", "new", "session", "derived", undefined, null]);
 
 export class Timeline {
-  constructor(customerId, name, onEntries) {
+  constructor(customerId, name, family = "") {
     this.customerId = customerId;
     this.name = name;
-    this.onEntries = onEntries;
     this.entries = new Map();
     this.before = undefined;
-    this.family = "";
-    this.story = localStorage.getItem("story") !== "all";
+    this.family = family;
+    this.story = kept("story") !== "all";
     this.fresh = new Set();
     this.conversations = new Map();
+    this.rows = new Map(); // entry id → its row, kept while nothing of it changes: what is unfolded stays so
     this.list = h("ol", { class: "line" });
     this.more = h("button", { class: "plain wide", type: "button", onclick: () => this.older() }, "Earlier");
     this.bar = h("div", { class: "filters", role: "group", "aria-label": "What to show" });
     this.element = h("section", { "aria-label": "Timeline" }, this.bar, this.list, this.more);
   }
 
-  /** Read the newest page again and add what is new; true where something was. */
-  async refresh(signal) {
+  /** Read the newest page. */
+  async read(signal) {
     const page = await get(this.path(`limit=${PAGE}`), signal);
-    if (this.before === undefined) this.before = page.before;
-    return this.take(page.entries, this.entries.size > 0);
+    this.before = page.before;
+    this.take(page.entries, false);
   }
 
-  /** Read what the newest conversations shown are about and how they stand. */
-  async readConversations(signal) {
-    const ids = [...new Set(this.sorted().map((entry) => entry.conversation_id).filter(Boolean))].slice(0, 12);
-    const found = await Promise.all(ids.map((id) => get(`/v1/conversations/${encodeURIComponent(id)}`, signal).catch(() => null)));
-    found.forEach((one, place) => { if (one) this.conversations.set(ids[place], one); });
+  /** Take what the stream tells, unless it belongs to a page that was not asked for yet. */
+  told(entry) {
+    const oldest = this.before && this.sorted().at(-1);
+    if (oldest && entry.occurred_at < oldest.occurred_at && !this.entries.has(entry.id)) return;
+    this.take([{ ...entry, via: entry.customer_id === this.customerId ? "identity" : "conversation" }], true);
+  }
+
+  /** An entry is gone: taken back, erased, or of somebody else now. */
+  removed(id) {
+    this.entries.delete(id);
+  }
+
+  /** Read what conversations are about and how they stand: `ids`, or the newest ones shown. */
+  async readConversations(signal, ids = null) {
+    const wanted = ids ? [...ids] : [...new Set(this.sorted().map((entry) => entry.conversation_id).filter(Boolean))].slice(0, 12);
+    const found = await Promise.all(wanted.map((id) => get(`/v1/conversations/${encodeURIComponent(id)}`, signal).catch(() => null)));
+    found.forEach((one, place) => { if (one) this.conversations.set(wanted[place], one); });
   }
 
   /** Read the page before the oldest entry shown. */
   async older() {
     if (!this.before) return;
     this.more.disabled = true;
-    const page = await get(this.path(`limit=${PAGE}&before=${encodeURIComponent(this.before)}`));
-    this.before = page.before;
-    this.take(page.entries, false);
-    this.draw();
+    try {
+      const page = await get(this.path(`limit=${PAGE}&before=${encodeURIComponent(this.before)}`));
+      this.before = page.before;
+      this.take(page.entries, false);
+      this.more.textContent = "Earlier";
+      this.draw();
+    } catch (error) {
+      this.more.textContent = `${error.message} Try again`;
+    }
     this.more.disabled = false;
   }
 
@@ -57,16 +75,12 @@ export class Timeline {
 
   /** Take entries; a newer version of a known one takes its place. */
   take(entries, mark) {
-    let changed = false;
     for (const entry of entries) {
       const known = this.entries.get(entry.id);
       if (known && (known.version ?? 0) >= (entry.version ?? 0)) continue;
       if (!known && mark) this.fresh.add(entry.id);
       this.entries.set(entry.id, entry);
-      changed = true;
     }
-    if (changed) this.onEntries(this.sorted());
-    return changed;
   }
 
   sorted() {
@@ -92,8 +106,10 @@ export class Timeline {
       talk = entry.conversation_id;
       rows.push(this.row(entry, numbers));
     }
-    if (!rows.length) rows.push(h("li", { class: "quiet" }, "Nothing to show with these filters."));
+    if (!rows.length) rows.push(h("li", { class: "quiet nothing" }, all.length ? "Nothing to show with these filters." : "Nothing has happened yet."));
+    const held = document.activeElement;
     this.list.replaceChildren(...rows);
+    if (held && held !== document.activeElement && this.list.contains(held)) held.focus();
     this.more.hidden = !this.before;
     this.fresh.clear();
   }
@@ -111,7 +127,7 @@ export class Timeline {
       h("label", { class: "switch" },
         h("input", { type: "checkbox", checked: !this.story, onchange: (event) => {
           this.story = !event.target.checked;
-          localStorage.setItem("story", this.story ? "story" : "all");
+          keep("story", this.story ? "story" : "all");
           this.draw();
         } }), "Every event"),
     );
@@ -129,11 +145,16 @@ export class Timeline {
   }
 
   row(entry, numbers) {
-    const event = say.happened(entry);
     const colour = entry.conversation_id ? `c${numbers.get(entry.conversation_id) % 6}` : "none";
+    const key = `${entry.version} ${colour} ${entry.via}`;
+    const known = this.rows.get(entry.id);
+    if (known && known.key === key) return known.row;
+    const event = say.happened(entry);
     const mine = entry.direction === "out" ? "out" : entry.direction === "internal" || event ? "note" : "in";
-    return h("li", { class: `entry ${event ? "note" : mine} ${colour}${this.fresh.has(entry.id) ? " fresh" : ""}`, "data-id": entry.id },
+    const row = h("li", { class: `entry ${event ? "note" : mine} ${colour}${this.fresh.has(entry.id) ? " fresh" : ""}`, "data-id": entry.id },
       badge(entry), event ? noteBody(entry, event) : messageBody(entry, this.name));
+    this.rows.set(entry.id, { key, row });
+    return row;
   }
 }
 
@@ -175,7 +196,7 @@ function messageBody(entry, name) {
     h("p", { class: "text" }, entry.text || (entry.html ? "(only formatted text)" : "(no text)")),
     entry.quoted_text && h("details", {}, h("summary", {}, "Quoted text"), h("pre", {}, entry.quoted_text)),
     (entry.attachments || []).length > 0 && h("ul", { class: "files" }, entry.attachments.map((file) => h("li", {}, file.name || "attachment"))),
-    entry.via === "conversation" && h("p", { class: "quiet" }, "written by somebody else in this conversation"));
+    entry.via === "conversation" && entry.direction === "in" && h("p", { class: "quiet" }, "from an address that is not known to be theirs"));
 }
 
 function noteBody(entry, words) {

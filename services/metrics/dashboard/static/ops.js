@@ -1,58 +1,40 @@
 /** The ops page's course: sign in, show every KPI of the chosen span, refresh, and open one to see what it is made of. */
 
-import { get, Problem, signIn, signOut } from "./api.js";
-import { $, h, line } from "./dom.js";
+import { get } from "/pages/api.js";
+import { $, h } from "/pages/dom.js";
+import * as session from "/pages/session.js";
 import { amount, movement } from "./format.js";
+import { line } from "./graph.js";
 
 const EVERY_MS = 4000;
 const shown = new Map(); // id → {value, elements}
 let chosen = { window: "7d", family: "" };
 let busy = false;
+let again = false;
 let now = new Date();
 
 async function main() {
-  theme();
+  session.prepare("/ops");
   const saved = new URLSearchParams(location.search);
   if (saved.get("window")) chosen.window = saved.get("window");
   for (const button of document.querySelectorAll("[data-window]")) {
     button.addEventListener("click", () => choose({ window: button.dataset.window }));
   }
   $("family").addEventListener("change", () => choose({ family: $("family").value }));
-  $("leave").addEventListener("click", async () => { await signOut(); location.assign("/ops"); });
-  $("key-form").addEventListener("submit", onKey);
-  addEventListener("hashchange", async () => { await useKeyFromAddress(); await refresh(); });
-  await useKeyFromAddress();
+  addEventListener("hashchange", async () => { await session.useKeyFromAddress(); await refresh(); });
+  addEventListener("online", refresh);
+  addEventListener("offline", () => say("away", "No connection"));
+  await session.useKeyFromAddress();
   press();
   await refresh();
   setInterval(() => { if (!document.hidden && !$("sign-in").open) refresh(); }, EVERY_MS);
-}
-
-/** A link may carry a key after the #, which no server ever sees; it becomes a session and leaves the address. */
-async function useKeyFromAddress() {
-  const rest = new URLSearchParams(location.hash.slice(1));
-  const given = rest.get("key");
-  if (!given) return;
-  rest.delete("key");
-  history.replaceState(null, "", `${location.pathname}${location.search}${rest.size ? `#${rest}` : ""}`);
-  await signIn(given).catch((error) => say(error.message));
-}
-
-async function onKey(event) {
-  event.preventDefault();
-  try {
-    await signIn($("key").value.trim());
-    $("key").value = "";
-    $("sign-in").close();
-    await refresh();
-  } catch (error) {
-    $("key-fault").textContent = error.message;
-  }
 }
 
 function choose(change) {
   chosen = { ...chosen, ...change };
   shown.clear();
   press();
+  $("main").setAttribute("aria-busy", "true");
   refresh();
 }
 
@@ -63,26 +45,23 @@ function press() {
 }
 
 async function refresh() {
-  if (busy) return;
+  if (busy) { again = true; return; }
   busy = true;
+  again = false;
   try {
     const asked = new URLSearchParams({ window: chosen.window });
     if (chosen.family) asked.set("family", chosen.family);
-    const data = await get(`/ops/data?${asked}`);
+    const data = await session.signedIn(() => get(`/ops/data?${asked}`));
     now = new Date(data.now);
     draw(data);
-    $("leave").hidden = false;
-    say(`live, ${now.toLocaleTimeString()}`);
+    say("live", `Live, ${now.toLocaleTimeString()}`);
   } catch (error) {
-    if (error instanceof Problem && (error.status === 401 || error.status === 403)) {
-      $("key-fault").textContent = error.status === 403 ? error.message : "";
-      if (!$("sign-in").open) $("sign-in").showModal();
-    } else {
-      say(error.message);
-    }
+    say("away", shown.size ? `${error.message} The figures are those of ${now.toLocaleTimeString()}.` : error.message);
+    if (!shown.size) $("main").replaceChildren(h("p", { class: "empty fault" }, `${error.message} This page goes on trying.`));
   } finally {
     busy = false;
   }
+  if (again) refresh();
 }
 
 function draw(data) {
@@ -91,6 +70,7 @@ function draw(data) {
     const sections = Object.entries(data.families).map(([title, ids]) =>
       h("section", {}, h("h2", {}, title), h("ul", { class: "cards" }, ids.map((id) => h("li", {}, card(byId.get(id)))))));
     $("main").replaceChildren(...sections);
+    $("main").removeAttribute("aria-busy");
   }
   for (const kpi of data.kpis) update(kpi);
 }
@@ -122,7 +102,7 @@ function update(kpi) {
   parts.graph.replaceChildren(line(kpi.points));
   const pieces = [];
   if (kpi.p90 !== null && kpi.unit === "s") pieces.push(`p50 ${amount(kpi, kpi.p50)}, p90 ${amount(kpi, kpi.p90)}`);
-  if (kpi.benchmark) pieces.push(`benchmark ${kpi.benchmark}`);
+  if (/\d/.test(kpi.benchmark ?? "")) pieces.push(`benchmark ${kpi.benchmark}`);
   if (kpi.provisional) pieces.push("provisional");
   parts.foot.textContent = pieces.join(" · ");
 }
@@ -163,20 +143,9 @@ function table(heads, rows) {
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, String(cell)))))));
 }
 
-function say(text) {
+function say(state, text) {
+  $("state").dataset.state = state;
   $("state").textContent = text;
-}
-
-function theme() {
-  const root = document.documentElement;
-  try {
-    if (localStorage.getItem("theme")) root.dataset.theme = localStorage.getItem("theme");
-  } catch { /* storage is forbidden: the system's choice holds */ }
-  $("theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* as above */ }
-  });
 }
 
 main();

@@ -1,21 +1,6 @@
-/** Small helpers to build elements. Text only ever becomes text nodes, so nothing a sender wrote can run. */
+/** A line of values as a picture. */
 
 const SVG = "http://www.w3.org/2000/svg";
-
-/** Make an element: h("p", {class: "quiet"}, "text", child, …). Null and false children are left out. */
-export function h(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else element.setAttribute(key, value === true ? "" : String(value));
-  }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}
-
-/** The element with this id. */
-export const $ = (id) => document.getElementById(id);
 
 /** A line of values; where a value is null the line is interrupted. */
 export function line(values, size = "") {
