@@ -76,6 +76,11 @@ async def system() -> AsyncIterator[tuple[System, str]]:
         yield running, url
 
 
+def _event(source: str, time: str, data: dict[str, Any]) -> bytes:
+    attributes = {"specversion": "1.0", "id": source, "source": source, "type": "threadline.message.received"}
+    return json.dumps({**attributes, "time": time, "data": data}).encode()
+
+
 async def test_verify_is_silent_where_all_is_right(system: tuple[System, str]) -> None:
     checked = system[0].verify()
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
@@ -84,24 +89,59 @@ async def test_verify_is_silent_where_all_is_right(system: tuple[System, str]) -
 async def test_copies_of_a_mail_are_one_message_to_the_ledger_and_to_every_number(system: tuple[System, str]) -> None:
     running = system[0]
 
-    def mail(source: str, second: int) -> dict[str, Any]:
+    def mail(source: str, second: int) -> bytes:
         data = {"channel": "email", "message_id": "<copied@home.example>", "text": "said once"}
-        time = f"2026-01-05T09:00:{second:02}Z"
-        return {
-            "specversion": "1.0", "id": source, "source": source, "type": "threadline.message.received", "time": time,
-            "data": data,
-        }  # fmt: skip
+        return _event(source, f"2026-01-05T09:00:{second:02}Z", data)
 
     with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
         # The first to arrive is not the first that happened.
         for event in (mail("/email/sales", 7), mail("/email/support", 2), mail("/email/archive", 9)):
-            assert caller.call("POST", "/v1/events", json.dumps(event).encode(), "application/json").status_code == 202
+            assert caller.call("POST", "/v1/events", event, "application/json").status_code == 202
     checked = running.verify()
     assert (checked.returncode, checked.stdout) == (0, "")
     with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
         span = "start=2026-01-05T09:00:00Z&end=2026-01-05T09:01:00Z"
         answer = caller.call("GET", f"/v1/kpis/messages_received?{span}").json()
         assert answer["total"]["value"] == 1
+
+
+async def test_what_agents_decided_is_in_the_ledger_as_well(system: tuple[System, str]) -> None:
+    running, url = system
+    with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
+        for name in ("left", "right"):
+            customer = {"handles": [{"kind": "email", "value": f"{name}@home.example"}]}
+            data = {"channel": "email", "customer": customer, "text": "hello"}
+            posted = _event(f"/email/{name}", "2026-01-05T10:00:00Z", data)
+            assert caller.call("POST", "/v1/events", posted, "application/json").status_code == 202
+    assert running.verify().returncode == 0  # both are on timelines now
+    with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
+
+        def decide(path: str, **body: Any) -> None:
+            answer = caller.call("POST", path, json.dumps(body).encode(), "application/json")
+            assert answer.status_code == 200, answer.text
+
+        left, right = (
+            caller.call("GET", f"/v1/customers?handle=email:{name}@home.example").json()["customers"][0]
+            for name in ("left", "right")
+        )
+        here, there = left["open_conversations"][0], right["open_conversations"][0]
+        decide(f"/v1/customers/{left['id']}/merge", **{"with": right["id"]})
+        decide(f"/v1/customers/{left['id']}/split", handles=["email:right@home.example"])
+        decide(f"/v1/conversations/{here}/join", conversation_id=there)
+    checked = running.verify()
+    assert (checked.returncode, checked.stdout) == (0, "")
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(
+            "CREATE TABLE public.kept AS SELECT * FROM conversation.entry WHERE type = 'threadline.customer.unmerged'"
+        )
+        await connection.execute("DELETE FROM conversation.entry WHERE type = 'threadline.customer.unmerged'")
+        checked = running.verify()
+        await connection.execute("INSERT INTO conversation.entry SELECT * FROM public.kept; DROP TABLE public.kept")
+    finally:
+        await connection.close()
+    assert checked.returncode == 1
+    assert "accepted events that are on no timeline and not in quarantine: 1" in checked.stdout
 
 
 @pytest.mark.parametrize("tampering", TAMPERING)
