@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
-from playwright.async_api import Locator, Page, Request, async_playwright
+from playwright.async_api import Locator, Page, Request, Route, async_playwright
 
 from tests.browser import chromium
 from tests.conftest import needs
@@ -54,14 +54,16 @@ async def system() -> AsyncIterator[System]:
         yield running
 
 
-async def post(system: System, name: str, kind: str, handles: list[dict[str, Any]], **data: Any) -> None:
+async def post(
+    system: System, name: str, kind: str, handles: list[dict[str, Any]], tenant: str = TENANT, **data: Any
+) -> None:
     """Post one event that happens now."""
     customer = {"handles": handles, **({"name": data.pop("called")} if "called" in data else {})}
     event = {
         "specversion": "1.0", "id": name, "source": "/console/test", "type": f"threadline.{kind}",
         "time": datetime.now(UTC).isoformat(), "data": {**data, "customer": customer, "actor": {"type": "customer"}},
     }  # fmt: skip
-    async with system.client(TENANT, system.ingest) as client:
+    async with system.client(tenant, system.ingest) as client:
         answer = await client.post("/v1/events", json=event)
         assert answer.status_code == 202, answer.text
 
@@ -235,6 +237,43 @@ async def test_unknown_customer_and_a_lost_network_are_said_in_words(system: Sys
     assert await page.locator(".bubble").count() > 0, "what was read stays"
     await page.context.set_offline(False)
     await page.locator("#live", has_text="Live").wait_for(timeout=PATIENCE_MS)
+
+
+async def test_page_of_an_empty_tenant_says_so_and_the_first_customer_shows_up_by_itself(
+    system: System, page: Page
+) -> None:
+    await page.goto(f"{system.conversation.url}/console#key={system.key('empty')}")
+    await page.locator("#people-note", has_text="Nobody has got in touch yet").wait_for(timeout=PATIENCE_MS)
+    await page.locator("#live", has_text="Live").wait_for(timeout=PATIENCE_MS)
+    mail = {"kind": "email", "value": "first@mail.example"}
+    await post(system, "e1", "message.received", channel="email", handles=[mail], text="Hello?", tenant="empty")
+    await page.locator(".person", has_text="first@mail.example").wait_for(timeout=PATIENCE_MS)
+    assert not await page.locator("#people-note").is_visible()
+
+
+async def test_reading_that_fails_is_made_up_for_without_anybody_doing_anything(system: System, page: Page) -> None:
+    failing = True
+
+    async def fail(route: Route) -> None:
+        if failing:
+            await route.fulfill(status=503, json={"title": "Away", "detail": "the database is away"})
+        else:
+            await route.continue_()
+
+    await page.route("**/context", fail)
+    customer = await customer_of(system)
+    await page.goto(f"{system.conversation.url}/console#key={system.key(TENANT)}&customer={customer}")
+    await page.locator(".welcome", has_text="the database is away").wait_for(timeout=PATIENCE_MS)
+    failing = False
+    await page.wait_for_selector(".bubble", timeout=PATIENCE_MS)
+    failing = True
+    mail = {"kind": "email", "value": "ann@mail.example", "verified": True}
+    await post(system, "f1", "message.received", channel="email", handles=[mail], text="While it failed")
+    await page.wait_for_selector("#away:visible", timeout=PATIENCE_MS)
+    assert await page.locator(".bubble").count() > 0, "what was read stays"
+    failing = False
+    await page.locator(".bubble .text", has_text="While it failed").wait_for(timeout=PATIENCE_MS)
+    await page.wait_for_selector("#away", state="hidden", timeout=PATIENCE_MS)
 
 
 async def test_narrow_screen_shows_one_thing_at_a_time_and_keys_go_through_the_list(system: System, page: Page) -> None:

@@ -13,6 +13,7 @@ import { Timeline } from "./timeline.js";
 import { debounce, gather } from "./timing.js";
 
 const GATHER_MS = 300; // what comes together is drawn together
+const AGAIN_MS = 3000;
 const LIST_EVERY_MS = 15_000; // beside an open customer, whose stream tells of nobody else
 
 let current = null; // {id, customer, context, told, timeline}
@@ -155,14 +156,16 @@ function follow(id) {
   } : { entry: latest, removed: latest, reset: latest, state, failed: refused });
 }
 
-/** Do something for whoever is open. Where nobody answers what is shown stays; the stream says so and goes on trying. */
+/** Do something for whoever is open. Where that fails what is shown stays, and everything is read again soon. */
 async function attempt(work, signal) {
   try {
     await session.signedIn(work);
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     if (!(error instanceof Problem)) throw error;
-    if (error.status !== 0 || !current) failed(error);
+    if (!current || error.status === 404) failed(error); else state("away");
+    // What was to be read is not known now, and the stream tells it only once: read everything again.
+    if (error.status !== 404) setTimeout(() => { if (!signal.aborted) stream.startOver(); }, AGAIN_MS);
   }
 }
 

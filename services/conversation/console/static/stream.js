@@ -32,6 +32,12 @@ export class Stream {
     if (navigator.onLine === false) this.on.state("away"); else this.run(this.round);
   }
 
+  /** Forget the position: the next connection says `reset`. */
+  startOver() {
+    this.position = null;
+    this.again();
+  }
+
   close() {
     for (const [target, name] of [[document, "visibilitychange"], [window, "online"], [window, "offline"]]) target.removeEventListener(name, this.again);
     this.round?.abort();
