@@ -163,7 +163,8 @@ class TimelineRecord:
     kind "leaf": `key` is the leaf id, `body` {"customer_id", "kind", "value"}, and where it was another customer's
     {"was", "change"}: `customer.merged` where that one is no more, `customer.unmerged` where the leaf left them.
     kind "conversation": `key` is a conversation id, `body` {"canonical_id", "follow_up_of"}.
-    `deleted` is true where there is no longer such a thing (a derived entry that no longer holds, an erasure).
+    `deleted` is true where there is no longer such a thing (a derived entry that no longer holds, an erasure). Of an
+    erased entry the body has {"erased": {"erasure_id", "entry"}}: its numbers, and nothing that tells whose they were.
     Of records with equal (tenant, kind, key) the highest `version` is the truth, in whatever order they are read.
     """
 

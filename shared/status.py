@@ -27,6 +27,8 @@ WHERE tenant_id = $1 AND source = $2 AND event_id = $3 AND state = 'held'
 ORDER BY quarantined_at DESC LIMIT 1
 """
 
+ERASED = "SELECT true FROM privacy.tombstone WHERE tenant_id = $1 AND digest = $2 AND kind = 'e'"
+
 # Accepted more than a moment ago and not yet taken from the log; another process may have accepted it.
 WAITING = "SELECT true FROM ingest.accepted WHERE tenant_id = $1 AND digest = $2"
 
@@ -45,6 +47,8 @@ async def status_of(
     reason = await connection.fetchval(QUARANTINED, tenant, source, event_id)
     if reason is not None:
         return answer("quarantined", reason=reason)
+    if await connection.fetchval(ERASED, tenant, entry_id):
+        return answer("erased")
     if await connection.fetchval(WAITING, tenant, digest):
         return answer("accepted")
     return None

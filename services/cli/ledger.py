@@ -16,10 +16,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
 from shared.events import InboundEvent, TimelineRecord
 from shared.log.offsets import stored_offsets
 from shared.log.protocol import INBOUND, TIMELINE, Log, Record
+from shared.tombstones import is_erasure, stub_of
 
 CONVERSATION_GROUP = "conversation"
 METRICS_GROUP = "metrics"
@@ -31,7 +33,8 @@ SILENCE_S = 30.0
 """How long a read of the log may bring nothing before it counts as a fault."""
 
 CREATE = """
-CREATE TEMP TABLE seen_inbound (tenant_id text, source text, event_id text, partition integer, "offset" bigint);
+CREATE TEMP TABLE seen_inbound (
+    tenant_id text, source text, event_id text, entry_id uuid, partition integer, "offset" bigint);
 CREATE TEMP TABLE seen_timeline (
     tenant_id text, kind text, key uuid, version bigint, deleted boolean, points_at text, place bigint);
 """
@@ -72,7 +75,16 @@ LEFT JOIN log.quarantine AS q
     ON q.tenant_id = i.tenant_id AND q.source = i.source AND q.event_id = i.event_id
 LEFT JOIN conversation.copy AS c
     ON c.tenant_id = i.tenant_id AND c.source = i.source AND c.event_id = i.event_id
-WHERE e.entry_id IS NULL AND q.id IS NULL AND c.copy_id IS NULL
+LEFT JOIN privacy.tombstone AS t ON t.tenant_id = i.tenant_id AND t.digest = i.entry_id
+WHERE e.entry_id IS NULL AND q.id IS NULL AND c.copy_id IS NULL AND t.digest IS NULL
+"""
+
+BACK = """
+SELECT t.tenant_id, t.digest AS entry_id FROM privacy.tombstone AS t
+JOIN conversation.entry AS e ON e.tenant_id = t.tenant_id AND e.entry_id = t.digest
+UNION ALL
+SELECT t.tenant_id, t.digest FROM privacy.tombstone AS t
+JOIN conversation.copy AS c ON c.tenant_id = t.tenant_id AND c.copy_id = t.digest
 """
 
 UNREADABLE_NOT_KEPT = """
@@ -213,14 +225,15 @@ async def read(log: Log, topic: str, ends: Mapping[int, int]) -> AsyncIterator[S
 async def check(
     pool: asyncpg.Pool,
     log: Log,
+    secret: bytes,
     deadline: float,
     told: Callable[[str], None],
     published: Callable[[], Awaitable[None]],
 ) -> tuple[list[Fault], Mapping[str, int]]:
     """Compare log and tables; return the faults, empty where all is right, and the counts.
 
-    `told` hears what is being done; `published` returns once the outbox is in the log. Raises NotDone and the errors of
-    log and database.
+    `secret` is that of entry ids (shared/entry_ids.py); `told` hears what is being done; `published` returns once the
+    outbox is in the log. Raises NotDone and the errors of log and database.
     """
     async with pool.acquire() as connection:
         try:
@@ -231,7 +244,8 @@ async def check(
             ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
             told("reading the inbound topic")
             async for records in read(log, INBOUND, ends):
-                await connection.copy_records_to_table("seen_inbound", records=[_inbound(record) for record in records])
+                rows = [row for record in records if (row := _inbound(record, secret))]
+                await connection.copy_records_to_table("seen_inbound", records=rows)
             await connection.execute(SNAPSHOT, timeout=PATIENCE_S)
             faults = await _on_timelines(connection, log)
             told("waiting for the metrics service")
@@ -260,6 +274,7 @@ async def _on_timelines(connection: Any, log: Log) -> list[Fault]:
         await _fault(connection, "events with more than one entry", TWICE),
         await _fault(connection, "copies of mails without their entry, or with one of their own", COPIES),
         await _fault(connection, "events both on a timeline and in quarantine", BOTH),
+        await _fault(connection, "erased events that are on a timeline again", BACK),
         await _fault(connection, "entries on nobody's timeline", OWNERLESS),
         await _fault(connection, "entries in a conversation that does not exist", HOMELESS),
     ]
@@ -290,12 +305,18 @@ async def _fault(connection: Any, what: str, query: str, *arguments: object) -> 
     return Fault(what, rows[0]["n"] if rows else 0, shown)
 
 
-def _inbound(record: Record) -> tuple[str | None, str | None, str | None, int, int]:
+def _inbound(record: Record, secret: bytes) -> tuple[Any, ...] | None:
+    """Return the row of an event; None for what is none: a stub of an erased one, or the word of an erasure."""
+    if stub_of(record.value) is not None:
+        return None
     try:
         event = InboundEvent.decode(record.value)
     except Rejected:
-        return (None, None, None, record.partition, record.offset)
-    return (event.tenant, event.source, event.id, record.partition, record.offset)
+        return (None, None, None, None, record.partition, record.offset)
+    if is_erasure(event):
+        return None
+    entry_id = entry_id_of(secret, event.tenant, event.source, event.id)
+    return (event.tenant, event.source, event.id, entry_id, record.partition, record.offset)
 
 
 def _timeline(record: Record) -> tuple[Any, ...] | None:

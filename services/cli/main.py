@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "try": ("services.cli.trying", "try_", "your own mail on timelines in a minute, on a temporary folder"),
     "import": ("services.cli.importing", "import_", "load mail or events with their own times"),
     "verify": ("services.cli.verify", "verify", "every event is on one timeline, every KPI equals its recount"),
+    "replay": ("services.cli.replay", "replay", "rebuild timelines from the log, without what was erased"),
     "quarantine": ("services.cli.quarantine", "app", "what could not be understood: list, show, retry, drop"),
     "channels": ("services.cli.channels", "app", "channel accounts: list, put, delete, and test one"),
     "webhooks": ("services.cli.webhooks", "app", "endpoints outside that are told: list, put, delete, test, retry"),

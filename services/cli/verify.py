@@ -14,6 +14,7 @@ from rich.console import Console
 from services.cli import ledger
 from services.cli.platform import DataOption, open_platform, reach_database, with_secret
 from services.cli.recount import kpi_faults
+from shared.entry_ids import entry_secret
 from shared.errors import SetupError
 from shared.log.outbox import RELAY_GROUP
 from shared.log.protocol import TIMELINE
@@ -62,8 +63,9 @@ async def _verify(settings: Settings, timeout_s: float) -> tuple[list[str], dict
                 status.update(doing)
 
         try:
+            secret = entry_secret(platform.secret_key)
             found, counted = await ledger.check(
-                platform.pool, platform.log, deadline, told, lambda: _published(platform, deadline)
+                platform.pool, platform.log, secret, deadline, told, lambda: _published(platform, deadline)
             )
             told("recounting the KPIs")
             lines = [line for fault in found for line in fault.lines()]

@@ -12,6 +12,7 @@ from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.metrics import ConversationMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
+from services.conversation.routes.erasing import erasing_router
 from services.conversation.routes.identity import identity_router
 from services.conversation.routes.joining import joining_router
 from services.conversation.routes.parameters import writable
@@ -57,7 +58,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
     parts = (customers_router, conversations_router, joining_router, identity_router, policy_router, search_router)
-    for part in (*parts, console_router):
+    for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
     router.include_router(stream_router(platform, tail))
     visitors = Visitors(platform.pool, tail)

@@ -41,6 +41,8 @@ class Outcome:
     conflicts: int = 0
     copies: int = 0
     moved: int = 0
+    erased: set[UUID] = field(default_factory=set)
+    """Entries of events that were dropped, because they are an erased person's."""
 
 
 @dataclass

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
+from uuid import UUID
 
 import asyncpg
-import orjson
 
-from services.conversation.metrics import ConversationMetrics
+from services.conversation.erasing import replay
+from services.conversation.publishing import publish
 from services.conversation.update import Outcome, put_events
-from shared import blobs
+from shared import blobs, erasures
 from shared.clock import Clock
+from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
-from shared.events import InboundEvent, TimelineRecord
-from shared.log.protocol import TIMELINE, Log, Outgoing, Record
+from shared.events import InboundEvent
+from shared.log.protocol import INBOUND, Log, Record
 from shared.log.quarantine import Rejection
+from shared.tombstones import erasure_of, is_erasure, stub, stub_of
 
 GROUP = "conversation"
-
-MAX_VALUE_BYTES = 262_144
-"""Larger timeline records leave their texts out; Kafka refuses a record above 1 MB by default."""
-MAX_FIELD_BYTES = 2_048
-LEADING = (
-    "id", "event_id", "source", "type", "occurred_at", "recorded_at", "received_at", "channel", "family", "contact_id",
-    "conversation_id", "stitched", "version", "direction", "leaf_id", "automatic", "topic", "language",
-)  # fmt: skip
 
 UNSTORABLE = (
     asyncpg.DataError,
@@ -38,10 +32,23 @@ UNSTORABLE = (
 """What PostgreSQL says of a value that it can never hold: the event's fault, not the database's."""
 
 
+class Taken(NamedTuple):
+    """A record with the event in it, whole."""
+
+    record: Record
+    event: InboundEvent
+
+
+class Counts(Protocol):
+    """Who hears what batches did to tenants, before they are committed."""
+
+    def count(self, outcome: Outcome) -> None: ...
+
+
 class InboundConsumer:
     """Puts each batch of inbound records on timelines. Called inside the runner's transaction, which it never ends."""
 
-    def __init__(self, log: Log, clock: Clock, secret: bytes, metrics: ConversationMetrics) -> None:
+    def __init__(self, log: Log, clock: Clock, secret: bytes, metrics: Counts) -> None:
         self._log = log
         self._clock = clock
         self._secret = secret
@@ -53,75 +60,75 @@ class InboundConsumer:
         Raises Rejected where one event of the batch cannot be placed or stored: the runner halves the batch until
         that event is alone.
         """
-        events, rejections = await self._events(connection, records)
+        taken, rejections = await self._events(connection, records)
         try:
-            await self._put(connection, events)
+            await self._put(connection, taken)
         except Rejected as error:
-            if len(events) == 1:
+            if len(taken) == 1:
                 # Alone: say whose it is, so that its owner finds it in quarantine.
-                event = events[0]
+                event = taken[0].event
                 raise Rejected(error.reason, tenant=event.tenant, source=event.source, event_id=event.id) from error
             raise
         return rejections
 
-    async def _put(self, connection: asyncpg.Connection, events: Sequence[InboundEvent]) -> None:
-        by_tenant: dict[str, list[InboundEvent]] = defaultdict(list)
-        for event in events:
-            by_tenant[event.tenant].append(event)
+    async def _put(self, connection: asyncpg.Connection, taken: Sequence[Taken]) -> None:
+        by_tenant: dict[str, list[Taken]] = defaultdict(list)
+        for each in taken:
+            by_tenant[each.event.tenant].append(each)
         try:
             # In one order over all processes, so that no two wait for each other.
             for tenant in sorted(by_tenant):
-                outcome = await put_events(connection, tenant, by_tenant[tenant], self._secret, self._clock.now())
-                await publish(self._log, connection, outcome.records)
-                self._metrics.count(outcome)
+                await self._put_tenant(connection, tenant, by_tenant[tenant])
         except UNSTORABLE as error:
             raise Rejected(f"the database cannot hold this event ({type(error).__name__})") from error
 
+    async def _put_tenant(self, connection: asyncpg.Connection, tenant: str, taken: Sequence[Taken]) -> None:
+        now = self._clock.now()
+        if erased := [erasure_of(each.event) for each in taken if is_erasure(each.event)]:
+            await replay(connection, self._log, tenant, self._secret, erased, now)
+        events = [each.event for each in taken if not is_erasure(each.event)]
+        outcome = await put_events(connection, tenant, events, self._secret, now)
+        await publish(self._log, connection, outcome.records)
+        if outcome.erased:
+            await self._forget(connection, tenant, taken, outcome.erased)
+        self._metrics.count(outcome)
+
+    async def _forget(
+        self, connection: asyncpg.Connection, tenant: str, taken: Sequence[Taken], erased: Collection[UUID]
+    ) -> None:
+        """Take what came of erased people out of the log again, as far as the log can."""
+        stubs, said = {}, []
+        for record, event in taken:
+            id_ = entry_id_of(self._secret, tenant, event.source, event.id)
+            if id_ in erased:
+                stubs[record.partition, record.offset] = stub(tenant, id_)
+                said.append((event.source, event.id))
+        await self._log.replace(connection, INBOUND, stubs)
+        await blobs.forget(connection, tenant, said)
+
     async def _events(
         self, connection: asyncpg.Connection, records: Sequence[Record]
-    ) -> tuple[list[InboundEvent], list[Rejection]]:
+    ) -> tuple[list[Taken], list[Rejection]]:
         decoded: list[tuple[Record, InboundEvent]] = []
         rejections: list[Rejection] = []
         for record in records:
             try:
-                decoded.append((record, InboundEvent.decode(record.value)))
+                if stub_of(record.value) is None:
+                    decoded.append((record, InboundEvent.decode(record.value)))
             except Rejected as error:
                 rejections.append(Rejection(record, error.reason))
-        events: list[InboundEvent] = []
+        taken: list[Taken] = []
         whole = await blobs.resolved(connection, [event for _, event in decoded])
         for (record, given), event in zip(decoded, whole, strict=True):
-            if isinstance(event, Rejected):
+            if not isinstance(event, Rejected):
+                taken.append(Taken(record, event))
+            elif not await self._was_erased(connection, given):
                 rejections.append(Rejection(record, event.reason, given.tenant, given.source, given.id))
-            else:
-                events.append(event)
-        return events, rejections
+        return taken, rejections
+
+    async def _was_erased(self, connection: asyncpg.Connection, event: InboundEvent) -> bool:
+        id_ = entry_id_of(self._secret, event.tenant, event.source, event.id)
+        return id_ in await erasures.known(connection, event.tenant, [id_])
 
 
-async def publish(log: Log, connection: asyncpg.Connection, records: Sequence[TimelineRecord]) -> None:
-    """Emit timeline records with the transaction, keyed so that what is said of one leaf keeps its order."""
-    outgoing = [Outgoing(_key(record), _encoded(record)) for record in records]
-    if outgoing:
-        await log.emit(connection, TIMELINE, outgoing)
-
-
-def _encoded(record: TimelineRecord) -> bytes:
-    """Return the record's value; an entry too large for a log goes without its texts, which the API has."""
-    value = record.encode()
-    if len(value) <= MAX_VALUE_BYTES or record.kind != "entry":
-        return value
-    told = {name: record.body[name] for name in LEADING if name in record.body}
-    told["actor"] = record.body.get("actor") if len(orjson.dumps(record.body.get("actor"))) <= MAX_FIELD_BYTES else None
-    return replace(record, body={**told, "data": _small(record.body.get("data") or {}), "large": True}).encode()
-
-
-def _small(data: dict[str, Any]) -> dict[str, Any]:
-    """Return what is small of an entry's data: everything that a number or a decision is made of."""
-    return {name: value for name, value in data.items() if len(orjson.dumps(value)) <= MAX_FIELD_BYTES}
-
-
-def _key(record: TimelineRecord) -> bytes:
-    place = record.body["leaf_id"] if record.kind == "entry" else record.key
-    return f"{record.tenant}|{place}".encode()
-
-
-__all__ = ["GROUP", "InboundConsumer", "Outcome", "publish"]
+__all__ = ["GROUP", "InboundConsumer", "Outcome"]

@@ -6,7 +6,7 @@ of the entry that stood there, which becomes a copy. Source: docs/decisions/0010
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -29,6 +29,13 @@ OF_ENTRIES = """
 SELECT entry_id, copy_id, source, event_id, type, occurred_at, received_at, region, data FROM conversation.copy
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) ORDER BY occurred_at, source, event_id
 """
+
+ALL = """
+SELECT entry_id, copy_id, source, event_id, type, occurred_at, received_at, region, data FROM conversation.copy
+WHERE tenant_id = $1
+"""
+
+THAT_STAND = "SELECT DISTINCT entry_id FROM conversation.copy WHERE tenant_id = $1 AND copy_id = ANY($2::uuid[])"
 
 SAVE = """
 INSERT INTO conversation.copy (tenant_id, copy_id, entry_id, source, event_id, type, occurred_at, received_at,
@@ -64,24 +71,32 @@ async def of_entries(
     connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]
 ) -> list[tuple[UUID, UUID, InboundEvent]]:
     """Return (entry, id of the copy, its event) of all stored copies of these entries, in their order."""
-    rows = await connection.fetch(OF_ENTRIES, tenant, list(ids))
-    return [
-        (
-            row["entry_id"],
-            row["copy_id"],
-            InboundEvent(
-                tenant,
-                row["source"],
-                row["event_id"],
-                row["type"],
-                row["occurred_at"],
-                row["received_at"],
-                row["data"],
-                region=row["region"],
-            ),
-        )
-        for row in rows
-    ]
+    return [_of(tenant, row) for row in await connection.fetch(OF_ENTRIES, tenant, list(ids))]
+
+
+async def all_copies(connection: asyncpg.Connection, tenant: str) -> AsyncIterator[tuple[UUID, UUID, InboundEvent]]:
+    """Yield (entry, id of the copy, its event) of all stored copies of a tenant, a row at a time."""
+    async for row in connection.cursor(ALL, tenant, prefetch=1_000):
+        yield _of(tenant, row)
+
+
+async def that_stand(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> set[UUID]:
+    """Return the entries that stand for these copies."""
+    return {row[0] for row in await connection.fetch(THAT_STAND, tenant, list(ids))}
+
+
+def _of(tenant: str, row: asyncpg.Record) -> tuple[UUID, UUID, InboundEvent]:
+    event = InboundEvent(
+        tenant,
+        row["source"],
+        row["event_id"],
+        row["type"],
+        row["occurred_at"],
+        row["received_at"],
+        row["data"],
+        region=row["region"],
+    )
+    return row["entry_id"], row["copy_id"], event
 
 
 async def save(connection: asyncpg.Connection, tenant: str, copies: Sequence[Copy], displaced: Iterable[UUID]) -> None:

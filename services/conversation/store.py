@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -51,7 +51,7 @@ def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:
 LOCK_TENANT = """
 INSERT INTO conversation.tenant_state AS s (tenant_id, version) VALUES ($1, 1)
 ON CONFLICT (tenant_id) DO UPDATE SET version = s.version + 1
-RETURNING policy, policy_version, version
+RETURNING policy, policy_version, version, erased_at
 """
 
 PUT_POLICY = """
@@ -61,10 +61,18 @@ UPDATE conversation.tenant_state SET policy = $2, policy_version = policy_versio
 GET_POLICY = "SELECT policy, policy_version FROM conversation.tenant_state WHERE tenant_id = $1"
 
 
-async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> tuple[StoredPolicy, int]:
-    """Become the tenant's only decider until commit; return its policy and the number of this change."""
+class Held(NamedTuple):
+    """A tenant held by its only decider: its policy, the number of this change, and its latest erasure."""
+
+    policy: Policy
+    version: int
+    erased_at: datetime | None
+
+
+async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
+    """Become the tenant's only decider until commit."""
     row = await connection.fetchrow(LOCK_TENANT, tenant)
-    return _policy(row), row["version"]
+    return Held(_policy(row).policy, row["version"], row["erased_at"])
 
 
 async def get_policy(connection: asyncpg.Connection, tenant: str) -> StoredPolicy:
@@ -328,27 +336,27 @@ LATERAL (SELECT leaf_id FROM conversation.participation
 LATERAL (SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = p.leaf_id OFFSET 0) AS l
 """
 
-_ENTRY = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
+ENTRY_COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
 
 # Every entry from an instant on that belongs to one of these leaves or conversations, or is named.
 ENTRIES_SINCE = f"""
-SELECT {_ENTRY} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (leaf_id, since)
+SELECT {ENTRY_COLUMNS} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (leaf_id, since)
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = w.leaf_id AND e.occurred_at >= w.since
 UNION ALL
-SELECT {_ENTRY} FROM unnest($4::uuid[], $5::timestamptz[]) AS w (conversation_id, since)
+SELECT {ENTRY_COLUMNS} FROM unnest($4::uuid[], $5::timestamptz[]) AS w (conversation_id, since)
 JOIN conversation.entry e
     ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at >= w.since
 UNION ALL
-SELECT {_ENTRY} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.entry_id = ANY($6::uuid[])
+SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.entry_id = ANY($6::uuid[])
 """  # noqa: S608
 
 ENTRIES_BEFORE = f"""
-SELECT {_ENTRY} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
+SELECT {ENTRY_COLUMNS} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
 JOIN conversation.entry e
     ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
 """  # noqa: S608
 
-ALL_ENTRIES = f"SELECT {_ENTRY} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
+ALL_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
 
 # An entry, or a copy with the entry that stands for it.
 NAMED_ENTRIES = """
@@ -375,7 +383,8 @@ WHERE tenant_id = $1 AND contact_id = ANY($2::text[])
 """
 
 ENTRIES_OF_LEAVES = f"""
-SELECT {_ENTRY} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.leaf_id = ANY($2::uuid[]) AND e.cause_id IS NULL
+SELECT {ENTRY_COLUMNS} FROM conversation.entry e
+WHERE e.tenant_id = $1 AND e.leaf_id = ANY($2::uuid[]) AND e.cause_id IS NULL
 """  # noqa: S608
 
 
@@ -588,7 +597,7 @@ REOWN_ENTRIES = f"""
 UPDATE conversation.entry e SET leaf_id = o.leaf_id, version = e.version + 1
 FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
 WHERE e.tenant_id = $1 AND e.conversation_id = o.conversation_id AND e.by_conversation AND e.leaf_id <> o.leaf_id
-RETURNING {_ENTRY}
+RETURNING {ENTRY_COLUMNS}
 """  # noqa: S608
 
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from services.conversation import store
 from services.conversation.batch import Batch, Outcome
+from services.conversation.erased import without_erased
 from services.conversation.folding import Fold
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
@@ -28,15 +29,17 @@ __all__ = ["Outcome", "put_events", "resolve_again"]
 async def put_events(
     connection: asyncpg.Connection, tenant: str, events: Sequence[InboundEvent], secret: bytes, now: datetime
 ) -> Outcome:
-    """Put one tenant's events on the timeline; those that are there already change nothing.
+    """Put one tenant's events on the timeline; those that are there already, or were erased, change nothing.
 
     Runs in the caller's transaction and holds the tenant until its end. Raises Rejected where an event cannot be read.
     """
-    stored, version = await store.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, stored.policy, version, secret, now)
+    held = await store.lock_tenant(connection, tenant)
+    batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+    if held.erased_at is not None:
+        events = await without_erased(batch, events, held.erased_at)
     await Loading(batch).take(events)
     if batch.arrivals or batch.copies:
-        await _decide(batch)
+        await decide(batch)
     return batch.outcome
 
 
@@ -44,16 +47,17 @@ async def resolve_again(
     connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy | None = None
 ) -> Outcome:
     """Decide everything of a tenant anew from its stored entries, under `policy` where given, which is stored."""
-    stored, version = await store.lock_tenant(connection, tenant)
+    held = await store.lock_tenant(connection, tenant)
     if policy is not None:
         await store.put_policy(connection, tenant, policy)
-    batch = Batch(connection, tenant, policy or stored.policy, version, secret, now)
+    batch = Batch(connection, tenant, policy or held.policy, held.version, secret, now)
     await Loading(batch).take_all()
-    await _decide(batch)
+    await decide(batch)
     return batch.outcome
 
 
-async def _decide(batch: Batch) -> None:
+async def decide(batch: Batch) -> None:
+    """Decide what was loaded, and store it."""
     fold = Fold(batch)
     fold.run()
     await Saving(batch, fold).save()

@@ -153,7 +153,9 @@ def _timeline_message(kind: str, body: str) -> dict[str, Any]:
 
 _TIMELINE = {
     "entry": _timeline_message(
-        "entry", "The entry as GET …/timeline gives it, without via and customer_id, with leaf_id and the posted data"
+        "entry",
+        "The entry as GET …/timeline gives it, without via and customer_id, with leaf_id and the posted data. Of one "
+        "that was erased (deleted) only {erased: {erasure_id, entry}}: its numbers, and nothing that tells whose",
     ),
     "leaf": _timeline_message(
         "leaf",

@@ -25,6 +25,7 @@ from services.metrics.evaluation import (
     SURVEY,
     Ref,
 )
+from services.metrics.forgetting import forget_erased
 from services.metrics.loading import (
     drop_known,
     load_cells,
@@ -111,6 +112,7 @@ class MetricsConsumer:
         if works:
             await _load_and_apply(connection, works)
             await evaluate_touched(connection, works)
+            await forget_erased(connection, works)
             latest = {work.tenant: (work.latest, work.recorded) for work in works}
             oldest = [
                 (work.tenant, entry.at)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.anonymity import KEPT
 from shared.errors import Rejected
 from shared.events import TYPE_PREFIX, parse_rfc3339
 from shared.instants import SECOND as SECOND
@@ -21,16 +22,6 @@ HOUR = 3600 * SECOND
 
 _LONGEST_S = 10 * 366 * 86_400
 _MOST_MINOR = 10**15
-
-_KEPT = frozenset({
-    "score", "scale", "survey_id", "metric", "kind", "kinds", "hold_s", "wrap_s", "handle_s", "duration_s",
-    "from_channel", "to_channel", "from_contact", "to_contact", "session_id", "outcome", "sentiment",
-    "suggestion_id", "sections", "system", "field", "amount_minor", "currency", "period_start", "period_end",
-    "period", "exposure", "waiting_on", "to_agent", "to_team", "fcr_eligible", "state", "open", "device",
-    "ivr_session", "corrects_event_id", "initiator", "wait_s", "time_estimated", "told_late", "hold", "leg", "left",
-})  # fmt: skip
-"""Fields of posted data that a KPI reads."""
-
 
 UNKNOWN = object()
 
@@ -140,7 +131,7 @@ def _compact(body: Mapping[str, Any]) -> Entry:
         text(body.get("topic")),
         text(body.get("language")),
         _segment(data),
-        {name: value for name, value in data.items() if name in _KEPT and value is not None},
+        {name: value for name, value in data.items() if name in KEPT and value is not None},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.metrics.entries import Entry, compact
@@ -40,8 +40,8 @@ def _checked(line: TimelineRecord) -> Line:
         _uuid(line.body.get("customer_id"))
     elif line.kind == "conversation" and not line.deleted:
         _uuid(line.body.get("canonical_id"))
-    elif line.kind == "entry" and not line.deleted and line.body.get("source") != DERIVED_SOURCE:
-        entry = compact(line.body)
+    elif line.kind == "entry" and (body := _body(line)) is not None:
+        entry = compact(body)
         for key in (entry.id, entry.conversation, entry.leaf):
             if key is not None:
                 _uuid(key)
@@ -49,6 +49,12 @@ def _checked(line: TimelineRecord) -> Line:
     elif line.kind not in ("leaf", "conversation", "entry"):
         raise Rejected(f"the record is of a kind that is not known: {line.kind!s:.40}")
     return line
+
+
+def _body(line: TimelineRecord) -> Mapping[str, Any] | None:
+    """Return what there is to count of an entry; of an erased one what is left of it, its numbers."""
+    body: Mapping[str, Any] | None = (line.body.get("erased") or {}).get("entry") if line.deleted else line.body
+    return body if body is not None and body.get("source") != DERIVED_SOURCE else None
 
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -148,6 +148,14 @@ ON CONFLICT (tenant_id, kind, key) DO UPDATE SET kind = excluded.kind
 RETURNING tenant_id, kind, key, entity_id
 """
 
+# What they contributed at which time stays as it was.
+FORGET_NAMES = """
+UPDATE metrics.entity x SET key = 'erased:' || x.entity_id
+FROM unnest($2::text[], $3::text[], $4::text[]) AS p (part_of, kind, key)
+WHERE x.tenant_id = $1 AND x.kind = p.kind AND x.key = p.key
+    AND NOT EXISTS (SELECT FROM metrics.entry e WHERE e.tenant_id = $1 AND e.part_of = p.part_of AND e.body IS NOT NULL)
+"""
+
 NAME_SERIES = """
 INSERT INTO metrics.series (tenant_id, name) SELECT * FROM unnest($1::text[], $2::text[])
 ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name
@@ -239,6 +247,12 @@ async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], St
         (tenant, entry_id): Stored(version, None if body is None else unpack(orjson.loads(body)))
         for tenant, entry_id, version, body in await connection.fetch(STORED, *_ids(ids))
     }
+
+
+async def forget_names(connection: Connection, tenant: str, parts: Mapping[str, Ref]) -> None:
+    """Take the names of entities that no entry is part of any more out of the tables; `parts` by `part_of`."""
+    kinds, keys = [ref.kind for ref in parts.values()], [ref.key for ref in parts.values()]
+    await connection.execute(FORGET_NAMES, tenant, list(parts), kinds, keys)
 
 
 async def pointers(connection: Connection, statement: str, keys: Pairs) -> dict[tuple[str, str], tuple[str, int]]:

@@ -29,6 +29,8 @@ class Work:
     leaves: dict[str, tuple[int, str]] = field(default_factory=dict)
     conversations: dict[str, tuple[int, str]] = field(default_factory=dict)
     before: dict[str, Entry] = field(default_factory=dict)
+    erased: dict[str, str] = field(default_factory=dict)
+    """Entry id → the erasure that left only its numbers."""
     touched: dict[Ref, str] = field(default_factory=dict)
     """Entity → why it is evaluated again (the reason of its corrections)."""
     latest: int = 0
@@ -57,6 +59,8 @@ def collect(work: Work, record: TimelineRecord, entry: Entry | None) -> None:
         known = work.entries.get(record.key)
         if known is None or known[0] < record.version:
             work.entries[record.key] = (record.version, entry)
+            if record.deleted and entry is not None:
+                work.erased[record.key] = record.body["erased"]["erasure_id"]
         if record.recorded_at is not None:
             work.recorded = max(work.recorded, micros(record.recorded_at))
         if entry is not None:

@@ -11,7 +11,7 @@ the broker is known to be away an append is refused after one short question ins
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ from shared.errors import LogTruncated, LogUnavailable, ThreadlineError
 from shared.log.database import Connection
 from shared.log.kafka_errors import BROKEN_PRODUCER, quiet_client, translated
 from shared.log.postgres import PostgresLog
-from shared.log.protocol import Outgoing, Position, Record, StartingOffset
+from shared.log.protocol import Change, Outgoing, Position, Record, StartingOffset
 from shared.log.sizes import measure
 from shared.log.waiting import end
 
@@ -168,6 +168,22 @@ class KafkaLog:
         """See Log.emit: into the outbox, from which the relay publishes."""
         measure(records, self._options.max_record_bytes)
         await self._outbox.emit(connection, topic, records)
+
+    async def rewrite(
+        self,
+        connection: Connection,
+        topic: str,
+        change: Change,
+        *,
+        keys: Collection[bytes] = (),
+        ids: Collection[str] = (),
+    ) -> int | None:
+        """See Log.rewrite: only what is still in the outbox can be changed."""
+        await self._outbox.rewrite(connection, topic, change, keys=keys, ids=ids)
+        return None
+
+    async def replace(self, connection: Connection, topic: str, values: Mapping[tuple[int, int], bytes]) -> None:
+        """See Log.replace: nothing that a broker holds can be."""
 
     def wake(self, topic: str) -> None:
         """See Log.wake."""

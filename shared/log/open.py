@@ -13,15 +13,15 @@ import asyncpg
 from shared.log.metrics import LogMetrics
 from shared.log.outbox import Relay
 from shared.log.postgres import postgres_log
-from shared.log.protocol import QUARANTINE, TIMELINE, Log
+from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log
 from shared.log.waiting import end
 from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.log.kafka import KafkaLog, KafkaOptions
 
-EMITTED = (TIMELINE, QUARANTINE)
-"""Topics that handlers emit to; on Kafka each has a relay."""
+EMITTED = (TIMELINE, QUARANTINE, INBOUND)
+"""Topics that are emitted to with a transaction (to inbound only erasures); on Kafka each has a relay."""
 
 OUTBOX_RETENTION = timedelta(hours=1)
 """What is published stays in the outbox for so long, for a look back."""

@@ -13,7 +13,7 @@ when it is back; a process killed loses its partitions to the others at their ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
@@ -23,11 +23,12 @@ import asyncpg
 import structlog
 
 from shared.errors import LogTruncated, LogUnavailable
+from shared.log import rewriting
 from shared.log.appender import Appender, Group
 from shared.log.database import Connection, in_log, passes
 from shared.log.headers import decode_headers
 from shared.log.membership import assignment, shares
-from shared.log.protocol import Outgoing, Position, Record, StartingOffset
+from shared.log.protocol import Change, Outgoing, Position, Record, StartingOffset
 from shared.log.sizes import measure
 from shared.log.waiting import being_cancelled, end, wait_at_most
 
@@ -143,6 +144,22 @@ class PostgresLog:
         group = Group(await self._layout(topic))
         group.add(records)
         await group.store(connection)
+
+    async def rewrite(
+        self,
+        connection: Connection,
+        topic: str,
+        change: Change,
+        *,
+        keys: Collection[bytes] = (),
+        ids: Collection[str] = (),
+    ) -> int | None:
+        """See Log.rewrite."""
+        return await rewriting.rewrite(connection, self.name(topic), await self._layout(topic), change, keys, ids)
+
+    async def replace(self, connection: Connection, topic: str, values: Mapping[tuple[int, int], bytes]) -> None:
+        """See Log.replace."""
+        await rewriting.replace(connection, await self._layout(topic), values)
 
     def wake(self, topic: str) -> None:
         """See Log.wake."""

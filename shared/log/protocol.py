@@ -12,7 +12,7 @@ Promises every adapter keeps (tests/contract/test_log.py holds both to them):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,6 +61,10 @@ StartingOffset = Callable[[str, int], Awaitable[int]]
 """(topic, partition) → first offset not yet done, asked for each time a partition is assigned."""
 
 
+Change = Callable[[Record], tuple[bytes, bytes] | None]
+"""A record → its new key and value, None where it stays as it is."""
+
+
 class Consumer(Protocol):
     """One member of a consumer group."""
 
@@ -94,6 +98,26 @@ class Log(Protocol):
         some after a crash (shared/log/outbox.py). Call it last and once a topic in a transaction, because partitions
         stay locked until its end; after the commit call `wake`. Raises RecordTooLarge.
         """
+
+    async def rewrite(
+        self,
+        connection: Connection,
+        topic: str,
+        change: Change,
+        *,
+        keys: Collection[bytes] = (),
+        ids: Collection[str] = (),
+    ) -> int | None:
+        """Rewrite records that are there already, as part of the caller's database transaction: for erasure alone.
+
+        Every record with one of `keys`, or whose CloudEvents id begins with one of `ids` (uuids), is given to
+        `change`, which returns its new key and value, or None to leave it. Offsets stay. Returns how many were
+        rewritten; None where the log cannot change what it holds (Kafka), and they vanish by retention. Raises
+        LogUnavailable.
+        """
+
+    async def replace(self, connection: Connection, topic: str, values: Mapping[tuple[int, int], bytes]) -> None:
+        """Put other values, and no key, in the place of the records at (partition, offset), where the log can."""
 
     def wake(self, topic: str) -> None:
         """Let readers of `topic` look at once for what was emitted, after the commit; they look by themselves soon."""

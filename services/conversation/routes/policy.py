@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from services.conversation import store
-from services.conversation.consumer import publish
 from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
+from services.conversation.publishing import publish
 from services.conversation.update import resolve_again
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader, transaction

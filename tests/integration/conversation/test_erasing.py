@@ -1,0 +1,141 @@
+"""Erasure as a function of the event set: what stays is what the rules give for the events that stay."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation.erasing import erase_customer, replay
+from services.conversation.publishing import publish
+from services.conversation.update import put_events
+from shared.entry_ids import entry_id_of
+from shared.events import InboundEvent, TimelineRecord
+from shared.log.postgres import PostgresLog, postgres_log
+from shared.tombstones import erasure_of, is_erasure
+from tests.comparing import Reader, differences, places
+from tests.histories import DAY, SECRET, a_history, a_policy, arrivals, some_decisions
+from tests.integration.conversation.test_histories import decide_again, is_what_is_decided_from_scratch
+
+HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
+SEEDS = range(110_000, 110_000 + HISTORIES)
+
+VALUES = """
+SELECT r.value FROM log.record r JOIN log.partition p ON p.id = r.partition_id WHERE p.topic = 'threadline.' || $1
+ORDER BY r.appended_at, r.partition_id, r."offset"
+"""
+ERASED = "SELECT digest FROM privacy.tombstone WHERE tenant_id = $1 AND kind = 'e'"
+CUSTOMERS = """
+SELECT min(node), customer_id FROM conversation.leaf WHERE tenant_id = $1 AND NOT shared GROUP BY 2 ORDER BY 1
+"""
+
+
+async def put(pool: asyncpg.Pool, log: PostgresLog, tenant: str, events: Sequence[InboundEvent]) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        outcome = await put_events(connection, tenant, events, SECRET, events[0].received_at)
+        await publish(log, connection, outcome.records)
+
+
+async def erase_somebody(
+    pool: asyncpg.Pool, log: PostgresLog, tenant: str, chance: random.Random, now: datetime
+) -> UUID | None:
+    async with pool.acquire() as connection, connection.transaction():
+        customers = [row[1] for row in await connection.fetch(CUSTOMERS, tenant)]
+        if not customers:
+            return None
+        return await erase_customer(connection, log, tenant, SECRET, chance.choice(customers), now)
+
+
+async def erasures_in(pool: asyncpg.Pool, tenant: str) -> list[InboundEvent]:
+    events = [InboundEvent.decode(row["value"]) for row in await pool.fetch(VALUES, "inbound.v1")]
+    return [event for event in events if event.tenant == tenant and is_erasure(event)]
+
+
+async def erased(pool: asyncpg.Pool, tenant: str) -> set[UUID]:
+    return {row["digest"] for row in await pool.fetch(ERASED, tenant)}
+
+
+def left(events: Sequence[InboundEvent], gone: set[UUID]) -> list[InboundEvent]:
+    return [e for e in events if entry_id_of(SECRET, e.tenant, e.source, e.id) not in gone]
+
+
+async def forget_all(pool: asyncpg.Pool) -> None:
+    for table in (
+        "conversation.leaf", "conversation.link", "conversation.sighting", "conversation.entry", "conversation.binding",
+        "conversation.conversation", "conversation.participation", "conversation.conflict", "conversation.change",
+        "conversation.search", "conversation.copy", "privacy.tombstone", "privacy.erasure", "privacy.finding",
+    ):  # fmt: skip
+        await pool.execute(f"TRUNCATE {table}")
+
+
+async def test_after_an_erasure_the_rest_is_what_the_rules_give_for_the_rest(pool: asyncpg.Pool) -> None:
+    async with postgres_log(pool, retention=None) as log:
+        for seed in SEEDS:
+            chance, tenant = random.Random(seed), f"tenant{seed}"
+            policy = a_policy(chance)
+            await decide_again(pool, tenant, policy=policy)
+            events = a_history(chance, tenant, chance.choice([4, 8, 12, 20, 30]))
+            for batch in arrivals(chance, events):
+                await put(pool, log, tenant, batch)
+            now = events[-1].occurred_at + DAY
+            for _ in range(chance.choice([1, 1, 2, 3])):
+                await erase_somebody(pool, log, tenant, chance, now)
+                gone = await erased(pool, tenant)
+                got = await places(pool, tenant)
+                rest = left(events, gone)
+                assert differences(rest, policy, got) == [] if rest else not got, seed
+                await is_what_is_decided_from_scratch(pool, tenant, seed)
+            reader = Reader()
+            lines = [TimelineRecord.decode(row["value"]) for row in await pool.fetch(VALUES, "timeline.v1")]
+            reader.read(line for line in lines if line.tenant == tenant)
+            assert reader.places() == await places(pool, tenant), f"what the topic says, seed {seed}"
+            # The same again changes nothing.
+            await put(pool, log, tenant, events)
+            for event in await erasures_in(pool, tenant):
+                async with pool.acquire() as connection, connection.transaction():
+                    await replay(connection, log, tenant, SECRET, [erasure_of(event)], now)
+            assert await places(pool, tenant) == got
+
+
+async def test_a_log_read_again_in_any_order_into_nothing_erases_the_same(pool: asyncpg.Pool) -> None:
+    async with postgres_log(pool, retention=None) as log:
+        for seed in SEEDS:
+            chance, tenant = random.Random(seed), f"tenant{seed}"
+            policy = a_policy(chance)
+            await decide_again(pool, tenant, policy=policy)
+            events = a_history(chance, tenant, chance.choice([6, 12, 20]))
+            if chance.random() < 0.4:
+                events = sorted([*events, *some_decisions(chance, tenant, events)], key=lambda e: e.occurred_at)
+            middle = chance.randrange(1, len(events))
+            for batch in arrivals(chance, events[:middle]):
+                await put(pool, log, tenant, batch)
+            await erase_somebody(pool, log, tenant, chance, events[middle - 1].occurred_at)
+            for batch in arrivals(chance, events[middle:]):
+                await put(pool, log, tenant, batch)
+            gone, got = await erased(pool, tenant), await places(pool, tenant)
+            await is_what_is_decided_from_scratch(pool, tenant, seed)
+            replayed = [*events, *await erasures_in(pool, tenant)]
+            await forget_all(pool)
+            for batch in arrivals(chance, replayed):
+                for event in batch:
+                    if is_erasure(event):
+                        async with pool.acquire() as connection, connection.transaction():
+                            await replay(connection, log, tenant, SECRET, [erasure_of(event)], event.occurred_at)
+                if posted := [event for event in batch if not is_erasure(event)]:
+                    await put(pool, log, tenant, posted)
+            assert await erased(pool, tenant) == gone, seed
+            again = await places(pool, tenant)
+            assert {name: c for name, (_, c) in again.items()} == {name: c for name, (_, c) in got.items()}, seed
+            assert _groups(again) == _groups(got), seed
+            await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+def _groups(got: dict[tuple[str, str], tuple[UUID, UUID | None]]) -> set[frozenset[tuple[str, str]]]:
+    found: dict[UUID, set[tuple[str, str]]] = {}
+    for name, (customer, _) in got.items():
+        found.setdefault(customer, set()).add(name)
+    return {frozenset(names) for names in found.values()}

@@ -1,0 +1,121 @@
+"""Erasure as a caller meets it: who may, what is answered, and what happens to everybody else."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from services.conversation.routes import erasing
+from shared.keys import create_key
+from shared.log.protocol import INBOUND, Record
+from shared.log.quarantine import Rejection, quarantine
+from shared.settings import Settings
+from tests.timeline_app import Timelines, running_timelines
+
+
+@pytest.fixture(autouse=True)
+def nobody_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no metrics service here to wait for."""
+    monkeypatch.setattr(erasing, "COUNTED_S", 0.01)
+
+
+NOBODY = "00000000-0000-4000-8000-000000000001"
+
+
+async def test_the_erased_answer_with_nothing_but_their_receipt(pool: asyncpg.Pool, settings: Settings) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        first = timelines.message("09:00:00", "crm:ann", "email:ann@x.example", text="hello")
+        await timelines.post(first, timelines.message("09:01:00", "crm:bo", text="somebody else"))
+        ann, bo = await timelines.customer("crm:ann"), await timelines.customer("crm:bo")
+        assert ann is not None and bo is not None
+        receipt = await timelines.call("DELETE", f"/v1/customers/{ann['id']}")
+        assert receipt.status_code == 200, receipt.text
+        assert receipt.json()["found"]["entries"] == 1
+        assert receipt.json()["found"]["handles and sessions"] == 2
+        assert receipt.json()["topics"]["inbound.v1"] == {"state": "erased", "records": 1}
+        assert "ann" not in receipt.text
+        assert await timelines.customer("email:ann@x.example") is None
+        for path in ("", "/timeline", "/context", "/identity", "/export"):
+            assert (await timelines.call("GET", f"/v1/customers/{ann['id']}{path}")).status_code == 404
+        merge = await timelines.call("POST", f"/v1/customers/{bo['id']}/merge", json={"with": ann["id"]})
+        assert merge.status_code == 404
+        assert (await timelines.call("DELETE", f"/v1/customers/{ann['id']}")).json() == receipt.json()
+        assert (await timelines.status(first))["status"] == "erased"
+        assert await timelines.customer("crm:bo") == bo
+
+
+async def test_only_the_privacy_scope_of_the_same_tenant_erases(pool: asyncpg.Pool, settings: Settings) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        await timelines.post(timelines.message("09:00:00", "crm:ann"))
+        ann = await timelines.customer("crm:ann")
+        assert ann is not None
+        async with pool.acquire() as connection:
+            key = await create_key(connection, "acme", ["timeline:read", "timeline:write"])
+        path = f"/v1/customers/{ann['id']}"
+        assert (await timelines.client.delete(path)).status_code == 401
+        refused = await timelines.client.delete(path, headers={"authorization": f"Bearer {key}"})
+        assert refused.status_code == 403
+        assert (await timelines.call("DELETE", path, tenant="globex")).status_code == 404
+        for id_ in (NOBODY, "not-an-id"):
+            assert (await timelines.call("DELETE", f"/v1/customers/{id_}")).status_code == 404
+        assert await timelines.customer("crm:ann") == ann
+
+
+async def test_a_handle_that_many_share_is_nobody_to_erase(pool: asyncpg.Pool, settings: Settings) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        await timelines.call("PUT", "/v1/identity/policy", json={"degree_limit": 1})
+        shared = "phone:+31612345678"
+        for number in range(3):
+            await timelines.post(timelines.message(f"09:0{number}:00", f"crm:p{number}", shared))
+        leaf = await pool.fetchval("SELECT customer_id FROM conversation.leaf WHERE node = $1 AND shared", shared)
+        answer = await timelines.call("DELETE", f"/v1/customers/{leaf}")
+        assert answer.status_code == 409 and "share" in answer.json()["detail"]
+
+
+async def test_what_nobody_could_read_goes_where_a_handle_of_theirs_is_in_it(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        await timelines.post(timelines.message("09:00:00", "email:ann@x.example"))
+        await _quarantined(timelines, 1, b'{"from": "Ann <ANN@x.example>", "broken')
+        await _quarantined(timelines, 2, b'{"from": "bo@x.example", "broken')
+        ann = await timelines.customer("email:ann@x.example")
+        assert ann is not None
+        receipt = (await timelines.call("DELETE", f"/v1/customers/{ann['id']}")).json()
+        assert receipt["found"]["quarantine"] == 1
+        rows = await pool.fetch('SELECT "offset", value, state FROM log.quarantine ORDER BY "offset"')
+        assert [(row["offset"], row["value"], row["state"]) for row in rows] == [
+            (1, b"", "dropped"),
+            (2, b'{"from": "bo@x.example", "broken', "held"),
+        ]
+
+
+async def _quarantined(timelines: Timelines, offset: int, value: bytes) -> None:
+    log = timelines.platform.log
+    record = Record(log.name(INBOUND), 0, offset, b"acme\0x", value, (), timelines.platform.clock.now())
+    async with timelines.platform.pool.acquire() as connection, connection.transaction():
+        rejection = Rejection(record, "cannot be read", tenant="acme", source="/x", event_id=str(offset))
+        await quarantine(connection, log, "conversation", INBOUND, [rejection])
+
+
+async def test_who_writes_after_their_erasure_is_somebody_new(pool: asyncpg.Pool, settings: Settings) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        old = timelines.message("09:00:00", "email:ann@x.example", text="before")
+        await timelines.post(old)
+        ann = await timelines.customer("email:ann@x.example")
+        assert ann is not None
+        await timelines.call("DELETE", f"/v1/customers/{ann['id']}")
+        late = timelines.message("08:00:00", "email:ann@x.example", text="said before, heard after")
+        new = timelines.message("09:30:00", "email:ann@x.example", text="after")
+        new["time"] = timelines.platform.clock.now().isoformat()
+        headers = {"authorization": f"Bearer {timelines.keys['acme']}"}
+        for event in (old, late):
+            await timelines.client.post("/v1/events", json=event, headers=headers)
+        await timelines.post(new)
+        again = await timelines.customer("email:ann@x.example")
+        assert again is not None and again["id"] != ann["id"]
+        lines = (await timelines.get(f"/v1/customers/{again['id']}/timeline"))["entries"]
+        assert [line["text"] for line in lines if line["type"] == "threadline.message.received"] == ["after"]
+        assert (await timelines.status(late))["status"] == "erased"
+        raw = await pool.fetchval("SELECT count(*) FROM log.record WHERE encode(value, 'escape') LIKE '%heard after%'")
+        assert raw == 0
