@@ -44,7 +44,7 @@ FROM conversation.tenant_state s WHERE s.tenant_id = $1
 _COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
 
 CHANGES = f"""
-SELECT c.position, c.kind, c.entry_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {_COLUMNS},
+SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {_COLUMNS},
        coalesce(k.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
        coalesce(k.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole
 FROM conversation.change c
@@ -221,7 +221,7 @@ async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -
 def _told(row: asyncpg.Record) -> bytes:
     kind, gone = row["kind"], row[5] is None
     if kind == store.GONE or gone:
-        return _event("correction", row["position"], {"id": str(row["entry_id"]), "deleted": True})
+        return _event("correction", row["position"], {"id": str(row["changed_id"]), "deleted": True})
     entry = Entry(*row[5 : 5 + len(COLUMNS)])
     shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
     shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
