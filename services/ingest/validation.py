@@ -91,11 +91,12 @@ def validate(event: object, tenant: str, received_at: datetime, region: str | No
     try:
         data = _data(event, attributes)
         check_data(attributes.type, data)
-        _leave_out_nobody(data)
     except InvalidEvent as error:
         faults.extend(error.faults)
     if faults:
         raise InvalidEvent(faults)
+    # Not before: of an event whose type is unknown nothing says what its data looks like.
+    _leave_out_nobody(data)
     return InboundEvent(
         tenant=tenant,
         source=attributes.source,

@@ -44,6 +44,14 @@ FOUND = {
 }
 
 
+for _handle in (b'{"kind": "email"}', b"null", b'"x"'):
+    FOUND[f"an unknown type with the handle {_handle!r}"] = (
+        "events",
+        b'\x02{"specversion": "1.0", "id": "1", "source": "/a", "type": "x", "time": "2026-03-03T09:00:00Z", "data": '
+        b'{"customer": {"handles": [' + _handle + b"]}}}",
+    )
+
+
 @pytest.mark.parametrize("what", FOUND)
 def test_what_a_fuzzer_once_found_is_mended(what: str) -> None:
     name, data = FOUND[what]
