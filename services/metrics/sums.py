@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from services.metrics.buckets import NO_BUCKET
 from services.metrics.entries import HOUR
 from services.metrics.reading.answering import Answer, answer, reader_of
 from services.metrics.reading.cells import Row
@@ -14,6 +15,7 @@ from services.metrics.reading.question import DIMENSIONS, Fetch, Query
 from shared import agreements
 from shared.business import Rules
 from shared.database.engine import tenant_reader
+from shared.events import family_of
 from shared.log.database import Connection
 
 # What a query may read: dimensions come from a fixed list, values are always parameters.
@@ -30,34 +32,44 @@ HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
 """
 
 # The same from the sums by hour: whole hours inside a window from there, hours that a border splits ($7, $8: from, to)
-# and what counts only once it is due from the contributions.
+# and what counts only once it is due from the contributions. The buckets of a window and channel come as one row.
 ROLLED = """
-SELECT s.name, x.win, {groups}, x.bucket, ''::text, sum(x.n)::bigint, sum(x.total)
+SELECT s.name, p.win, p.channel, p.buckets, p.numbers, p.totals
 FROM (
-    SELECT r.series_id, width_bucket(r.hour * {hour}::bigint, $6::bigint[]) - 1 AS win,
-           nullif(r.channel, '') AS channel, r.bucket, r.n, r.total
-    FROM metrics.rollup AS r
-    WHERE r.tenant_id = $1 AND r.series_id = ANY ({series})
-      AND r.hour >= $9 AND r.hour < $10 AND NOT r.hour = ANY ($11::integer[])
-    UNION ALL
-    SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, d.channel, c.bucket, c.n, c.total
-    FROM unnest($7::bigint[], $8::bigint[]) AS p(since, until)
-    JOIN metrics.contribution AS c ON c.tenant_id = $1 AND c.series_id = ANY ({series})
-        AND c.at >= p.since AND c.at < p.until AND NOT c.due
-    JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
-    UNION ALL
-    SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, d.channel, c.bucket, c.n, c.total
-    FROM metrics.contribution AS c
-    JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
-    WHERE c.tenant_id = $1 AND c.series_id = ANY ({series}) AND c.due AND c.at >= $3 AND c.at < $4 AND c.at <= $5
-) AS x
-JOIN metrics.series AS s ON s.series_id = x.series_id
-LEFT JOIN (SELECT DISTINCT channel, family FROM metrics.dims WHERE tenant_id = $1 AND channel IS NOT NULL) AS d
-    ON d.channel = x.channel
-WHERE true{conditions}
-GROUP BY 1, 2, 3, 4
-HAVING sum(x.n) <> 0 OR sum(x.total) <> 0
+    SELECT y.series_id, y.win, y.channel, array_agg(y.bucket) AS buckets, array_agg(y.n) AS numbers,
+           array_agg({total}) AS totals
+    FROM (
+        SELECT x.series_id, x.win, x.channel, x.bucket, sum(x.n)::bigint AS n, sum(x.total) AS total
+        FROM (
+            SELECT r.series_id, width_bucket(r.hour * {hour}::bigint, $6::bigint[]) - 1 AS win, r.channel, r.bucket,
+                   r.n, r.total
+            FROM metrics.rollup AS r
+            WHERE r.tenant_id = $1 AND r.series_id = ANY ({series})
+              AND r.hour >= $9 AND r.hour < $10 AND NOT r.hour = ANY ($11::integer[]){only}
+            UNION ALL
+            SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, coalesce(d.channel, ''), c.bucket, c.n, c.total
+            FROM unnest($7::bigint[], $8::bigint[]) AS p(since, until)
+            JOIN metrics.contribution AS c ON c.tenant_id = $1 AND c.series_id = ANY ({series})
+                AND c.at >= p.since AND c.at < p.until AND NOT c.due
+            JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
+            UNION ALL
+            SELECT c.series_id, width_bucket(c.at, $6::bigint[]) - 1, coalesce(d.channel, ''), c.bucket, c.n, c.total
+            FROM metrics.contribution AS c
+            JOIN metrics.dims AS d ON d.dims_id = c.dims_id AND d.tenant_id = c.tenant_id
+            WHERE c.tenant_id = $1 AND c.series_id = ANY ({series}) AND c.due
+              AND c.at >= $3 AND c.at < $4 AND c.at <= $5
+        ) AS x
+        GROUP BY 1, 2, 3, 4
+        HAVING sum(x.n) <> 0 OR sum(x.total) <> 0
+    ) AS y
+    GROUP BY 1, 2, 3
+) AS p
+JOIN metrics.series AS s ON s.series_id = p.series_id AND s.tenant_id = $1
 """
+
+# Numbers of any size cost ten times as much to read: what does not fit (levels of far windows) is null, and read again.
+SMALL = "CASE WHEN abs(y.total) < 9000000000000000000 THEN y.total::bigint END"
+ANY_SIZE = "y.total"
 
 # Of an opening with a threshold ($6): answered in time or not, and where that counts (null: not due yet).
 IN_TIME = "(nullif(c.member, '-')::bigint <= c.at + $6::bigint IS TRUE)::integer"
@@ -122,7 +134,7 @@ def _split_hours(fetch: Fetch) -> list[int]:
     return sorted({edge // HOUR for edge in fetch.edges if edge % HOUR})
 
 
-def rolled_statement(tenant: str, fetch: Fetch, now: int) -> tuple[str, list[Any]]:
+def rolled_statement(tenant: str, fetch: Fetch, now: int, total: str = SMALL) -> tuple[str, list[Any]]:
     """Return the SQL of a fetch from the sums by hour, and its arguments."""
     start, end = fetch.edges[0], fetch.edges[-1]
     beginning = FROM_THE_BEGINNING if fetch.before else start
@@ -133,29 +145,39 @@ def rolled_statement(tenant: str, fetch: Fetch, now: int) -> tuple[str, list[Any
     arguments: list[Any] = [
         tenant, list(fetch.series), beginning, end, now, list(fetch.edges), since, until, first, end // HOUR, split,
     ]  # fmt: skip
-    conditions = ""
-    for name, value in fetch.filters.items():
-        arguments.append(value)
-        conditions += f" AND {_ROLLED_COLUMNS[name]} = ${len(arguments)}"
-    columns = ", ".join(_ROLLED_COLUMNS[name] for name in fetch.group_by)
-    groups = f"ARRAY[{columns}]::text[]" if columns else "ARRAY[]::text[]"
-    return ROLLED.format(groups=groups, conditions=conditions, series=SERIES, hour=HOUR), arguments
-
-
-_ROLLED_COLUMNS = {"channel": "x.channel", "family": "d.family", "": "NULL::text"}
+    only = ""
+    if "channel" in fetch.filters:
+        arguments.append(fetch.filters["channel"])
+        only = f" AND r.channel = ${len(arguments)}"
+    return ROLLED.format(only=only, series=SERIES, hour=HOUR, total=total), arguments
 
 
 async def rows(connection: Connection, tenant: str, fetch: Fetch, now: int, as_of: int | None) -> list[Row]:
     """Read what a fetch asks for."""
     if rolled(fetch, as_of):
-        sql, arguments = rolled_statement(tenant, fetch, now)
-    else:
-        sql, arguments = statement(tenant, fetch, now, as_of)
-    found = await connection.fetch(sql, *arguments)
+        return await _rolled(connection, tenant, fetch, now)
+    sql, arguments = statement(tenant, fetch, now, as_of)
     return [
         Row(fetch.name, series, window, tuple(group), bucket, member, n, int(total))
-        for series, window, group, bucket, member, n, total in found
+        for series, window, group, bucket, member, n, total in await connection.fetch(sql, *arguments)
     ]
+
+
+async def _rolled(connection: Connection, tenant: str, fetch: Fetch, now: int) -> list[Row]:
+    sql, arguments = rolled_statement(tenant, fetch, now)
+    found = await connection.fetch(sql, *arguments)
+    if any(None in row[-1] for row in found):
+        sql, arguments = rolled_statement(tenant, fetch, now, ANY_SIZE)
+        found = await connection.fetch(sql, *arguments)
+    rows = []
+    for series, window, label, buckets, numbers, totals in found:
+        channel = label or None
+        labels = {"channel": channel, "family": family_of(channel), "": None}
+        if all(labels[name] == value for name, value in fetch.filters.items()):
+            cells = dict(zip(buckets, zip(numbers, map(int, totals), strict=True), strict=True))
+            group = tuple([labels[name] for name in fetch.group_by])
+            rows.append(Row(fetch.name, series, window, group, NO_BUCKET, "", sum(numbers), int(sum(totals)), cells))
+    return rows
 
 
 async def ask(connection: Connection, tenant: str, query: Query) -> Answer:

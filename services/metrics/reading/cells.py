@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.metrics.buckets import Histogram
@@ -18,6 +19,8 @@ class Row(NamedTuple):
     member: str
     n: int
     total: int
+    histogram: Mapping[int, tuple[int, int]] | None = None
+    """Where a whole histogram was read at once: bucket → (n, total); `n` and `total` are their sums then."""
 
 
 class Window(NamedTuple):
@@ -42,7 +45,13 @@ class Cells:
 
     def add(self, series: str, row: Row) -> None:
         """Add a sum to this window."""
-        self.buckets.setdefault(series, Histogram()).add(row.bucket, row.n, row.total)
+        found = self.buckets.get(series)
+        if found is None:
+            found = self.buckets[series] = Histogram()
+        if row.histogram is not None:
+            found.merge(row.histogram)
+        else:
+            found.add(row.bucket, row.n, row.total)
         if row.member:
             put(self.members.setdefault(series, {}), row.member, row.n, row.total)
 
@@ -56,12 +65,12 @@ class Cells:
     def n(self, series: str) -> int:
         """Return Σn in the window."""
         found = self.buckets.get(series)
-        return sum(n for n, _ in found.buckets.values()) if found else 0
+        return sum([n for n, _ in found.buckets.values()]) if found else 0
 
     def total(self, series: str) -> int:
         """Return Σtotal in the window."""
         found = self.buckets.get(series)
-        return sum(total for _, total in found.buckets.values()) if found else 0
+        return sum([total for _, total in found.buckets.values()]) if found else 0
 
     def histogram(self, series: str) -> Histogram:
         """Return the histogram of the window."""
