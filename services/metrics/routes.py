@@ -15,9 +15,11 @@ from services.metrics.presenting import as_csv, catalogue, present
 from services.metrics.reading.question import Query as Asked
 from services.metrics.receipts import receipts
 from services.metrics.scoreboard import scoreboard
+from services.metrics.windows import TooManyPoints
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.log.database import Connection
+from shared.problems import Fault, Problem
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("kpis:read"))]
@@ -46,7 +48,10 @@ def kpi_router(platform: Platform) -> APIRouter:
         given = dict(request.query_params)
         async with tenant_reader(platform.pool, principal.tenant) as connection:
             asked = await _asked(platform, connection, principal.tenant, kpi, given)
-            found = await sums.ask(connection, principal.tenant, asked)
+            try:
+                found = await sums.ask(connection, principal.tenant, asked)
+            except TooManyPoints as error:
+                raise Problem(422, "Not valid", str(error), errors=[Fault("#/query/group_by", str(error))]) from error
         if _wants_csv(request):
             return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
         return Response(orjson.dumps(present(asked, found)), media_type="application/json")

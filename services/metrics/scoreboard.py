@@ -93,12 +93,22 @@ BENCHMARKS = (
     Benchmark("blocked_by_systems", "system_blocked_ratio", 0.42, "0 1"),
     Benchmark("chat_peak", "arrivals_by_hour", "11–15 h", "0 1", filters={"channel": "chat"}, statistic="peak_hour"),
     Benchmark("call_peak", "arrivals_by_hour", "11 h", "0 1", filters={"channel": "phone"}, statistic="peak_hour"),
+    Benchmark("call_hours", "arrivals_by_hour", "7–19 h", "1", "busy hours; here the busiest one", {},
+              {"channel": "phone"}, statistic="peak_hour"),
     Benchmark("messaging_growth", "channel_growth_ratio", 0.36, "2", "2021", {}, {"family": "social"}),
     Benchmark("agent_efficiency", "agent_efficiency", "+300 %", "2", "before and after a change; no absolute figure",
               comparable=False),
     Benchmark("expect_context", "context_available_ratio", 0.72, "3", f"77 / 65 by age; {ASKED}"),
     Benchmark("much_effort", "high_effort_ratio", 0.18, "3"),
     Benchmark("some_effort", "high_effort_ratio", 0.62, "3", "60 / 67 by age", {"variant": "some"}),
+    Benchmark("friendly_expert", "csat_ratio", 0.30, "3", "share naming it the best aspect (29 / 33 by age)",
+              comparable=False),
+    Benchmark("service_better", "csat_ratio", 0.67, "3", "share that finds service better than before (75 / 61 by "
+              "age); csat_ratio with step=1M shows a trend", comparable=False),
+    Benchmark("frictionless", "ces_mean", "no figure", "0 1", "named without a figure", comparable=False),
+    Benchmark("personal", "context_available_ratio", "no figure", "0 1", "named without a figure", comparable=False),
+    Benchmark("no_repeating", "info_repeated_ratio", "no figure", "2 3", "named without a figure", comparable=False),
+    Benchmark("no_second_transfer", "transfer_ratio", "no figure", "2 3", "named without a figure", comparable=False),
     Benchmark("once_only", "transfer_ratio", 0.27, "3", "share naming it the best aspect", comparable=False),
     Benchmark("solved_at_once", "fcr_net_ratio", 0.28, "3", "share naming it the best aspect", comparable=False),
     Benchmark("self_found", "deflection_ratio", 0.13, "3", "share naming it the best aspect", comparable=False),
@@ -114,8 +124,8 @@ BENCHMARKS = (
         Benchmark(f"uses_{channel}", "channel_mix_ratio", share, "3", f"share of people who use it; {ASKED}",
                   {"variant": "distinct"}, {"channel": channel})
         for channel, share in (
-            ("phone", 0.70), ("email", 0.63), ("portal", 0.46), ("search", 0.45), ("chat", 0.40), ("app", 0.11),
-            ("sms", 0.10),
+            ("phone", 0.70), ("email", 0.63), ("portal", 0.46), ("search", 0.45), ("chat", 0.40), ("in_person", 0.29),
+            ("community", 0.19), ("app", 0.11), ("sms", 0.10), ("chatbot", 0.09),
         )
     ),
     Benchmark("uses_social", "channel_mix_ratio", 0.19, "3", f"share of people who use it; {ASKED}",
@@ -124,6 +134,13 @@ BENCHMARKS = (
     Benchmark("start_phone", "journey_start_ratio", 0.43, "3", "33 / 54 by age", {"variant": "phone"}),
     Benchmark("start_desktop", "journey_start_ratio", 0.67, "3", "57 / 75 by age", {"variant": "desktop"}),
     Benchmark("start_mobile", "journey_start_ratio", 0.33, "3", "43 / 25 by age", {"variant": "mobile"}),
+    Benchmark("start_search_engine", "journey_start_ratio", 0.75, "3", "share that begins at a search engine (86 / 63 "
+              "by age); only a referrer would tell", {"variant": "web"}, comparable=False),
+    Benchmark("expect_mobile_support", "journey_start_ratio", 0.65, "3", "share that expects it (79 / 47 by age)",
+              {"variant": "mobile"}, comparable=False),
+    Benchmark("expect_device_support", "journey_start_ratio", 0.31, "3", "share that expects its devices to ask for "
+              "help (45 / 17 by age); here whatever names a device", {"variant": "device"}, comparable=False),
+    Benchmark("virtual_assistant_first", "bot_share_ratio", "no figure", "3", "a trend", comparable=False),
     Benchmark("bots_by_2020", "bot_share_ratio", 0.85, "3", "a forecast for 2020"),
     Benchmark("ai_suggestions", "ai_suggestion_ratio", 0.50, "3", "one airline"),
     Benchmark("open_always", "channel_availability_ratio", 1.0, "0 1", "24/7; of the hours promised here"),

@@ -9,6 +9,8 @@ from services.metrics.entries import instant, micros
 
 STEPS = ("1m", "5m", "15m", "1h", "1d", "1w", "1M")
 MOST_POINTS = 20_000
+MOST_IN_ALL = 100_000
+"""Points of one answer, over all groups."""
 
 _MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
 _MINUTE = 60_000_000
@@ -17,8 +19,9 @@ _MINUTE = 60_000_000
 class TooManyPoints(ValueError):
     """The step makes more points than one answer may have."""
 
-    def __init__(self) -> None:
-        super().__init__(f"the step makes more than {MOST_POINTS} points; take a longer step or a shorter span")
+    def __init__(self, groups: int = 1) -> None:
+        many = f"in {groups} groups more than {MOST_IN_ALL}" if groups > 1 else f"more than {MOST_POINTS}"
+        super().__init__(f"the step makes {many} points; take a longer step or a shorter span")
 
 
 def edges(start: int, end: int, step: str | None, zone: ZoneInfo) -> list[int]:

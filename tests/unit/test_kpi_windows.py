@@ -16,7 +16,11 @@ from services.metrics.asking import zone_of
 from services.metrics.buckets import BOUNDS, EXACT_S, Histogram, Key, Sink, bucket_of, difference
 from services.metrics.buckets import NO_DIMS as NOWHERE
 from services.metrics.entries import SECOND, instant, micros
+from services.metrics.kpis import BY_ID
 from services.metrics.kpis.money import spread
+from services.metrics.reading.answering import answer
+from services.metrics.reading.cells import Row
+from services.metrics.reading.question import Query
 from services.metrics.windows import MOST_POINTS, TooManyPoints, edges, year_before
 from shared.business import Rules, Schedule
 from tests.kpi_timeline import OFFICE
@@ -76,6 +80,15 @@ def test_windows_follow_each_other_without_gap_from_start_to_end(start_s: int, l
 def test_a_step_that_makes_too_many_points_is_refused_early() -> None:
     with pytest.raises(TooManyPoints):
         edges(0, 10**17, "1m", AMSTERDAM)
+
+
+def test_a_step_may_not_make_more_points_over_all_groups_than_one_answer_holds() -> None:
+    borders = tuple(edges(at("2026-01-01T00:00:00Z"), at("2026-01-14T00:00:00Z"), "1m", AMSTERDAM))
+    query = Query(BY_ID["messages_sent"], borders, AMSTERDAM, borders[-1], group_by=("agent",))
+    rows = [Row("", "messages_sent", 0, (f"g{n}",), -1, "", 1, 1) for n in range(6)]
+    assert len(answer(query, rows[:5]).points) == 5 * (len(borders) - 1)
+    with pytest.raises(TooManyPoints, match="in 6 groups more than 100000 points"):
+        answer(query, rows)
 
 
 def test_the_year_before_a_leap_day_is_its_eve() -> None:

@@ -22,6 +22,7 @@ from services.metrics.reading.figures import (
     ratio_figures,
 )
 from services.metrics.reading.question import Fetch, Query
+from services.metrics.windows import MOST_IN_ALL, TooManyPoints
 
 SPECIAL: dict[str, Reader] = {
     **volume.READERS,
@@ -70,11 +71,14 @@ class Answer(NamedTuple):
 
 
 def answer(query: Query, rows: Iterable[Row]) -> Answer:
-    """Make the answer of `query` out of what its fetches brought."""
+    """Make the answer of `query` out of what its fetches brought. Raises TooManyPoints."""
     reader = reader_of(query)
     sheet = _Sheet(query, {fetch.name: fetch for fetch in reader.fetches(query)})
     for row in rows:
         sheet.add(row)
+    groups = sheet.groups()
+    if len(groups) * (len(query.edges) - 1) > MOST_IN_ALL:
+        raise TooManyPoints(len(groups))
     points = [
         Point(
             window.start,
@@ -82,7 +86,7 @@ def answer(query: Query, rows: Iterable[Row]) -> Answer:
             dict(zip(query.group_by, group, strict=False)),
             reader.figures(query, cells, window),
         )
-        for group in sheet.groups()
+        for group in groups
         for window, cells in zip(_windows(query), sheet.windows(group), strict=True)
     ]
     if query.group_by:
