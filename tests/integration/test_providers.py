@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
+from shared.errors import LogUnavailable
 from shared.settings import Settings
 from tests.contract.adapters.providers import NOW, PROVIDERS, Provider
 from tests.contract.adapters.recorded import recorded
@@ -44,6 +45,16 @@ async def an_account(ingest: Ingest, provider: Provider) -> str:
 async def test_what_a_provider_sends_is_in_the_log_or_the_quarantine(ingest: Ingest, name: str) -> None:
     provider = PROVIDERS[name]
     path = await an_account(ingest, provider)
+    # While the log is away nothing is said to be taken, and nothing is remembered that would make it a repetition.
+    genuine = next(one for one in RECORDED if one.provider is provider and one.document["events"])
+    ingest.log.error = LogUnavailable("away")
+    request = provider.sign(genuine.signing, provider.secrets[0])
+    target = f"{path}?{request.query}" if request.query else path
+    away = await ingest.client.post(target, content=request.body, headers=list(request.headers.items()))
+    assert away.status_code == 503 and away.headers["retry-after"]
+    ingest.log.error = None
+    assert await ingest.inbound() == []
+
     expected, held = set(), set()
     for number, record in enumerate(one for one in RECORDED if one.provider is provider):
         request = provider.sign(record.signing, provider.secrets[number % 2])

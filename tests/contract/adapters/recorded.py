@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from services.ingest.adapters.base import Delivery, receive
-from tests.contract.adapters.providers import FORM, HELD, JSON, UNDER_TEST, Provider, Signing
+from tests.contract.adapters.providers import FORM, HELD, JSON, PROVIDERS, UNDER_TEST, Provider, Signing
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
 
@@ -53,12 +54,12 @@ def outcome(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def recorded() -> list[Recorded]:
-    """Return all recorded deliveries of all providers."""
+def recorded(providers: Mapping[str, Provider] = PROVIDERS) -> list[Recorded]:
+    """Return all recorded deliveries of the providers."""
     return [
-        Recorded(HELD[folder.name], path.stem, json.loads(path.read_text("utf-8")))
+        Recorded(providers[folder.name], path.stem, json.loads(path.read_text("utf-8")))
         for folder in sorted(PAYLOADS.iterdir())
-        if folder.is_dir()
+        if folder.name in providers
         for path in sorted(folder.glob("*.json"))
     ]
 

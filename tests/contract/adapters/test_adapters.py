@@ -20,7 +20,7 @@ from shared.events import InboundEvent
 from tests.contract.adapters.providers import FORM, HELD, NOW, PROVIDERS, UNDER_TEST, Provider, Signing
 from tests.contract.adapters.recorded import Recorded, outcome, recorded
 
-RECORDED = recorded()
+RECORDED = recorded(HELD)
 FIRST = {record.provider.name: record for record in reversed(RECORDED)}
 
 every_provider = pytest.mark.parametrize("provider", HELD.values(), ids=HELD.keys())

@@ -392,6 +392,13 @@ def test_a_bots_account_takes_no_shared_secret() -> None:
     assert not is_genuine(an_account("teams", "app-1", app_id="app-1"), request)
 
 
+def test_postmark_is_told_401_for_403_ends_its_retries() -> None:
+    account, wrong = an_account("postmark", "user:pass"), base64.b64encode(b"user:pess").decode()
+    with pytest.raises(Forged) as refused:
+        deliver(account, a_request(b"{}", {"authorization": f"Basic {wrong}"}))
+    assert refused.value.status == 401
+
+
 # --- our own chat -----------------------------------------------------------------------------------------------------
 
 CHAT = an_account("chat", "new-secret", "old-secret", origins=["https://www.acme.example"])
