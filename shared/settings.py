@@ -78,6 +78,13 @@ class Settings(BaseSettings):
         "older records are deleted: by PostgreSQL's log once all have read them, by Kafka anyway",
         ge=60,
     )
+    forget_after_s: int | None = _setting(
+        None,
+        "s",
+        "a customer with whom nothing happened for so long is erased, their numbers stay; unset: nobody is. Records of "
+        "the log go by LOG_RETENTION_S, which then should be shorter",
+        ge=86_400,
+    )
     log_timeout_s: float = _setting(10.0, "s", "an append that is not durable by then is refused with 503", gt=0)
     max_record_bytes: int = _setting(1_000_000, "bytes", "a larger record is refused by the log", ge=1024)
     batch_max_records: int = _setting(2000, "records", "most that a consumer does in one transaction", ge=1, le=100_000)

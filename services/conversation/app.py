@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 
 from fastapi import APIRouter, Depends
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Depends
 from services.conversation.console import console_router
 from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.metrics import ConversationMetrics
+from services.conversation.retention import forget_for_ever
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.erasing import erasing_router
@@ -64,6 +66,9 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     visitors = Visitors(platform.pool, tail)
     stack.callback(visitors.close)
     router.include_router(visitor_stream_router(platform, visitors))
+    forgetting = []
+    if settings.forget_after_s is not None:
+        forgetting.append(partial(forget_for_ever, platform, timedelta(seconds=settings.forget_after_s)))
     webhooks = await build_webhooks(platform, stack)
     router.include_router(webhooks.router)
     return Service(
@@ -74,6 +79,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             tail.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             partial(index_for_ever, platform.pool),
+            *forgetting,
             *webhooks.background,
         ),
         ready=(runner.ready, *webhooks.ready),

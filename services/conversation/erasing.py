@@ -93,12 +93,36 @@ async def erase_customer(
     entries = await store.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
     if not entries and all(row["node"].startswith("anonymous:") for row in leaves):
         return None  # a stand-in for the owner of a conversation that has become somebody's
+    return await _erase(batch, log, leaves, entries, now)
+
+
+async def forget_quiet(
+    connection: asyncpg.Connection, log: Log, tenant: str, secret: bytes, since: datetime, now: datetime, most: int
+) -> int:
+    """Erase up to `most` customers with whom nothing has happened since an instant; return how many there were.
+
+    It is one erasure, of what happened up to then: what comes late from after it is taken, as a new customer's.
+    Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline.
+    """
+    held = await store.lock_tenant(connection, tenant)
+    leaves = await connection.fetch(erasure_store.LEAVES_OF_QUIET, tenant, since, most)
+    if leaves:
+        batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+        entries = await store.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
+        await _erase(batch, log, leaves, entries, since)
+    return len({row["customer_id"] for row in leaves})
+
+
+async def _erase(
+    batch: Batch, log: Log, leaves: Sequence[asyncpg.Record], entries: Iterable[Entry], at: datetime
+) -> UUID:
     condemned = Condemned(leaves, {entry.entry_id: entry for entry in entries})
-    await _take_said_weakly(batch, condemned)
-    around = await erasure_store.decisions_around(connection, tenant, condemned.nodes)
+    await _take_said_weakly(batch, condemned, at)
+    around = await erasure_store.decisions_around(batch.connection, batch.tenant, condemned.nodes)
     condemned.take_decisions(around.values())
-    await _take_copies(batch, condemned)
-    erasure = Erasure(uuid4(), now, tuple(condemned.ids), tuple(named(secret, tenant, sorted(condemned.nodes))))
+    await _take_copies(batch, condemned, at)
+    names = named(batch.secret, batch.tenant, sorted(condemned.nodes))
+    erasure = Erasure(uuid4(), at, tuple(condemned.ids), tuple(names))
     await _carry_out(batch, log, erasure, condemned)
     return erasure.erasure_id
 
@@ -123,21 +147,21 @@ async def replay(
         await publish(log, connection, outcome.records)
 
 
-async def _take_said_weakly(batch: Batch, condemned: Condemned) -> None:
+async def _take_said_weakly(batch: Batch, condemned: Condemned, at: datetime) -> None:
     """Take what only a browser of theirs tells to be theirs, though it lies in somebody else's conversation.
 
     What comes again is dropped by that rule (`erased`), so what is here has to go by it as well.
     """
     for entry in await erasure_store.said_weakly(batch.connection, batch.tenant, condemned.nodes):
-        if name_of(entry.facts(batch.policy)) in condemned.nodes and entry.occurred_at <= batch.now:
+        if name_of(entry.facts(batch.policy)) in condemned.nodes and entry.occurred_at <= at:
             condemned.entries[entry.entry_id] = entry
 
 
-async def _take_copies(batch: Batch, condemned: Condemned) -> None:
+async def _take_copies(batch: Batch, condemned: Condemned, at: datetime) -> None:
     """Take what was said in the same mails, and what they said that is a copy of somebody else's."""
     async for stands_for, id_, event in copies.all_copies(batch.connection, batch.tenant):
         said_by = name_of(facts_of(event, id_, batch.policy))
-        if stands_for in condemned.entries or (said_by in condemned.nodes and event.occurred_at <= batch.now):
+        if stands_for in condemned.entries or (said_by in condemned.nodes and event.occurred_at <= at):
             condemned.copies[id_] = event
 
 

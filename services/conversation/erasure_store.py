@@ -30,6 +30,15 @@ SELECT leaf_id, node, shown, name, was_customer, customer_id, shared FROM conver
 WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])
 """
 
+# Of those who have entries at all; a shared handle is nobody's own.
+LEAVES_OF_QUIET = """
+WITH quiet AS (
+    SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1
+    GROUP BY customer_id HAVING max(last_entry_at) < $2 AND NOT bool_or(shared) LIMIT $3)
+SELECT l.leaf_id, l.node, l.shown, l.name, l.was_customer, l.customer_id, l.shared
+FROM quiet JOIN conversation.leaf l ON l.tenant_id = $1 AND l.customer_id = quiet.customer_id
+"""
+
 SIGHTED = "SELECT DISTINCT node, shown FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])"
 
 ENTRIES_BY_IDS = f"""

@@ -419,6 +419,15 @@ WHERE l.tenant_id = $1 AND l.customer_id = $2 ORDER BY m.occurred_at, m.source, 
 """
 
 
+# What else came under the ids of events that are on the line already.
+CONFLICTS = """
+SELECT f.entry_id::text, f.type, f.occurred_at, f.data FROM conversation.leaf l
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
+JOIN conversation.conflict f ON f.tenant_id = $1 AND f.entry_id = e.entry_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2 ORDER BY f.occurred_at, f.entry_id, f.digest
+"""
+
+
 async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> AsyncIterator[dict[str, Any]]:
     """Yield everything that is kept of one surviving customer: who they are, their conversations, their entries.
 
@@ -431,8 +440,9 @@ async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID)
         if row["canonical_id"] is not None:
             met.add(row["canonical_id"])
         yield {"kind": "entry", **_seen_by(customer_id, row), "data": entry.data}
-    for copy in await connection.fetch(COPIES, tenant, customer_id):
-        yield {"kind": "copy", **copy, "occurred_at": rfc3339(copy["occurred_at"])}
+    for kind, query in (("copy", COPIES), ("conflict", CONFLICTS)):
+        for row in await connection.fetch(query, tenant, customer_id):
+            yield {"kind": kind, **row, "occurred_at": rfc3339(row["occurred_at"])}
     for conversation in await conversations(connection, tenant, sorted(met)):
         yield {"kind": "conversation", **conversation}
 

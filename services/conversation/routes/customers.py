@@ -13,7 +13,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from services.conversation import past, reading, store
+from services.conversation import explaining, past, reading, store
 from services.conversation.context import RECENT
 from services.conversation.reading import Page
 from services.conversation.routes import parameters
@@ -169,6 +169,9 @@ async def _lines(platform: Platform, tenant: str, customer_id: UUID) -> AsyncIte
     async with tenant_reader(platform.pool, tenant) as connection:
         async for item in reading.export(connection, tenant, customer_id):
             yield orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE)
+        why = {"kind": "identity", **await explaining.identity(connection, tenant, customer_id)}
+        why.pop("suggestions", None)  # they are about other people
+        yield orjson.dumps(why, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def paged(entries: list[dict[str, Any]], more: bool, page: Page) -> dict[str, Any]:

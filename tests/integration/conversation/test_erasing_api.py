@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import asyncpg
 import pytest
 
+from services.conversation.retention import forget_once
 from services.conversation.routes import erasing
 from shared.keys import create_key
 from shared.log.protocol import INBOUND, Record
@@ -119,3 +123,26 @@ async def test_who_writes_after_their_erasure_is_somebody_new(pool: asyncpg.Pool
         assert (await timelines.status(late))["status"] == "erased"
         raw = await pool.fetchval("SELECT count(*) FROM log.record WHERE encode(value, 'escape') LIKE '%heard after%'")
         assert raw == 0
+
+
+async def test_who_was_quiet_for_long_enough_is_forgotten_and_what_comes_late_is_not_lost(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        now = timelines.platform.clock.now()
+
+        def said(days_ago: int, *handles: str) -> dict[str, Any]:
+            return {**timelines.message("09:00:00", *handles), "time": (now - timedelta(days=days_ago)).isoformat()}
+
+        old = said(400, "email:ann@x.example", "crm:ann")
+        await timelines.post(old, said(399, "phone:+31612345678"), said(400, "crm:bo"), said(3, "crm:bo"))
+        bo = await timelines.customer("crm:bo")
+        assert await forget_once(timelines.platform, timedelta(days=365)) == 2
+        assert await forget_once(timelines.platform, timedelta(days=365)) == 0
+        assert await timelines.customer("crm:ann") is None
+        assert await timelines.customer("crm:bo") == bo
+        assert (await timelines.status(old))["status"] == "erased"
+        # Said before she was forgotten, heard after: it is younger than the age.
+        await timelines.post(said(30, "crm:ann"))
+        again = await timelines.customer("crm:ann")
+        assert again is not None and [handle["kind"] for handle in again["handles"]] == ["crm"]
