@@ -61,7 +61,7 @@ export function nameOf(customer) {
   if (customer.name) return customer.name;
   const handle = (customer.handles || []).find((one) => one.kind !== "contact" && one.kind !== "visitor") || (customer.handles || [])[0];
   if (!handle || handle.kind === "visitor" || handle.kind === "contact") return "Unknown visitor";
-  return handle.kind === "crm" ? `Customer no. ${handle.value}` : handle.value;
+  return handle.kind === "crm" ? `Customer ${handle.value}` : handle.value;
 }
 
 /** `kind:value` in words. */
