@@ -345,8 +345,6 @@ DELETE FROM conversation.webhook_event e USING (
 WHERE e.tenant_id = old.tenant_id AND e.webhook_id = old.webhook_id
 """
 
-ERASE = "DELETE FROM conversation.webhook_event WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])"
-
 # Over all tenants, because every tenant's key sees a process's own metrics. Counts stop at a million each.
 BACKLOG = """
 SELECT coalesce(sum(pending), 0)::bigint AS pending, coalesce(sum(dead), 0)::bigint AS dead,
@@ -378,12 +376,3 @@ async def forget(connection: Connection, older_than_s: float) -> bool:
     """Delete some events of that age with all their deliveries; return whether there may be more."""
     done: str = await connection.execute(FORGET, older_than_s)
     return not done.endswith(" 0")
-
-
-async def erase(connection: Connection, tenant: str, leaves: Sequence[UUID]) -> None:
-    """Delete everything that was or is to be told of a person, inside the caller's transaction.
-
-    For erasure: call it after the person's entries are deleted in the same transaction. Deliveries taken in meanwhile
-    hold those rows, so none can slip in behind.
-    """
-    await connection.execute(ERASE, tenant, list(leaves))

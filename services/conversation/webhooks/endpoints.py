@@ -12,15 +12,13 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation.webhooks import signing
-from services.conversation.webhooks.deliveries import EVERYTHING_NOW, erase, replay
+from services.conversation.webhooks.deliveries import EVERYTHING_NOW, replay
 from services.conversation.webhooks.events import Wanted
 from services.conversation.webhooks.signing import Secret
 from shared.clock import Clock
 from shared.database.engine import transaction, translated
 from shared.log.database import Connection
 from shared.sealing import Sealer
-
-__all__ = ["Endpoint", "Endpoints", "Listener", "erase", "listeners"]
 
 OVERLAP_S = 86_400
 """How long a former secret signs beside the new one, where nobody says otherwise."""

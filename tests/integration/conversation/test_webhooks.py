@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.conversation.webhooks.deliveries import erase
 from shared.settings import Settings
 from tests.receiver import HANG, Delivery, Receiver, receiving
 from tests.timeline_app import Timelines, running_timelines
@@ -368,26 +367,27 @@ async def test_endpoint_changed_or_deleted_while_an_attempt_is_settled_waits_its
     assert (await change).status_code in (200, 204)
 
 
-async def test_what_waits_of_an_erased_person_vanishes(timelines: Timelines, receiver: Receiver) -> None:
+async def test_what_waits_of_an_erased_person_vanishes_and_that_it_is_gone_is_told(
+    timelines: Timelines, receiver: Receiver
+) -> None:
     receiver.answer = lambda _: 503
-    await put(timelines, receiver.url())
+    await put(timelines, receiver.url(), event_types=[f"{SENT}*"])
     await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "forget me"))
     await timelines.post(reply(timelines, "09:00:00", "email:bob@example.com", "keep me"))
     await until(lambda: receiver.seen, "tried")
+    await pending(timelines, 2)
     customer = await timelines.customer("email:ann@example.com")
     assert customer is not None
-    pool = timelines.platform.pool
-    rows = await pool.fetch("SELECT leaf_id FROM conversation.leaf WHERE customer_id = $1", customer["id"])
-    async with pool.acquire() as connection, connection.transaction():
-        await erase(connection, "acme", [row["leaf_id"] for row in rows])
+    erased = await timelines.call("DELETE", f"/v1/customers/{customer['id']}")
+    assert erased.status_code == 200, erased.text
     receiver.answer = lambda _: 204
-    await until_as_time_passes(timelines, lambda: receiver.taken, "the other taken")
+    await until_as_time_passes(timelines, lambda: len(receiver.taken) == 2, "the other and the removal taken")
     await pending(timelines, 0)
-    assert receiver.texts() == ["keep me"]
-    left = await pool.fetchval(
-        "SELECT count(*) FROM conversation.webhook_event WHERE position('forget' IN body::text) > 0"
-    )
-    assert left == 0
+    told = {delivery.json["type"]: delivery.entry for delivery in receiver.taken}
+    assert told[SENT]["text"] == "keep me"
+    assert told[f"{SENT}.deleted"]["deleted"] and "forget" not in str(told)
+    bodies = await timelines.platform.pool.fetch("SELECT body FROM conversation.webhook_event")
+    assert not any(b"forget" in row["body"] or b"ann@" in row["body"] for row in bodies)
 
 
 async def test_another_tenant_sees_and_hears_nothing(timelines: Timelines, receiver: Receiver) -> None:

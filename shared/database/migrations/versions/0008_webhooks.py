@@ -34,7 +34,7 @@ TABLES = (
         PRIMARY KEY (tenant_id, endpoint_id),
         UNIQUE (tenant_id, name)
     )""",
-    # What is told, once for all endpoints that want it. `body` is about a person: erasure deletes by leaf_id, and with
+    # What is told, once for all endpoints that want it. `body` is about a person: erasure deletes by entry_id, and with
     # the event go its deliveries and their attempts.
     """
     CREATE TABLE conversation.webhook_event (
@@ -48,6 +48,7 @@ TABLES = (
         PRIMARY KEY (tenant_id, webhook_id)
     )""",
     "CREATE INDEX webhook_event_leaf ON conversation.webhook_event (tenant_id, leaf_id)",
+    "CREATE INDEX webhook_event_entry ON conversation.webhook_event (tenant_id, entry_id)",
     "CREATE INDEX webhook_event_age ON conversation.webhook_event (created_at)",
     # One event for one endpoint. state: p(ending), d(elivered), x (dead letter). `seq` is the order in which one
     # customer's are sent; `leased_until` is set while a process has it in hand.
