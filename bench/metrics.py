@@ -7,9 +7,12 @@ this is catching up from an empty database: what a live stream adds to one recor
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from types import FunctionType, ModuleType
 from zoneinfo import ZoneInfo
 
 from bench import ground
@@ -19,7 +22,9 @@ from services.cli.ledger import METRICS_GROUP, wait_for_end
 from services.metrics import sums
 from services.metrics.app import build
 from services.metrics.entries import SECOND, micros
+from services.metrics.evaluation import CONVERSATION, Ref
 from services.metrics.kpis import BY_ID
+from services.metrics.memory import Memory
 from services.metrics.reading.question import Query
 from services.metrics.windows import edges
 from shared.database.engine import tenant_reader
@@ -42,7 +47,7 @@ async def measure() -> Sequence[Row]:
         await _to_timeline(platform)
         ends = await platform.log.end_offsets(TIMELINE)
         records = sum(ends.values())
-        took = await _count(platform)
+        took, whole, opened = await _count(platform)
         asked = await _ask(platform)
         per_conversation = await platform.pool.fetchval(STATE)
         contributions = await platform.pool.fetchval("SELECT count(*) FROM metrics.contribution")
@@ -51,22 +56,49 @@ async def measure() -> Sequence[Row]:
             "the target", 10_000),
         Row("contributions written a record", contributions / records, ""),
         Row("stored bytes a conversation (entries and contributions, with indexes)", per_conversation, "bytes"),
+        Row("remembered bytes an open conversation: entries, facts, contributions", opened, "bytes"),
+        Row("remembered bytes a conversation, open or not, with customers and all else", whole, "bytes"),
         Row("30 days by day and channel, first_reply_time, p50", quantile(asked, 0.5) * 1000, "ms"),
         Row("30 days by day and channel, first_reply_time, p99", quantile(asked, 0.99) * 1000, "ms"),
     ]  # fmt: skip
 
 
-async def _count(platform: Platform) -> float:
+async def _count(platform: Platform) -> tuple[float, float, float]:
+    """Count everything; return the seconds, and the bytes held for a conversation and for an open one."""
     async with AsyncExitStack() as stack:
         service = await build(platform, stack)
         began = time.perf_counter()
         loop = asyncio.ensure_future(service.background[0]())
         try:
-            await wait_for_end(platform.pool, platform.log, METRICS_GROUP, TIMELINE, time.monotonic() + 900, 0.02)
-            return time.perf_counter() - began
+            await wait_for_end(platform.pool, platform.log, METRICS_GROUP, TIMELINE, time.monotonic() + 900, 0.05)
+            took = time.perf_counter() - began
+            memories = [one for one in gc.get_objects() if isinstance(one, Memory)]
+            return took, *_held(max(memories, key=Memory.size))
         finally:
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
+
+
+def _held(memory: Memory) -> tuple[float, float]:
+    opened = [
+        [c.entries, c, memory.cells.get(Ref(CONVERSATION, c.id))]
+        for c in memory.facts.values()
+        if c is not None and c.episodes[-1].resolved is None
+    ]
+    return size_of(memory) / len(memory.facts), size_of(opened) / len(opened)
+
+
+def size_of(root: object) -> int:
+    """Return the bytes of everything that can be reached from `root`, each once; classes and code do not count."""
+    seen, found, left = {id(root)}, 0, [root]
+    while left:
+        one = left.pop()
+        found += sys.getsizeof(one)
+        for part in gc.get_referents(one):
+            if id(part) not in seen and not isinstance(part, type | ModuleType | FunctionType):
+                seen.add(id(part))
+                left.append(part)
+    return found
 
 
 async def _ask(platform: Platform) -> list[float]:
