@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -95,6 +96,15 @@ def test_the_locks_satisfy_what_pyproject_asks_for_and_agree_with_each_other() -
             assert next(iter(dev[canonicalize_name(asked.name)].specifier)).version in asked.specifier, text
     for name, requirement in (base | build).items():
         assert dev[name].specifier == requirement.specifier, f"{name} differs between the locks"
+
+
+def test_the_lock_of_the_javascript_packages_pins_each_by_hash_and_names_no_place_to_fetch_it_from() -> None:
+    packages = json.loads(read("tests/javascript/package-lock.json"))["packages"]
+    locked = {name: about for name, about in packages.items() if name}
+    assert any(name.endswith("/cloudevents") for name in locked)
+    for name, about in locked.items():
+        assert about["integrity"].startswith("sha512-"), name
+        assert "resolved" not in about, name
 
 
 # Nobody's own machine
