@@ -113,12 +113,12 @@ def run(name: str, data: bytes) -> None:
 
 
 def blown_up(data: bytes) -> bytes:
-    """Return `data` without its first three bytes, a piece of it repeated up to LARGEST where the first byte is odd.
+    """Return `data` without its first three bytes, a piece of it repeated up to LARGEST where the first byte says so.
 
     What takes long does so by repetition, which a fuzzer hardly ever writes by itself.
     """
     how, start, length, rest = data[0], data[1], data[2], data[3:]
-    if not how % 2:
+    if how % 8 != 1:
         return rest[:LARGEST]
     at = start % len(rest)
     piece = rest[at : at + 1 + length % 24]

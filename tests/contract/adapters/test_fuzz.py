@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +17,7 @@ from services.ingest.adapters.base import Forged, Headers, Malformed, RawRequest
 from services.ingest.webhooks import events_of
 from tests.contract.adapters.providers import NOW, PROVIDERS, Provider, Signing
 from tests.contract.adapters.recorded import recorded
+from tests.fuzz.damage import damaged
 
 BODIES = {
     name: [
@@ -31,37 +31,6 @@ FORMS = {
     ]
     for name in PROVIDERS
 }
-
-odd = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=10), st.just([]), st.just({}),
-    st.just([None]), st.just({"a": {}}), st.just(10**400), st.just("9" * 400), st.just("\ud800"), st.just("\0"),
-    st.just("2026-99-99T99:99:99Z"), st.just("<"), st.just(-1), st.just(1e308),
-)  # fmt: skip
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """All places in a JSON value."""
-    found = [path]
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in inner:
-        found += places(item, (*path, name))
-    return found
-
-
-def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = changed(copy[path[0]], path[1:], new)
-    return copy
-
-
-@st.composite
-def damaged(draw: st.DrawFn, body: Any) -> Any:
-    """A recorded payload with up to four places replaced by something odd."""
-    for _ in range(draw(st.integers(1, 4))):
-        body = changed(body, draw(st.sampled_from(places(body))), draw(odd))
-    return body
 
 
 def take(provider: Provider, request: RawRequest) -> None:
