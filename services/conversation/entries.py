@@ -22,7 +22,9 @@ _OWN_FIELDS = frozenset(
     {"channel", "customer", "actor", "message_id", "contact_id", "conversation_id", "thread", "headers", "subject",
      "text", "html", "language", "topic", "attachments", "extra"}
 )  # fmt: skip
-_CALL_FIELDS = ("queue", "ivr_session", "agent_id", "hold_s", "wrap_s", "duration_s", "talk_s", "to_queue", "outcome")
+_CALL_FIELDS = (
+    "queue", "ivr_session", "agent_id", "wait_s", "hold_s", "wrap_s", "duration_s", "talk_s", "to_queue", "outcome",
+)  # fmt: skip
 _SURVEY_FIELDS = ("survey_id", "metric", "kind", "kinds", "score", "scale", "comment")
 _DELIVERY_FIELDS = ("status", "error", "error_code", "reason_code")
 _TEXTS = frozenset({"text", "html", "quoted_text", "attachments", "headers"})

@@ -26,6 +26,7 @@ from shared.log.protocol import Record
 from tests.conftest import needs
 from tests.kpi_histories import History, a_history
 from tests.kpi_timeline import OFFICE, OFFICE_RULES, Model, posted, records_of, uid
+from tests.unit.test_call_timelines import CALLS, RESOLVED, body_of, drafts_of
 from tests.unit.test_kpi_example import LINES, check_values
 
 TENANT = "t1"
@@ -83,6 +84,29 @@ async def test_any_order_with_duplicates_in_any_batches_gives_the_same(pool: asy
         consumer, model = MetricsConsumer(0 if seed % 2 else 10_000), Model()
         model.take(records)
         await stream(pool, consumer, cut(records, rng))
+        await check(pool, model)
+
+
+def calls() -> list[TimelineRecord]:
+    """Every call of the tests of call timelines, as its deliveries became entries."""
+    found = []
+    for number, (deliveries, _) in enumerate(CALLS.values()):
+        for draft in (*drafts_of(deliveries).values(), RESOLVED):
+            body = body_of(draft, f"call {number}/")
+            found.append(TimelineRecord(TENANT, "entry", body["id"], 1, body, recorded_at=draft.time))
+    return found
+
+
+async def test_calls_whose_entries_come_in_any_order_count_as_in_the_recount(pool: asyncpg.Pool) -> None:
+    model = Model()
+    model.take(calls())
+    for seed in range(3):
+        async with pool.acquire() as connection:
+            await connection.execute(CLEAR)
+        rng = random.Random(seed)
+        records = calls()
+        rng.shuffle(records)
+        await stream(pool, MetricsConsumer(), cut(records, rng))
         await check(pool, model)
 
 

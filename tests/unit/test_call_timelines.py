@@ -15,11 +15,11 @@ import pytest
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Draft, Headers, RawRequest, reread
-from services.metrics.entries import Entry, compact
+from services.metrics.entries import compact
 from services.metrics.evaluation import Timeline, recount
 from shared.business import Rules
 from shared.events import rfc3339
-from tests.kpi_timeline import ask
+from tests.kpi_timeline import ask, uid
 
 START = datetime(2026, 3, 3, 9, 0, tzinfo=UTC)
 CALL, ANN, BOB = ("CA" + name * 32 for name in "0ab")
@@ -89,16 +89,16 @@ def drafts_of(deliveries: Iterable[Delivery]) -> dict[str, Draft]:
     return taken
 
 
-def entry(draft: Draft) -> Entry:
+def body_of(draft: Draft, call: str = "") -> dict[str, Any]:
+    """Return the timeline entry of a draft; `call` tells apart the calls of one test."""
     data, when = draft.data, rfc3339(draft.time or START)
-    return compact(
-        {
-            "id": draft.id, "event_id": draft.id, "source": "/p", "type": draft.type, "occurred_at": when,
-            "channel": "phone", "contact_id": data["contact_id"], "conversation_id": "K1", "leaf_id": "L1",
-            "actor": data.get("actor"), "automatic": (data.get("actor") or {}).get("type") == "automated",
-            "data": data,
-        }
-    )  # fmt: skip
+    contact = data["contact_id"]
+    return {
+        "id": uid(f"{call} {draft.id}"), "event_id": f"{call}{draft.id}", "source": "/p", "type": draft.type,
+        "occurred_at": when, "recorded_at": when, "channel": "phone", "contact_id": contact and f"{call}{contact}",
+        "conversation_id": uid(f"conversation {call}"), "leaf_id": uid(f"leaf {call}"), "actor": data.get("actor"),
+        "automatic": (data.get("actor") or {}).get("type") == "automated", "data": data,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class Numbers:
     sent: float = 0
 
 
+RESOLVED = Draft("r", "threadline.conversation.resolved", at(5_000), {"contact_id": None, "actor": {"type": "agent"}})
+"""What counts at a resolution counts with it."""
+
+
 def numbers(drafts: Iterable[Draft]) -> Numbers:
-    # A conversation that is resolved, so that what counts at a resolution counts.
-    resolved = Draft(
-        "r", "threadline.conversation.resolved", at(5_000), {"contact_id": None, "actor": {"type": "agent"}}
-    )
-    entries = [entry(draft) for draft in (*drafts, resolved)]
-    cells = recount(Timeline(entries, {"L1": "C1"}, {}), Rules())
+    entries = [compact(body_of(draft)) for draft in (*drafts, RESOLVED)]
+    cells = recount(Timeline(entries, {}, {}), Rules())
 
     def of(kpi: str, part: str = "value", **parameters: str) -> Any:
         total = ask(cells, Rules(), kpi, START, at(90_000), now=at(90_000), **parameters).total
