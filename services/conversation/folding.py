@@ -48,7 +48,9 @@ class Fold:
 
     def _take_joins(self, stitcher: Stitcher) -> None:
         """Know what agents put where; of several words on one entry the latest counts."""
-        stands = {c.entry_id: fact.entry_id for fact in self._batch.facts.values() for c in fact.copies}
+        known = (*self._batch.facts.values(), *(fact for _, fact in self._batch.history))
+        stands = {id_: entry_id for id_, (_, entry_id) in self._batch.named.items()}
+        stands |= {copy.entry_id: fact.entry_id for fact in known for copy in fact.copies}
         words = (fact for fact in self._batch.facts.values() if fact.entries_put)
         for fact in sorted(words, key=lambda fact: fact.order):
             stitcher.joined.update(

@@ -40,10 +40,10 @@ async def test_copies_in_any_order_are_one_entry_with_the_links_of_all(pool: asy
         tenant = f"tenant{number}"
         events = [
             a_mail(tenant, "e1", 0, message_id="<first@home.example>", thread={"ticket": "T-1"}),
-            a_mail(tenant, "e2", 9000, text="as sales got it", source="/email/sales"),
-            a_mail(tenant, "e3", 9000, text="as support got it"),
-            # Only this copy names the mail before.
-            a_mail(tenant, "e4", 9060, thread={"references": ["<first@home.example>"]}, source="/email/archive"),
+            a_mail(tenant, "e2", 400_000, text="as sales got it", source="/email/sales"),
+            a_mail(tenant, "e3", 400_000, text="as support got it"),
+            # Only this copy names the mail before, and nobody is waiting any more for rule 4 to find it.
+            a_mail(tenant, "e4", 400_060, thread={"references": ["<first@home.example>"]}, source="/email/archive"),
         ]
         for event in (events[i] for i in order):
             await put(pool, tenant, [event])

@@ -15,7 +15,7 @@ of its own as in processes of their own. THREADLINE_TEST_EXAMPLES says how many 
 | 8 an explicit key reaches its conversation | here |
 | 9 72 hours to the second | here; tests/unit/test_stitching.py |
 | 10 an escalated conversation shows all from before | here |
-| 11 a tenant's output follows from its own events | here; test_database.py for row-level security |
+| 11 a tenant's output follows from its own events | here; test_tenants.py for row-level security |
 | 12 a replay gives the same grouping | here; erased people: the tests of erasure |
 | 13 counts add up; every KPI equals its recount | here; `threadline verify`; tests/unit/test_kpi_reference.py |
 """
