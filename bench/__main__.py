@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.report import Row, as_json, show
 
 HERE = Path(__file__).parent
-HELPERS = {"report", "ground", "mailbox"}
+HELPERS = {"report", "ground", "mailbox", "persons"}
 
 
 def names() -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
+import uvloop
+
 from bench import ground
 from bench.report import Row, show
 from services.cli.ledger import CONVERSATION_GROUP, wait_for_end
@@ -68,7 +70,7 @@ async def _to_timeline(platform: Platform) -> float:
         began = time.perf_counter()
         loops = [asyncio.ensure_future(loop()) for loop in service.background]
         try:
-            await wait_for_end(platform.pool, platform.log, CONVERSATION_GROUP, INBOUND, time.monotonic() + 600, 0.02)
+            await wait_for_end(platform.pool, platform.log, CONVERSATION_GROUP, INBOUND, time.monotonic() + 600, 0.1)
             return time.perf_counter() - began
         finally:
             for loop in loops:
@@ -94,7 +96,7 @@ async def _copy(platform: Platform) -> tuple[int, float]:
 
 def rows() -> Sequence[Row]:
     """Measure, and return the rows."""
-    return asyncio.run(measure())
+    return uvloop.run(measure())  # as the services are run
 
 
 if __name__ == "__main__":

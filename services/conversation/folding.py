@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from services.conversation.batch import Batch
@@ -25,6 +26,9 @@ class Fold:
         self.summaries: dict[UUID, Summary] = {}
         self.merges: dict[UUID, tuple[UUID, Order]] = {}
         """Conversation → the one it became part of, and the event that made them one."""
+        stored = batch.conversations
+        self.active_before = {id_: stored[c.canonical_id].summary.last_entry_at for id_, c in stored.items()}
+        """Stored conversation → the last entry of the one that it was part of; summaries go on from what is stored."""
 
     def run(self) -> None:
         """Fold the events, new and again, over the state before them."""
@@ -45,6 +49,17 @@ class Fold:
                 data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
                 data = data if data is not None else self._batch.stored[fact.entry_id].data
                 self._summary(placement.conversation_id).apply(fact, data)
+
+    def holds(self, conversation_id: UUID) -> bool:
+        """Tell whether there is such a conversation, itself or as part of another one."""
+        canonical = self.stitcher.canonical.get(conversation_id, conversation_id)
+        return canonical in self.stitcher.conversations
+
+    def last_entry_at(self, conversation_id: UUID) -> datetime:
+        """Return the instant of the last entry of a conversation that it holds, or of the one it became part of."""
+        summary = self.summaries.get(self.stitcher.canonical.get(conversation_id, conversation_id))
+        last = summary.last_entry_at if summary else None
+        return last or self.stitcher.conversation(conversation_id).opened[0]
 
     def _take_joins(self, stitcher: Stitcher) -> None:
         """Know what agents put where; of several words on one entry the latest counts."""

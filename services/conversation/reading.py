@@ -21,6 +21,7 @@ from services.conversation import context as brief
 from services.conversation import past, promises
 from services.conversation.entries import COLUMNS, Entry, render
 from services.conversation.promises import Step
+from services.conversation.store import WEEK
 from shared import agreements, handles
 from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
 
@@ -251,18 +252,26 @@ def _ordered(page: Page) -> str:
     return f"ORDER BY e.occurred_at {way}, e.source {way}, e.event_id {way} LIMIT {page.limit + 1}"
 
 
-_MINE = """
-mine AS MATERIALIZED (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2),
+_MINE = "mine AS MATERIALIZED (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2)"
+
+# The conversations in which others said something that the page may hold: those that went on until its oldest entry.
+# OFFSET 0 and LIMIT keep the look-ups nested; joined, the planner takes them for reasons to read whole tables.
+_OTHERS = f"""
+reach AS MATERIALIZED (SELECT {WEEK.format("greatest({}::timestamptz, ({}))")} AS week),
 part AS MATERIALIZED (
-    SELECT DISTINCT c.canonical_id FROM mine
-    JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = mine.leaf_id
-    JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id),
+    SELECT DISTINCT c.canonical_id FROM mine,
+    LATERAL (SELECT conversation_id FROM conversation.participation
+             WHERE tenant_id = $1 AND leaf_id = mine.leaf_id
+                 AND active_week >= coalesce((SELECT week FROM reach), {-(2**31)}) OFFSET 0) AS p,
+    LATERAL (SELECT canonical_id FROM conversation.conversation
+             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c),
 others AS MATERIALIZED (
-    SELECT k.conversation_id FROM part
-    JOIN conversation.conversation k ON k.tenant_id = $1 AND k.canonical_id = part.canonical_id
-    WHERE EXISTS (SELECT 1 FROM conversation.participation p WHERE p.tenant_id = $1
-                  AND p.conversation_id = k.conversation_id AND p.leaf_id NOT IN (SELECT leaf_id FROM mine)))
-"""
+    SELECT k.conversation_id FROM part,
+    LATERAL (SELECT conversation_id FROM conversation.conversation
+             WHERE tenant_id = $1 AND canonical_id = part.canonical_id OFFSET 0) AS k,
+    LATERAL (SELECT FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = k.conversation_id
+                 AND leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1) AS another)
+"""  # noqa: S608
 
 
 async def timeline(
@@ -283,17 +292,31 @@ async def timeline(
             "WHERE tenant_id = $1 AND canonical_id = {})",
             page.conversation_id,
         )
-    own = f"""SELECT e.* FROM mine, LATERAL (
+    own = f"""own AS MATERIALIZED (SELECT e.* FROM mine, LATERAL (
         SELECT {_COLUMNS} FROM conversation.entry e
-        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{query.text()} {_ordered(page)}) AS e"""  # noqa: S608
-    parts = [own]
+        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{query.text()} {_ordered(page)}) AS e
+        {_ordered(page)})"""  # noqa: S608
+    tables, parts = [_MINE, own], ["SELECT * FROM own"]
     if not page.own_only:
         parts.append(f"""SELECT e.* FROM others, LATERAL (
             SELECT {_COLUMNS} FROM conversation.entry e
             WHERE e.tenant_id = $1 AND e.conversation_id = others.conversation_id
                 AND e.leaf_id NOT IN (SELECT leaf_id FROM mine){query.text()} {_ordered(page)}) AS e""")  # noqa: S608
-    statement = f"WITH {_MINE}, e AS ({' UNION ALL '.join(parts)}) {_WITH_PEOPLE} {_ordered(page)}"
+        tables.append(_OTHERS.format(query.parameter(_begins(page)), _oldest(page)))
+    statement = f"WITH {', '.join(tables)}, e AS ({' UNION ALL '.join(parts)}) {_WITH_PEOPLE} {_ordered(page)}"
     return await _page(connection, statement, query.arguments, page, customer_id)
+
+
+def _oldest(page: Page) -> str:
+    """Return SQL for what a full page of the customer's own entries ends with; nothing older can be on it."""
+    forward = page.after is not None and page.before is None
+    return "NULL" if forward else f"SELECT min(occurred_at) FROM own HAVING count(*) > {page.limit}"  # noqa: S608
+
+
+def _begins(page: Page) -> datetime | None:
+    """Return an instant before which nothing is on the page, where what was asked for says one."""
+    after = page.after.occurred_at if page.after else None
+    return max((at for at in (page.since, after) if at), default=None)
 
 
 async def _timeline_as_of(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 from services.conversation import copies, past, store
@@ -55,6 +56,7 @@ class Saving:
         await self._save_participations(new, moved)
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
         await store.recount_participations(self._connection, self._tenant, reowned_in)
+        await store.save_weeks(self._connection, self._tenant, self._active(reowned_in | self._batch.rebuilt))
         bindings = self._fold.stitcher.bindings
         await store.save_bindings(
             self._connection, self._tenant, [*self._batch.stored, *self._batch.displaced], bindings
@@ -228,8 +230,18 @@ class Saving:
             rows |= {(e.leaf_id, e.conversation_id) for e, _ in self._batch.history if e.conversation_id}
             placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
             rows |= {(leaf, conversation) for leaf, conversation in placed if conversation}
-        known = [(leaf, conversation) for leaf, conversation in rows if conversation is not None]
+        known = [(leaf, id_, self._fold.last_entry_at(id_)) for leaf, id_ in rows if id_ is not None]
         await store.save_participations(self._connection, self._tenant, self._batch.rebuilt, known)
+
+    def _active(self, told_anew: Container[UUID]) -> list[tuple[UUID, datetime]]:
+        """Return (conversation, last entry) for those whose week is another one than before, or not stored."""
+        found = []
+        for id_, before in self._fold.active_before.items():
+            if self._fold.holds(id_):
+                at = self._fold.last_entry_at(id_)
+                if id_ in told_anew or before is None or store.week(before) != store.week(at):
+                    found.append((id_, at))
+        return found
 
     def _publish(self, changed: Sequence[Entry], derived_: Sequence[Entry], stale: Sequence[Entry]) -> None:
         records = self._batch.outcome.records

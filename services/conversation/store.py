@@ -301,18 +301,22 @@ SELECT {_CONVERSATION} FROM (
 LATERAL (SELECT * FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = k.id OFFSET 0) AS c
 """  # noqa: S608
 
-# The conversations in which a leaf has an entry and which rule 4 may still find from an instant on.
-OPEN_CONVERSATIONS = """
+WEEK = "floor(extract(epoch FROM {}) / 604800)::integer"
+"""The week of an instant, as `participation.active_week` counts them."""
+
+# The conversations in which a leaf has an entry and which rule 4 may still find from an instant on. The week, an upper
+# bound, spares the look at all that ended in the years before.
+OPEN_CONVERSATIONS = f"""
 SELECT l.leaf_id, c.canonical_id
 FROM unnest($2::uuid[], $3::timestamptz[]) AS l (leaf_id, active_since),
 LATERAL (SELECT conversation_id FROM conversation.participation
-         WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
+         WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("l.active_since")} OFFSET 0) AS p,
 LATERAL (SELECT canonical_id FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
 LATERAL (SELECT last_entry_at FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
 WHERE k.last_entry_at >= l.active_since
-"""
+"""  # noqa: S608
 
 # The keys of conversations that were named from an instant on: what they meant may depend on what happens before.
 # OFFSET 0 keeps the look-ups nested, as above.
@@ -408,6 +412,11 @@ class StoredConversation:
     merged_by: tuple[datetime, str, str] | None
     state: Conversation
     summary: Summary
+
+
+def week(at: datetime) -> int:
+    """Return the week of an instant, as WEEK does."""
+    return int(at.timestamp() // 604_800)
 
 
 async def bindings(connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[str, datetime]]) -> list[Bound]:
@@ -560,10 +569,19 @@ SELECT DISTINCT tenant_id, leaf_id, conversation_id FROM conversation.entry
 WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[]) AND cause_id IS NULL
 """
 
-SAVE_PARTICIPATIONS = """
-INSERT INTO conversation.participation (tenant_id, leaf_id, conversation_id)
-SELECT $1, * FROM unnest($2::uuid[], $3::uuid[]) ON CONFLICT DO NOTHING
-"""
+SAVE_PARTICIPATIONS = f"""
+INSERT INTO conversation.participation (tenant_id, leaf_id, conversation_id, active_week)
+SELECT $1, p.leaf_id, p.conversation_id, {WEEK.format("p.active_at")}
+FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[]) AS p (leaf_id, conversation_id, active_at)
+ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+# Nobody's week may be before that of the conversation's last entry; one behind it only costs a look.
+SAVE_WEEKS = f"""
+UPDATE conversation.participation p SET active_week = {WEEK.format("w.active_at")}
+FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, active_at)
+WHERE p.tenant_id = $1 AND p.conversation_id = w.conversation_id AND p.active_week <> {WEEK.format("w.active_at")}
+"""  # noqa: S608
 
 # Lists in a row do not pass through unnest, so conversations travel as one JSON array.
 SAVE_CONVERSATIONS = f"""
@@ -712,13 +730,19 @@ async def recount_participations(connection: asyncpg.Connection, tenant: str, co
 
 
 async def save_participations(
-    connection: asyncpg.Connection, tenant: str, rebuilt: Iterable[UUID], rows: Iterable[tuple[UUID, UUID]]
+    connection: asyncpg.Connection, tenant: str, rebuilt: Iterable[UUID], rows: Iterable[tuple[UUID, UUID, datetime]]
 ) -> None:
-    """Store who (leaf) takes part in what (conversation); `rebuilt` conversations are told anew."""
+    """Store who (leaf) takes part in what (conversation, with its last entry's instant); `rebuilt` are told anew."""
     if ids := list(rebuilt):
         await connection.execute(DELETE_PARTICIPATIONS, tenant, ids)
-    if pairs := list(rows):
-        await connection.execute(SAVE_PARTICIPATIONS, tenant, *_columns(pairs, 2))
+    if found := list(rows):
+        await connection.execute(SAVE_PARTICIPATIONS, tenant, *_columns(found, 3))
+
+
+async def save_weeks(connection: asyncpg.Connection, tenant: str, active: Iterable[tuple[UUID, datetime]]) -> None:
+    """Store until when these conversations, each with the one it is part of, were active."""
+    if rows := list(active):
+        await connection.execute(SAVE_WEEKS, tenant, *_columns(rows, 2))
 
 
 # --- changes, for streams ---------------------------------------------------------------------------------------------

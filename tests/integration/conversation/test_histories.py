@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from services.conversation import store
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
@@ -54,8 +55,17 @@ async def test_any_arrival_of_a_history_gives_what_the_rules_give_for_the_whole(
         await is_what_is_decided_from_scratch(pool, tenant, seed)
 
 
+OVERLOOKED = f"""
+SELECT p.leaf_id, p.conversation_id FROM conversation.participation p
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE p.tenant_id = $1 AND p.active_week < {store.WEEK.format("k.last_entry_at")}
+"""
+
+
 async def is_what_is_decided_from_scratch(pool: asyncpg.Pool, tenant: str, seed: int) -> None:
     before = await dump(pool, tenant)
+    assert await pool.fetch(OVERLOOKED, tenant) == [], f"conversations taken for ended while they go on, seed {seed}"
     outcome = await decide_again(pool, tenant)
     after = await dump(pool, tenant)
     for table, rows in before.items():
