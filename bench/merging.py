@@ -1,6 +1,6 @@
 """What a merge of a customer with 40,000 entries takes, and how much of them it writes again.
 
-Twenty people, each with a few entries of the last days, are merged by an agent's word into one with 40,000 entries over
+Twenty people, each with a few entries of two months, are merged by an agent's word into one with 40,000 entries over
 two years in 100 sessions; each merge is one event in a transaction of its own, commit included. The base is the same
 transaction for an ordinary message of that customer.
 """
@@ -35,7 +35,7 @@ async def measure(entries: int = ENTRIES, merges: int = MERGES) -> Sequence[Row]
         pool = platform.pool
         await persons.live(pool, "large", entries, SESSIONS)
         for number in range(merges):
-            await persons.live(pool, f"small{number}", 10, 0, days=5)
+            await persons.live(pool, f"small{number}", 10, 0, days=60)
         messages = [await _timed(pool, number, merge=False) for number in range(merges)]
         moved_before = await pool.fetchval("SELECT count(*) FROM conversation.change WHERE kind = 'c'")
         took = [await _timed(pool, number, merge=True) for number in range(merges)]

@@ -221,7 +221,7 @@ class _Unions:
             left, right = right, left
         self._parent[right] = left
         self._members[left] += self._members.pop(right)
-        self._counts[left] += self._counts.pop(right)
+        self._counts[left].update(self._counts.pop(right))
         if right in self._kept_from:
             self._kept_from[left] |= self._kept_from.pop(right)
         return None
@@ -230,12 +230,12 @@ class _Unions:
         kept_from = self._kept_from.get(left, ())
         if any(node in self._parent and self._root(node) == right for node in kept_from):
             return "do_not_link"
-        together = self._counts[left] + self._counts[right]
-        if together["crm"] > self._policy.limits.crm:
+        mine, theirs = self._counts[left], self._counts[right]
+        if mine["crm"] + theirs["crm"] > self._policy.limits.crm:
             return "two_crm_ids"
         # A kind that only one side holds is no more after the union: an agent may have put that side above its limit.
-        both = self._counts[left].keys() & self._counts[right].keys()
-        if not manual and any(together[kind] > self._policy.limit(kind) for kind in both):
+        both = mine.keys() & theirs.keys()
+        if not manual and any(mine[kind] + theirs[kind] > self._policy.limit(kind) for kind in both):
             return "limit"
         return None
 
