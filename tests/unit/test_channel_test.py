@@ -71,6 +71,12 @@ def test_url_that_twilio_signed_is_found(configured: str, headers: dict[str, str
     assert "give the account --public-url https://hooks.acme.example/in?a=1" in why("twilio", request, account)
 
 
+def test_url_of_twilio_that_nothing_hints_at_is_named_to_be_compared() -> None:
+    account = replace(PROVIDERS["twilio"].account(), public_url="https://elsewhere.example/other")
+    request = replace(a_delivery("twilio"), query="")
+    assert "Twilio has another URL than https://elsewhere.example/other" in why("twilio", request, account)
+
+
 def test_changed_line_ends_and_white_space_are_found() -> None:
     request = a_delivery("line", signing=Signing(b'{"events":[]}\r\n'))
     assert "other line ends" in why("line", replace(request, body=b'{"events":[]}'))
