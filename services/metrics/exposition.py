@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -28,7 +28,7 @@ from services.metrics.kpis.definition import Definition, Shape
 from services.metrics.reading.answering import Answer, reader_of
 from services.metrics.reading.answering import answer as answer_of
 from services.metrics.reading.cells import Row
-from services.metrics.reading.question import Query
+from services.metrics.reading.question import Fetch, Query
 from shared.business import Rules
 from shared.database.engine import tenant_reader
 from shared.events import family_of
@@ -110,14 +110,14 @@ async def _gauges(
     base = Query(BY_ID["messages_received"], (now - length, now + 1), ZoneInfo("UTC"), now, rules=rules)
     total = {d.id: replace(base, definition=d, parameters=_defaults(d, currency)) for d in DEFINITIONS}
     by_channel = {d.id: replace(total[d.id], group_by=("channel",)) for d in DEFINITIONS if "channel" in d.dimensions}
-    answers = await ask_together(connection, tenant, [*total.values(), *by_channel.values()])
-    found = [(d, window, "all", answers[i]) for i, d in enumerate(DEFINITIONS)]
-    split = dict(zip(by_channel, answers[len(total) :], strict=True))
-    busiest = _busiest(split["messages_received"])
     by_family = {d: replace(q, group_by=("family",)) for d, q in by_channel.items()}
-    families = await ask_together(connection, tenant, list(by_family.values()))
-    for kpi, answer in zip(by_family, families, strict=True):
-        found += [(BY_ID[kpi], window, name, one) for name, one in _split(answer, "family", FAMILY_LABELS)]
+    queries = [*total.values(), *by_channel.values(), *by_family.values()]
+    answers = iter(await ask_together(connection, tenant, queries))
+    found = [(d, window, "all", next(answers)) for d in DEFINITIONS]
+    split = {kpi: next(answers) for kpi in by_channel}
+    busiest = _busiest(split["messages_received"])
+    for kpi in by_family:
+        found += [(BY_ID[kpi], window, name, one) for name, one in _split(next(answers), "family", FAMILY_LABELS)]
         found += [(BY_ID[kpi], window, name, one) for name, one in _split(split[kpi], "channel", busiest)]
     return found
 
@@ -142,26 +142,43 @@ def _split(answer: Answer, dimension: str, names: Iterable[str]) -> Iterator[tup
 
 
 async def ask_together(connection: Connection, tenant: str, queries: Sequence[Query]) -> list[Answer]:
-    """Answer queries of one span, with one statement for all whose fetches are alike."""
-    fetches = [(i, fetch) for i, query in enumerate(queries) for fetch in reader_of(query).fetches(query)]
-    alike: dict[tuple[Any, ...], list[tuple[int, Any]]] = {}
-    for i, fetch in fetches:
-        kind = (
-            fetch.edges, fetch.group_by, tuple(fetch.filters.items()), fetch.members, fetch.before, fetch.instants,
-            fetch.threshold,
-        )  # fmt: skip
-        alike.setdefault(kind, []).append((i, fetch))
+    """Answer queries of one span, with one statement for all whose fetches are alike.
+
+    Sums by hour are read once by channel, whatever they are grouped by.
+    """
+    alike: dict[tuple[Any, ...], list[tuple[int, Fetch]]] = {}
+    for i, query in enumerate(queries):
+        for fetch in reader_of(query).fetches(query):
+            alike.setdefault(_kind(fetch), []).append((i, fetch))
     found: list[list[Row]] = [[] for _ in queries]
     for group in alike.values():
         names = sorted({series for _, fetch in group for series in fetch.series})
         joined = replace(group[0][1], series=tuple(names))
-        by_series: dict[str, list[Row]] = {}
-        for row in await sums.rows(connection, tenant, joined, queries[0].now, None):
-            by_series.setdefault(row.series, []).append(row)
+        read = await _read(connection, tenant, joined, queries[0].now)
         for i, fetch in group:
             for series in fetch.series:
-                found[i] += [row._replace(fetch=fetch.name) for row in by_series.get(series, ())]
+                found[i] += read(fetch, series)
     return [answer_of(query, rows) for query, rows in zip(queries, found, strict=True)]
+
+
+def _kind(fetch: Fetch) -> tuple[Any, ...]:
+    filters = tuple(fetch.filters.items())
+    if sums.rolled(fetch, None):
+        return "by hour", fetch.edges, filters, fetch.before
+    return fetch.edges, fetch.group_by, filters, fetch.members, fetch.before, fetch.instants, fetch.threshold
+
+
+async def _read(connection: Connection, tenant: str, joined: Fetch, now: int) -> Callable[[Fetch, str], list[Row]]:
+    """Read what many fetches ask for; return how one of them takes its part of a series."""
+    if sums.rolled(joined, None):
+        hours: dict[str, list[sums.Sums]] = {}
+        for one in await sums.by_channel(connection, tenant, joined, now):
+            hours.setdefault(one.series, []).append(one)
+        return lambda fetch, series: sums.grouped(fetch, hours.get(series, ()))
+    rows: dict[str, list[Row]] = {}
+    for row in await sums.rows(connection, tenant, joined, now, None):
+        rows.setdefault(row.series, []).append(row)
+    return lambda fetch, series: [row._replace(fetch=fetch.name) for row in rows.get(series, ())]
 
 
 # Text

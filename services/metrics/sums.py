@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -155,7 +155,7 @@ def rolled_statement(tenant: str, fetch: Fetch, now: int, total: str = SMALL) ->
 async def rows(connection: Connection, tenant: str, fetch: Fetch, now: int, as_of: int | None) -> list[Row]:
     """Read what a fetch asks for."""
     if rolled(fetch, as_of):
-        return await _rolled(connection, tenant, fetch, now)
+        return grouped(fetch, await by_channel(connection, tenant, fetch, now))
     sql, arguments = statement(tenant, fetch, now, as_of)
     return [
         Row(fetch.name, series, window, tuple(group), bucket, member, n, int(total))
@@ -163,20 +163,38 @@ async def rows(connection: Connection, tenant: str, fetch: Fetch, now: int, as_o
     ]
 
 
-async def _rolled(connection: Connection, tenant: str, fetch: Fetch, now: int) -> list[Row]:
+class Sums(NamedTuple):
+    """The histogram of one series in one window on one channel: bucket → (n, total)."""
+
+    series: str
+    window: int
+    channel: str | None
+    cells: Mapping[int, tuple[int, int]]
+
+
+async def by_channel(connection: Connection, tenant: str, fetch: Fetch, now: int) -> list[Sums]:
+    """Read the sums by hour that a fetch asks for, not yet in its groups."""
     sql, arguments = rolled_statement(tenant, fetch, now)
     found = await connection.fetch(sql, *arguments)
-    if any(None in row[-1] for row in found):
+    if any(None in totals for *_, totals in found):
         sql, arguments = rolled_statement(tenant, fetch, now, ANY_SIZE)
         found = await connection.fetch(sql, *arguments)
+    return [
+        Sums(series, window, channel or None,
+             dict(zip(buckets, zip(numbers, map(int, totals), strict=True), strict=True)))
+        for series, window, channel, buckets, numbers, totals in found
+    ]  # fmt: skip
+
+
+def grouped(fetch: Fetch, found: Iterable[Sums]) -> list[Row]:
+    """Return the sums that pass a fetch's filters, in its groups."""
     rows = []
-    for series, window, label, buckets, numbers, totals in found:
-        channel = label or None
+    for series, window, channel, cells in found:
         labels = {"channel": channel, "family": family_of(channel), "": None}
         if all(labels[name] == value for name, value in fetch.filters.items()):
-            cells = dict(zip(buckets, zip(numbers, map(int, totals), strict=True), strict=True))
             group = tuple([labels[name] for name in fetch.group_by])
-            rows.append(Row(fetch.name, series, window, group, NO_BUCKET, "", sum(numbers), int(sum(totals)), cells))
+            n, total = sum([n for n, _ in cells.values()]), sum([total for _, total in cells.values()])
+            rows.append(Row(fetch.name, series, window, group, NO_BUCKET, "", n, total, cells))
     return rows
 
 

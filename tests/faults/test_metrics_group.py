@@ -14,7 +14,7 @@ from tests.processes import Process, apart
 
 pytestmark = [needs("kafka"), pytest.mark.timeout(1800)]
 
-KILLS = int(os.environ.get("THREADLINE_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("THREADLINE_TEST_KILLS", "3"))
 """A long run by hand: THREADLINE_TEST_KILLS=20."""
 
 PEOPLE = 20 * KILLS
