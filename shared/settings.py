@@ -85,6 +85,11 @@ class Settings(BaseSettings):
         "the log go by LOG_RETENTION_S, which then should be shorter",
         ge=86_400,
     )
+    encrypt_log: bool = _setting(
+        False,
+        "true|false",
+        "what the timeline topic says of a person is encrypted under a key of theirs, which an erasure destroys",
+    )
     log_timeout_s: float = _setting(10.0, "s", "an append that is not durable by then is refused with 503", gt=0)
     max_record_bytes: int = _setting(1_000_000, "bytes", "a larger record is refused by the log", ge=1024)
     batch_max_records: int = _setting(2000, "records", "most that a consumer does in one transaction", ge=1, le=100_000)

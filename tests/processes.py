@@ -237,11 +237,11 @@ async def up(folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterato
 
 
 @asynccontextmanager
-async def up_for_a_module(name: str) -> AsyncIterator[System]:
+async def up_for_a_module(name: str, env: Mapping[str, str] | None = None) -> AsyncIterator[System]:
     """Run `threadline up` on a new folder, gone afterwards: for fixtures that several tests share."""
     folder = directory.temporary(f"threadline {name} ")
     try:
-        async with up(folder) as system:
+        async with up(folder, env) as system:
             yield system
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from shared.log.metrics import LogMetrics
 from shared.log.outbox import Relay
 from shared.log.postgres import postgres_log
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log
+from shared.log.sealed import SealedLog
 from shared.log.waiting import end
 from shared.settings import Settings
 
@@ -34,9 +35,16 @@ async def open_log(
 ) -> Log:
     """Open the log for the life of `stack`: Kafka where `settings.kafka` is given, PostgreSQL where not.
 
+    With `settings.encrypt_log` what it says of people is sealed; what was sealed before is read in any case.
+
     Opening waits for no broker: a log that is away is LogUnavailable for whoever uses it, and `check` says so.
     `metrics` is for the relay of the outbox.
     """
+    inner = await _open_plain(settings, pool, stack, metrics)
+    return SealedLog(inner, pool, settings.secret(), seals=settings.encrypt_log)
+
+
+async def _open_plain(settings: Settings, pool: asyncpg.Pool, stack: AsyncExitStack, metrics: LogMetrics | None) -> Log:
     if settings.kafka is None:
         return await stack.enter_async_context(
             postgres_log(

@@ -109,7 +109,7 @@ def a_life(caller: Caller) -> Person:
 
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[System]:
-    async with up_for_a_module("privacy") as running:
+    async with up_for_a_module("privacy", {"THREADLINE_ENCRYPT_LOG": "true"}) as running:
         _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=17, people=5))
         await posting
         yield running

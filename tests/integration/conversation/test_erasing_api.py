@@ -46,6 +46,8 @@ async def test_the_erased_answer_with_nothing_but_their_receipt(pool: asyncpg.Po
         assert (await timelines.call("DELETE", f"/v1/customers/{ann['id']}")).json() == receipt.json()
         assert (await timelines.status(first))["status"] == "erased"
         assert await timelines.customer("crm:bo") == bo
+        telling = "SELECT count(*) FROM log.record WHERE encode(value, 'escape') LIKE ANY ($1)"
+        assert await pool.fetchval(telling, ["%ann@x%", "%crm:ann%", "%hello%"]) == 0
 
 
 async def test_only_the_privacy_scope_of_the_same_tenant_erases(pool: asyncpg.Pool, settings: Settings) -> None:
