@@ -207,6 +207,10 @@ async def test_prometheus_reads_kpis_by_their_names_units_and_windows(service: M
     assert found[("cs_csat_ratio", day)] == 1
     assert found[("cs_abandonment_ratio", week)] == 0.5
     assert found[("cs_backlog", week)] == 1
+    for channel, received in {"all": 5, "chat": 2, "social": 1, "whatsapp": 1}.items():
+        assert found[("cs_messages_received_numerator", (("channel", channel), ("window", "7d")))] == received
+    for channel in ("social", "whatsapp"):
+        assert found[("cs_first_reply_time_seconds", (("channel", channel), ("window", "7d")))] == 31_200
     assert found[("cs_messages_received_total", (("channel", "chat"),))] == 2
     assert found[("cs_messages_received_total", (("channel", "whatsapp"),))] == 1
     assert found[("cs_messages_received_total", (("channel", "social"),))] == 1
