@@ -11,12 +11,12 @@ of its own as in processes of their own. THREADLINE_TEST_EXAMPLES says how many 
 | 4 other bytes under a known id: the first stays | here |
 | 5 no two crm ids; barred and weak handles change no grouping | here; tests/unit/test_identity.py |
 | 6 a split undoes a merge, timelines and KPIs | test_undone.py; test_decisions.py for evidence that comes later |
-| 7 sixteen writers who merge at random | test_writers.py; test_reading.py for readers during a merge |
+| 7 writers who merge at once, readers meanwhile | test_writers.py |
 | 8 an explicit key reaches its conversation | here |
 | 9 72 hours to the second | here; tests/unit/test_stitching.py |
 | 10 an escalated conversation shows all from before | here |
 | 11 a tenant's output follows from its own events | here; test_tenants.py for row-level security |
-| 12 a replay gives the same grouping | here; erased people: the tests of erasure |
+| 12 a replay gives the same grouping, nobody erased comes back | here; test_erasing.py |
 | 13 counts add up; every KPI equals its recount | here; `threadline verify`; tests/unit/test_kpi_reference.py |
 """
 

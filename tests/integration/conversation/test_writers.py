@@ -9,11 +9,14 @@ from datetime import timedelta
 import asyncpg
 
 from services.conversation.policy import Limits, Policy
+from services.conversation.reading import Page, timeline
 from services.conversation.update import put_events
+from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
 from tests.histories import BEGINNING, SECRET
-from tests.integration.conversation.test_histories import NOW, decide_again
+from tests.integration.conversation.test_histories import NOW, decide_again, put
 
+CUSTOMERS = "SELECT DISTINCT customer_id FROM conversation.leaf WHERE tenant_id = $1"
 WRITERS = 16
 PEOPLE = 40
 
@@ -72,3 +75,30 @@ async def test_sixteen_writers_who_merge_at_random_end_in_the_right_partition(po
                 tenant,
             )
             assert flat == 0
+
+
+async def test_a_reader_meets_each_entry_once_while_people_merge_and_come_apart(pool: asyncpg.Pool) -> None:
+    tenant, pair = "acme", ("email:ann@x.example", "phone:+31612345678")
+    said = [a_link(tenant, n, pair[n % 2], pair[n % 2], by_hand=False) for n in range(20)]
+    await put(pool, tenant, said)
+    expected = sorted(event.id for event in said)
+
+    async def merge_and_split() -> None:
+        for number in range(20):
+            kind = "unmerged" if number % 2 else "merged"
+            at = BEGINNING + timedelta(days=1, seconds=number)
+            data = {"actor": {"type": "agent"}, "sides": [[pair[0]], [pair[1]]]}
+            decision = InboundEvent(tenant, "/threadline", f"d{number}", f"threadline.customer.{kind}", at, at, data)
+            await put(pool, tenant, [decision])
+
+    writing = asyncio.ensure_future(merge_and_split())
+    seen = set()
+    while not writing.done():
+        async with tenant_reader(pool, tenant) as connection:
+            rows = await connection.fetch(CUSTOMERS, tenant)
+            lines = [await timeline(connection, tenant, row[0], Page(limit=200, own_only=True)) for row in rows]
+        found = [e["event_id"] for line, _ in lines for e in line if e["type"].endswith("message.received")]
+        assert sorted(found) == expected
+        seen.add(len(rows))
+    await writing
+    assert seen == {1, 2}
