@@ -95,8 +95,13 @@ COLUMNS = Entry._fields
 
 
 def digest_of(event: InboundEvent) -> bytes:
-    """Return a digest of what the sender said, to tell a repetition from other content under the same id."""
-    said = (event.type, rfc3339(event.occurred_at), event.data)
+    """Return a digest of what the sender said, to tell a repetition from other content under the same id.
+
+    Where the sender told no time, the time of receipt is none of what was said: it is another at each repetition.
+    """
+    untold = event.data.get("time_estimated") is True or event.occurred_at == event.received_at
+    told = None if untold else rfc3339(event.occurred_at)
+    said = (event.type, told, event.data)
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
