@@ -83,6 +83,11 @@ class Policy(BaseModel):
             kind, _, value = handle.partition(":")
             yield handles.matching(kind, value, self.default_region) or handle
 
+    def bars_only_more(self, before: Policy) -> frozenset[str] | None:
+        """Return the handles that this policy bars and `before` does not, None where anything else differs."""
+        same = self.model_copy(update={"blocked": before.blocked, "shared": before.shared}) == before
+        return self.barred - before.barred if same and before.barred <= self.barred else None
+
     def limit(self, kind: str) -> int:
         """Return how many handles of `kind` one customer may hold."""
         if handles.is_social(kind):

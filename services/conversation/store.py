@@ -58,6 +58,11 @@ PUT_POLICY = """
 UPDATE conversation.tenant_state SET policy = $2, policy_version = policy_version + 1 WHERE tenant_id = $1
 """
 
+KNOWN_NODES = """
+SELECT EXISTS (SELECT FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY ($2::text[]))
+    OR EXISTS (SELECT FROM conversation.sighting WHERE tenant_id = $1 AND node = ANY ($2::text[]))
+"""
+
 GET_POLICY = "SELECT policy, policy_version FROM conversation.tenant_state WHERE tenant_id = $1"
 
 
@@ -84,6 +89,11 @@ def _policy(row: asyncpg.Record | None) -> StoredPolicy:
     if row is None or row["policy"] is None:
         return StoredPolicy(DEFAULT, row["policy_version"] if row else 0)
     return StoredPolicy(Policy.model_validate(row["policy"]), row["policy_version"])
+
+
+async def knows_any(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> bool:
+    """Tell whether any event ever named one of these handles so that it could mean something."""
+    return bool(await connection.fetchval(KNOWN_NODES, tenant, list(nodes)))
 
 
 async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy) -> None:

@@ -23,7 +23,7 @@ from services.conversation.policy import Policy
 from services.conversation.saving import Saving
 from shared.events import InboundEvent
 
-__all__ = ["Outcome", "put_events", "resolve_again"]
+__all__ = ["Outcome", "change_policy", "put_events", "resolve_again"]
 
 
 async def put_events(
@@ -54,6 +54,22 @@ async def resolve_again(
     await Loading(batch).take_all()
     await decide(batch)
     return batch.outcome
+
+
+async def change_policy(
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy
+) -> Outcome:
+    """Put a policy in force and decide anew what it may decide otherwise.
+
+    That is nothing where it is the one in force, or only bars handles that nobody has named yet; else it is everything.
+    """
+    held = await store.lock_tenant(connection, tenant)
+    barred = policy.bars_only_more(held.policy)
+    if barred is None or await store.knows_any(connection, tenant, barred):
+        return await resolve_again(connection, tenant, secret, now, policy)
+    if policy != held.policy:
+        await store.put_policy(connection, tenant, policy)
+    return Outcome()
 
 
 async def decide(batch: Batch) -> None:

@@ -10,7 +10,7 @@ from services.conversation import store
 from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
 from services.conversation.publishing import publish
-from services.conversation.update import resolve_again
+from services.conversation.update import change_policy
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader, transaction
 from shared.entry_ids import entry_secret
@@ -48,7 +48,7 @@ def policy_router(platform: Platform) -> APIRouter:
                 )
         async with transaction(platform.pool) as connection:
             secret = entry_secret(platform.secret_key)
-            outcome = await resolve_again(connection, admin.tenant, secret, platform.clock.now(), policy)
+            outcome = await change_policy(connection, admin.tenant, secret, platform.clock.now(), policy)
             await publish(platform.log, connection, outcome.records)
         platform.log.wake(TIMELINE)
         return policy.model_dump(mode="json")

@@ -11,10 +11,14 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from services.conversation import store
 from services.conversation.foreseeing import foresee
-from services.conversation.update import put_events
+from services.conversation.loading import Loading
+from services.conversation.policy import Policy
+from services.conversation.update import change_policy, put_events
 from shared.clock import SystemClock
 from shared.database.engine import tenant_reader
+from shared.events import InboundEvent
 from shared.settings import Settings
 from tests.histories import SECRET, a_history, a_policy
 from tests.integration.conversation.test_dialogues import dump
@@ -110,3 +114,42 @@ async def test_a_policy_that_cannot_be_is_refused_and_the_old_one_stays(
 async def test_only_an_admin_may_ask_what_a_policy_would_change(timelines: Timelines) -> None:
     answer = await timelines.client.put(POLICY, json={}, params={"dry_run": "true"})
     assert answer.status_code == 401
+
+
+async def test_a_policy_that_can_change_nothing_decides_nothing_again(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DecidesAll(Exception):
+        pass
+
+    async def take_all(_: Loading) -> None:
+        raise DecidesAll
+
+    async def change(policy: Policy) -> None:
+        async with pool.acquire() as connection, connection.transaction():
+            await change_policy(connection, "acme", SECRET, NOW, policy)
+            assert (await store.get_policy(connection, "acme")).policy == policy
+
+    async def call(name: str, *handles: str) -> None:
+        named = [{"kind": kind, "value": value} for kind, _, value in (handle.partition(":") for handle in handles)]
+        said = {"channel": "phone", "customer": {"handles": named}}
+        async with pool.acquire() as connection, connection.transaction():
+            event = InboundEvent("acme", "/x", name, "threadline.message.received", NOW, NOW, said)
+            await put_events(connection, "acme", [event], SECRET, NOW)
+
+    await call("a", "phone:+31612345671", "email:ann@a.example", "visitor:v1")
+    monkeypatch.setattr(Loading, "take_all", take_all)
+    await change(Policy())
+    barring = Policy(shared=("phone:+31612345672",), blocked=("visitor:v2",))
+    await change(barring)
+    await change(barring)
+    await call("b", "phone:+31612345672", "email:bob@b.example")
+    assert not await pool.fetchval("SELECT count(*) FROM conversation.leaf WHERE node = 'phone:+31612345672'")
+    for other in (
+        Policy(shared=("phone:+31612345672", "phone:+31612345671"), blocked=("visitor:v2",)),
+        Policy(shared=("phone:+31612345672",), blocked=("visitor:v2", "visitor:v1")),
+        Policy(shared=("phone:+31612345672",)),
+        Policy(shared=("phone:+31612345672",), blocked=("visitor:v2",), degree_limit=3),
+    ):
+        with pytest.raises(DecidesAll):
+            await change(other)
