@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ENTRY, NAME, CUSTOMER = b"e", b"n", b"c"
 
+PATIENCE_S = 3600.0
+"""Longest that one statement of an erasure may take: some look through all that there is of a tenant or a topic."""
+
 COUNTED = "KPI entries made anonymous"
 """What the metrics service found."""
 

@@ -16,6 +16,7 @@ from services.conversation import store
 from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import DECISIONS
 from services.conversation.identity import Node
+from shared.erasures import PATIENCE_S
 from shared.events import TYPE_PREFIX, InboundEvent
 
 LEAVES_OF_CUSTOMER = """
@@ -140,7 +141,7 @@ async def entries_by_ids(connection: asyncpg.Connection, tenant: str, ids: Itera
 
 async def said_weakly(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Entry]:
     """Return the entries without an owner of their own that may be by one of these browsers."""
-    return [store.entry_of(row) for row in await connection.fetch(SAID_WEAKLY, tenant, list(nodes), timeout=None)]
+    return [store.entry_of(row) for row in await connection.fetch(SAID_WEAKLY, tenant, list(nodes), timeout=PATIENCE_S)]
 
 
 async def decisions_around(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> dict[UUID, Entry]:
@@ -158,7 +159,7 @@ async def restate(connection: asyncpg.Connection, tenant: str, events: Sequence[
 
 async def contacts_of_others(connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]) -> list[str]:
     """Return the sessions and threads that other entries than these name, in the conversations of these."""
-    return [row[0] for row in await connection.fetch(CONTACTS_OF_OTHERS, tenant, list(entries), timeout=None)]
+    return [row[0] for row in await connection.fetch(CONTACTS_OF_OTHERS, tenant, list(entries), timeout=PATIENCE_S)]
 
 
 async def conflicting(
@@ -184,9 +185,9 @@ async def remove(
     found = {}
     for ids, statements in (([*entries, *copies], BY_EVENT), (leaves, BY_LEAF)):
         for place, statement in statements.items():
-            found[place] = counted(await connection.execute(statement, tenant, ids, timeout=None))
-    derived = [row[0] for row in await connection.fetch(DELETE_ENTRIES, tenant, entries, timeout=None)]
-    told = counted(await connection.execute(TOLD, tenant, [*entries, *copies], timeout=None))
+            found[place] = counted(await connection.execute(statement, tenant, ids, timeout=PATIENCE_S))
+    derived = [row[0] for row in await connection.fetch(DELETE_ENTRIES, tenant, entries, timeout=PATIENCE_S)]
+    told = counted(await connection.execute(TOLD, tenant, [*entries, *copies], timeout=PATIENCE_S))
     return {"entries": derived.count(False), "derived entries": derived.count(True), **found, "webhook events": told}
 
 

@@ -22,6 +22,7 @@ from services.conversation.publishing import publish
 from shared import blobs, handles
 from shared.anonymity import anonymous
 from shared.entry_ids import entry_id_of
+from shared.erasures import PATIENCE_S
 from shared.errors import Rejected
 from shared.events import DERIVED_SOURCE, InboundEvent, TimelineRecord
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Outgoing, Record
@@ -223,7 +224,7 @@ class Traces:
             [id_ for _, id_ in said],
             list(self._own_keys()),
             list(self._needles()),
-            timeout=None,
+            timeout=PATIENCE_S,
         )
         await self._connection.execute(BLANK, [row["id"] for row in rows])
         self._quarantined = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from shared.erasures import PATIENCE_S
 from shared.log.appender import partition_of
 from shared.log.database import Connection
 from shared.log.headers import decode_headers
@@ -16,7 +17,7 @@ FOUND = """
 SELECT partition_id, "offset", key, value, headers, appended_at FROM log.record
 WHERE partition_id = ANY($1::integer[]) AND (
     key = ANY($2::bytea[])
-    OR substring(encode(substring(value FROM 1 FOR 250), 'escape') FROM '"id":"([0-9a-f-]{36})') = ANY($3::text[]))
+    OR substring(value FROM position('"id":"'::bytea IN substring(value FROM 1 FOR 250)) + 6 FOR 36) = ANY($3::bytea[]))
 """
 
 REWRITE = """
@@ -41,7 +42,7 @@ async def rewrite(
     wanted = range(len(layout)) if ids else sorted({partition_of(key, len(layout)) for key in keys})
     places = {layout[partition]: partition for partition in wanted}
     rows = []
-    found = await connection.fetch(FOUND, list(places), list(keys), list(ids), timeout=None)
+    found = await connection.fetch(FOUND, list(places), list(keys), [id_.encode() for id_ in ids], timeout=PATIENCE_S)
     for id_, offset, key, value, headers, at in found:
         changed = change(Record(name, places[id_], offset, key, value, decode_headers(headers), at))
         if changed is not None:
@@ -57,4 +58,4 @@ async def replace(connection: Connection, layout: Sequence[int], values: Mapping
 
 async def _store(connection: Connection, rows: Sequence[Row]) -> None:
     if rows:
-        await connection.execute(REWRITE, *(list(column) for column in zip(*rows, strict=True)), timeout=None)
+        await connection.execute(REWRITE, *(list(column) for column in zip(*rows, strict=True)), timeout=PATIENCE_S)

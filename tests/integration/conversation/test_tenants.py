@@ -19,7 +19,7 @@ SELECT c.oid::regclass::text AS name, c.relrowsecurity AND EXISTS (
            AND pg_get_expr(p.polqual, p.polrelid) LIKE '%threadline.tenant%') AS secured
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
-WHERE n.nspname IN ('auth', 'log', 'ingest', 'conversation', 'metrics') AND c.relkind IN ('r', 'p')
+WHERE n.nspname IN ('auth', 'log', 'ingest', 'conversation', 'metrics', 'privacy') AND c.relkind IN ('r', 'p')
     AND NOT c.relispartition ORDER BY 1
 """
 
