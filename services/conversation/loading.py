@@ -304,11 +304,12 @@ class Loading:
         names = {id_ for fact in self._batch.facts.values() for id_ in _ids_named(fact)}
         # A new word on other entries: they are decided again.
         put = {id_ for arrival in self._batch.arrivals.values() for id_ in arrival.facts.entries_put}
-        if names or put:
-            found = await store.named_entries(self._connection, self._tenant, names | put)
+        asked = names | {id_ for fact in self._batch.facts.values() for id_ in fact.entries_put}
+        if asked:
+            found = await store.named_entries(self._connection, self._tenant, asked)
             self._batch.named = {id_: found[id_] for id_ in names if id_ in found}
             self._names_of_conversations |= names
-            # An entry that is in none joins what named it before it happened.
+            # An entry that is in none joins what named it before it happened, or what it was to stay in.
             self._later |= {entry for id_, (held_by, entry) in found.items() if held_by is None or id_ in put}
 
     async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
