@@ -13,7 +13,8 @@ from uuid import UUID
 if TYPE_CHECKING:
     import asyncpg
 
-    from shared.tombstones import Erasure
+    from shared.events import InboundEvent
+from shared.tombstones import Erasure
 
 ENTRY, NAME, CUSTOMER = b"e", b"n", b"c"
 
@@ -25,13 +26,16 @@ COUNTED = "KPI entries made anonymous"
 
 # The same thing erased again (somebody who came back) counts until its latest erasure.
 PUT_TOMBSTONES = """
-INSERT INTO privacy.tombstone AS t (tenant_id, digest, kind, erased_at, erasure_id)
-SELECT $1, d.digest, $2, $3, $4 FROM unnest($5::uuid[]) AS d (digest)
-ON CONFLICT (tenant_id, digest) DO UPDATE SET erased_at = excluded.erased_at, erasure_id = excluded.erasure_id
+INSERT INTO privacy.tombstone AS t (tenant_id, digest, kind, erased_at, decided_at, erasure_id)
+SELECT $1, d.digest, $2, $3, $4, $5 FROM unnest($6::uuid[]) AS d (digest)
+ON CONFLICT (tenant_id, digest) DO UPDATE
+SET erased_at = excluded.erased_at, decided_at = excluded.decided_at, erasure_id = excluded.erasure_id
 WHERE t.erased_at < excluded.erased_at
 """
 
-KNOWN = "SELECT digest, kind, erased_at, erasure_id FROM privacy.tombstone WHERE tenant_id = $1 AND digest = ANY($2)"
+KNOWN = """
+SELECT digest, kind, erased_at, decided_at, erasure_id FROM privacy.tombstone WHERE tenant_id = $1 AND digest = ANY($2)
+"""
 
 PUT_ERASURE = """
 INSERT INTO privacy.erasure (tenant_id, erasure_id, erased_at, replayed, notes) VALUES ($1, $2, $3, $4, $5)
@@ -56,7 +60,12 @@ class Tombstone(NamedTuple):
 
     kind: bytes
     erased_at: datetime
+    decided_at: datetime
     erasure_id: UUID
+
+    def covers(self, event: InboundEvent) -> bool:
+        """Tell whether an event of the name belongs to what was erased, and is nothing that came afterwards."""
+        return event.occurred_at <= self.erased_at and event.received_at <= self.decided_at
 
 
 async def put(
@@ -64,18 +73,18 @@ async def put(
     tenant: str,
     kind: bytes,
     digests: Iterable[UUID],
-    erasure_id: UUID,
-    erased_at: datetime,
+    erasure: Erasure | Tombstone,
 ) -> None:
-    """Store tombstones of one kind."""
+    """Store tombstones of one kind, all of one erasure."""
     if wanted := list(dict.fromkeys(digests)):
-        await connection.execute(PUT_TOMBSTONES, tenant, kind, erased_at, erasure_id, wanted)
+        of = (erasure.erased_at, erasure.decided_at, erasure.erasure_id)
+        await connection.execute(PUT_TOMBSTONES, tenant, kind, *of, wanted)
 
 
 async def known(connection: asyncpg.Connection, tenant: str, digests: Iterable[UUID]) -> dict[UUID, Tombstone]:
     """Return those of `digests` that are tombstones."""
     rows = await connection.fetch(KNOWN, tenant, list(digests))
-    return {row[0]: Tombstone(row[1], row[2], row[3]) for row in rows}
+    return {row[0]: Tombstone(*row[1:]) for row in rows}
 
 
 async def is_fresh(connection: asyncpg.Connection, tenant: str, erasure: Erasure) -> bool:

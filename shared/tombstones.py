@@ -46,6 +46,9 @@ class Erasure(NamedTuple):
 
     erasure_id: UUID
     erased_at: datetime
+    """Up to when what happened is erased: the erasure itself, or what is too old."""
+    decided_at: datetime
+    """When it was decided. What is received later is news, also where it tells of an earlier time."""
     entries: tuple[UUID, ...]
     names: tuple[UUID, ...]
 
@@ -61,8 +64,8 @@ def events_of(tenant: str, erasure: Erasure) -> Iterator[InboundEvent]:
             "names": [str(id_) for kind, id_ in some if kind == "n"],
         }
         id_ = f"{ERASED}:{erasure.erasure_id}:{part}"
-        at = erasure.erased_at
-        yield InboundEvent(tenant, DERIVED_SOURCE, id_, TYPE_PREFIX + ERASED, at, at, data)
+        times = (erasure.erased_at, erasure.decided_at)
+        yield InboundEvent(tenant, DERIVED_SOURCE, id_, TYPE_PREFIX + ERASED, *times, data)
 
 
 def is_erasure(event: InboundEvent) -> bool:
@@ -73,7 +76,8 @@ def erasure_of(event: InboundEvent) -> Erasure:
     """Read an event that `events_of` made. Raises Rejected."""
     try:
         entries, names = ([UUID(id_) for id_ in event.data[kind]] for kind in ("entries", "names"))
-        return Erasure(UUID(event.data["erasure_id"]), event.occurred_at, tuple(entries), tuple(names))
+        times = (event.occurred_at, event.received_at)
+        return Erasure(UUID(event.data["erasure_id"]), *times, tuple(entries), tuple(names))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Rejected(f"the erasure cannot be read ({type(error).__name__})") from error
 

@@ -3,11 +3,11 @@
 The rule, a function of the event and the tombstones alone:
 
 1. an event whose entry was erased is dropped;
-2. else one that happened up to the erasure of its owner (its strongest handle or its session; without those its
-   browser) is dropped, though nobody has seen it before;
+2. else one that happened and was received up to the erasure of its owner (its strongest handle or its session;
+   without those its browser) is dropped, though nobody has seen it before;
 3. an agent's decision about people loses the handles that were erased since, and is dropped with one of its sides.
 
-What somebody writes after their erasure is a new customer's. Source: docs/decisions/0012-erasure.md
+What is received of somebody after their erasure is a new customer's. Source: docs/decisions/0012-erasure.md
 """
 
 from __future__ import annotations
@@ -93,8 +93,7 @@ async def without_erased(batch: Batch, events: Sequence[InboundEvent], erased_at
                 batch.tenant,
                 erasures.ENTRY,
                 [held.entry_id],
-                held.stone.erasure_id,
-                held.stone.erased_at,
+                held.stone,
             )
     return kept
 
@@ -122,12 +121,10 @@ def _held(asked: Question, known: Mapping[UUID, erasures.Tombstone]) -> Held:
     if asked.entry_id in known:
         return Held(asked.entry_id, None, known[asked.entry_id], was_known=True)
     stone = known.get(asked.owner) if asked.owner else None
-    if stone is not None and event.occurred_at <= stone.erased_at:
+    if stone is not None and stone.covers(event):
         return Held(asked.entry_id, None, stone)
     gone = {
-        node: known[digest]
-        for node, digest in asked.nodes.items()
-        if digest in known and event.occurred_at <= known[digest].erased_at
+        node: known[digest] for node, digest in asked.nodes.items() if digest in known and known[digest].covers(event)
     }
     left = without_nodes(event, gone.__contains__) if gone else event
     return Held(asked.entry_id, left, None if left is not None else next(iter(gone.values())))

@@ -122,7 +122,7 @@ async def _erase(
     condemned.take_decisions(around.values())
     await _take_copies(batch, condemned, at)
     names = named(batch.secret, batch.tenant, sorted(condemned.nodes))
-    erasure = Erasure(uuid4(), at, tuple(condemned.ids), tuple(names))
+    erasure = Erasure(uuid4(), at, batch.now, tuple(condemned.ids), tuple(names))
     await _carry_out(batch, log, erasure, condemned)
     return erasure.erasure_id
 
@@ -308,8 +308,7 @@ def _renamed(decided: Batch, where: Decided) -> dict[UUID, UUID]:
 
 async def _note(connection: asyncpg.Connection, tenant: str, erasure: Erasure, customers: Iterable[UUID] = ()) -> None:
     """Store the tombstones, and have the tenant's events held against them from now on."""
-    id_, at = erasure.erasure_id, erasure.erased_at
-    await erasures.put(connection, tenant, erasures.ENTRY, erasure.entries, id_, at)
-    await erasures.put(connection, tenant, erasures.NAME, erasure.names, id_, at)
-    await erasures.put(connection, tenant, erasures.CUSTOMER, customers, id_, at)
-    await erasure_store.mark_tenant(connection, tenant, at)
+    await erasures.put(connection, tenant, erasures.ENTRY, erasure.entries, erasure)
+    await erasures.put(connection, tenant, erasures.NAME, erasure.names, erasure)
+    await erasures.put(connection, tenant, erasures.CUSTOMER, customers, erasure)
+    await erasure_store.mark_tenant(connection, tenant, erasure.erased_at)

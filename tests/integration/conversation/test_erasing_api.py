@@ -10,11 +10,14 @@ import pytest
 
 from services.conversation.retention import forget_once
 from services.conversation.routes import erasing
+from services.ingest.validation import validate
 from shared.keys import create_key
-from shared.log.protocol import INBOUND, Record
+from shared.log.protocol import INBOUND, Outgoing, Record
 from shared.log.quarantine import Rejection, quarantine
+from shared.routing import routing_key
 from shared.settings import Settings
 from tests.timeline_app import Timelines, running_timelines
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -111,19 +114,36 @@ async def test_who_writes_after_their_erasure_is_somebody_new(pool: asyncpg.Pool
         ann = await timelines.customer("email:ann@x.example")
         assert ann is not None
         await timelines.call("DELETE", f"/v1/customers/{ann['id']}")
-        late = timelines.message("08:00:00", "email:ann@x.example", text="said before, heard after")
-        new = timelines.message("09:30:00", "email:ann@x.example", text="after")
-        new["time"] = timelines.platform.clock.now().isoformat()
         headers = {"authorization": f"Bearer {timelines.keys['acme']}"}
-        for event in (old, late):
-            await timelines.client.post("/v1/events", json=event, headers=headers)
-        await timelines.post(new)
+        await timelines.client.post("/v1/events", json=old, headers=headers)
+        # Said before, and nobody had heard of it: real, and not of what was erased.
+        await timelines.post(timelines.message("08:00:00", "email:ann@x.example", text="after"))
         again = await timelines.customer("email:ann@x.example")
         assert again is not None and again["id"] != ann["id"]
         lines = (await timelines.get(f"/v1/customers/{again['id']}/timeline"))["entries"]
         assert [line["text"] for line in lines if line["type"] == "threadline.message.received"] == ["after"]
-        assert (await timelines.status(late))["status"] == "erased"
-        raw = await pool.fetchval("SELECT count(*) FROM log.record WHERE encode(value, 'escape') LIKE '%heard after%'")
+        assert (await timelines.status(old))["status"] == "erased"
+
+
+async def test_what_was_received_before_an_erasure_and_is_read_after_it_is_dropped(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        await timelines.post(timelines.message("09:00:00", "email:ann@x.example", text="known"))
+        ann = await timelines.customer("email:ann@x.example")
+        assert ann is not None
+        posted = timelines.message("09:10:00", "email:ann@x.example", text="heard before")
+        waiting = validate(posted, "acme", timelines.platform.clock.now())
+        await timelines.call("DELETE", f"/v1/customers/{ann['id']}")
+        await timelines.platform.log.append(INBOUND, [Outgoing(routing_key(waiting), waiting.encode())])
+
+        async def is_erased() -> bool:
+            found = await timelines.call("GET", "/v1/events/status", source=posted["source"], id=posted["id"])
+            return found.status_code == 200 and found.json()["status"] == "erased"
+
+        await until(is_erased, "what waited in the log is erased")
+        assert await timelines.customer("email:ann@x.example") is None
+        raw = await pool.fetchval("SELECT count(*) FROM log.record WHERE encode(value, 'escape') LIKE '%heard before%'")
         assert raw == 0
 
 

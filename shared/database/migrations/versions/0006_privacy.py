@@ -20,6 +20,7 @@ TABLES = (
         digest uuid NOT NULL,
         kind "char" NOT NULL CHECK (kind IN ('e', 'n', 'c')),
         erased_at timestamptz NOT NULL,
+        decided_at timestamptz NOT NULL,
         erasure_id uuid NOT NULL,
         PRIMARY KEY (tenant_id, digest)
     )""",
