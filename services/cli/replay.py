@@ -19,7 +19,7 @@ from services.cli import ledger
 from services.cli.platform import DataOption, open_platform, reach_database, with_secret
 from services.cli.quarantine import data_settings
 from services.conversation.consumer import InboundConsumer
-from services.conversation.erasing import replay as carry_out
+from services.conversation.erasure.erasing import replay as carry_out
 from services.conversation.update import Outcome
 from shared.database.engine import transaction
 from shared.database.migrate import migrate

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends
 
 from services.conversation.console import console_router
 from services.conversation.consumer import GROUP, InboundConsumer
+from services.conversation.erasure.retention import forget_for_ever
 from services.conversation.metrics import ConversationMetrics
-from services.conversation.retention import forget_for_ever
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.erasing import erasing_router

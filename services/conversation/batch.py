@@ -15,7 +15,8 @@ from services.conversation.identity import Evidence
 from services.conversation.people import People
 from services.conversation.policy import Policy
 from services.conversation.scope import Name, Scope, conversation_name
-from services.conversation.store import StoredConversation, new_id
+from services.conversation.tables.conversations import StoredConversation
+from services.conversation.tables.rows import new_id
 from shared.events import InboundEvent, TimelineRecord
 
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)

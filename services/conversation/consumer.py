@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation.erasing import replay
+from services.conversation.erasure.erasing import replay
 from services.conversation.publishing import publish
 from services.conversation.update import Outcome, put_events
 from shared import blobs, erasures

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, resolve, strength
 from services.conversation.people import Leaf
 from services.conversation.policy import Policy
@@ -48,10 +48,10 @@ _WEIGHTS = {"same_conversation": 0.6, "same_name": 0.4, "same_mailbox_name": 0.4
 
 async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> dict[str, Any]:
     """Return the answer of `GET /v1/customers/{id}/identity` for a surviving customer."""
-    policy = (await store.get_policy(connection, tenant)).policy
+    policy = (await tables.tenants.get_policy(connection, tenant)).policy
     nodes = [row["node"] for row in await connection.fetch(NODES, tenant, customer_id)]
-    leaves = await store.leaves_of_nodes(connection, tenant, nodes)
-    links = await store.links_of_nodes(connection, tenant, [leaf.node for leaf in leaves])
+    leaves = await tables.leaves.leaves_of_nodes(connection, tenant, nodes)
+    links = await tables.leaves.links_of_nodes(connection, tenant, [leaf.node for leaf in leaves])
     accepted, refused, apart = _resolved(leaves, links, policy)
     mine = set(nodes)
     return {

@@ -10,8 +10,8 @@ from services.conversation.batch import Batch
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
 from services.conversation.stitching import Placement, Stitcher
-from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
+from services.conversation.tables.conversations import StoredConversation
 
 
 class Fold:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from services.conversation import copies, store
+from services.conversation import copies, tables
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry, digest_of
@@ -69,10 +69,10 @@ class Loading:
         The stored evidence is forgotten, to be stored anew, unless `keep_links`: then nothing is written.
         """
         self._batch.everything = True
-        for entry in await store.all_entries(self._connection, self._tenant):
+        for entry in await tables.entries.all_entries(self._connection, self._tenant):
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
         self._batch.facts = await self._facts_of(self._batch.stored.values())
-        self._people.take(await store.all_leaves(self._connection, self._tenant))
+        self._people.take(await tables.leaves.all_leaves(self._connection, self._tenant))
         for leaf in self._people.by_id.values():
             leaf.shared, leaf.linked_at = False, None
             self._people.changed.add(leaf.node)
@@ -82,7 +82,7 @@ class Loading:
         self._people.linked = set(self._people.members)
         self._batch.evidence = list(self._people.evidence_of(self._batch.facts.values()).values())
         if not keep_links:
-            await store.clear_links(self._connection, self._tenant)
+            await tables.leaves.clear_links(self._connection, self._tenant)
         self._people.learn(self._batch.evidence)
         self._people.regroup(list(self._people.members))
         self._batch.answered = {
@@ -90,13 +90,13 @@ class Loading:
         }
         await self._ask_bulk(list(self._batch.facts.values()))
         ids = {entry.conversation_id for entry in self._batch.stored.values() if entry.conversation_id}
-        self._batch.conversations = await store.conversations(self._connection, self._tenant, ids)
+        self._batch.conversations = await tables.conversations.conversations(self._connection, self._tenant, ids)
         self._batch.rebuilt = set(self._batch.conversations)
 
     async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
         secret = self._batch.secret
-        ids = [store.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
-        known = await store.known_digests(self._connection, self._tenant, ids)
+        ids = [tables.rows.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
+        known = await tables.entries.known_digests(self._connection, self._tenant, ids)
         conflicts = {}
         for id_, event in zip(ids, events, strict=True):
             digest = digest_of(event)
@@ -109,7 +109,7 @@ class Loading:
                 self._batch.outcome.conflicts += 1
                 row = (id_, digest, event.received_at, event.occurred_at, event.type, event.data)
                 conflicts[id_, digest] = row
-        await store.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
+        await tables.entries.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
 
     async def _tell_copies(self) -> None:
         """Tell which of the new events are copies of a mail; the first of all is its entry."""
@@ -180,14 +180,14 @@ class Loading:
         """Load the people that these events name, and group anew those that they bring together."""
         nodes = {node for fact in facts for node in (*fact.nodes, *fact.claimants)}
         nodes |= {node for fact in facts for a, b, _ in fact.decisions for node in (a, b)}
-        self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, nodes))
+        self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, nodes))
         for node in sorted({node for fact in facts for node in fact.nodes}):
             self._people.leaf(node)
         found = self._people.evidence_of(facts)
         if not found:
             return
         pairs = {evidence.pair for evidence in found.values()}
-        known = await store.links_of_pairs(self._connection, self._tenant, pairs)
+        known = await tables.leaves.links_of_pairs(self._connection, self._tenant, pairs)
         self._batch.evidence = [e for key, e in found.items() if key not in known or e.supersedes(known[key])]
         if not self._batch.evidence:
             return
@@ -200,7 +200,7 @@ class Loading:
         missing = [id_ for id_ in components if id_ not in self._people.linked]
         nodes = [node for id_ in missing for node in self._people.members[id_]]
         if nodes:
-            for link in await store.links_of_nodes(self._connection, self._tenant, nodes):
+            for link in await tables.leaves.links_of_nodes(self._connection, self._tenant, nodes):
                 self._people.take_link(link)
             self._people.linked.update(missing)
 
@@ -209,7 +209,7 @@ class Loading:
         if not self._people.newly_shared:
             return
         leaves = [self._people.leaf(node).leaf_id for node in self._people.newly_shared]
-        for entry in await store.entries_of_leaves(self._connection, self._tenant, leaves):
+        for entry in await tables.entries.entries_of_leaves(self._connection, self._tenant, leaves):
             await self._take_stored([entry])
             if entry.entry_id in self._batch.facts:
                 self._scope.touch(self._names(self._batch.facts[entry.entry_id]), entry.occurred_at)
@@ -223,7 +223,7 @@ class Loading:
             return
         answered_now = {fact.contact for fact in facts if fact.type == "call.answered"}
         self._batch.answered |= {contact for contact in answered_now if contact}
-        for contact, at, answered in await store.calls_of_contacts(self._connection, self._tenant, contacts):
+        for contact, at, answered in await tables.entries.calls_of_contacts(self._connection, self._tenant, contacts):
             if answered:
                 self._batch.answered.add(contact)
             if contact in answered_now:
@@ -240,7 +240,7 @@ class Loading:
         if mails and not self._batch.everything:
             wanted = {sent_key(mail): mail for mail in mails}
             shared = {self._people.leaf(node).leaf_id for node in self._people.newly_shared}
-            for key, leaf_id, entry_id in await store.recipients(self._connection, self._tenant, wanted):
+            for key, leaf_id, entry_id in await tables.entries.recipients(self._connection, self._tenant, wanted):
                 self._sent_before.setdefault(wanted[key], set()).add(leaf_id)
                 if entry_id not in self._batch.displaced and leaf_id not in shared:
                     self._sent.setdefault(wanted[key], set()).add(leaf_id)
@@ -280,7 +280,7 @@ class Loading:
         while True:
             known = (self._scope.version, len(self._batch.stored))
             keys = self._unasked("key", ((key, self._scope.since(key_name(key))) for key in self._scope.keys_known()))
-            bound = await store.bindings(self._connection, self._tenant, keys) if keys else []
+            bound = await tables.conversations.bindings(self._connection, self._tenant, keys) if keys else []
             for key, _ in keys:
                 self._batch.bound.pop(key, None)
             self._batch.bound.update({b.key: b.conversation_id for b in bound if not b.later and b.conversation_id})
@@ -306,13 +306,13 @@ class Loading:
         put = {id_ for arrival in self._batch.arrivals.values() for id_ in arrival.facts.entries_put}
         asked = names | {id_ for fact in self._batch.facts.values() for id_ in fact.entries_put}
         if asked:
-            found = await store.named_entries(self._connection, self._tenant, asked)
+            found = await tables.entries.named_entries(self._connection, self._tenant, asked)
             self._batch.named = {id_: found[id_] for id_ in names if id_ in found}
             self._names_of_conversations |= names
             # An entry that is in none joins what named it before it happened, or what it was to stay in.
             self._later |= {entry for id_, (held_by, entry) in found.items() if held_by is None or id_ in put}
 
-    async def _load_conversations(self, bound: Sequence[store.Bound]) -> None:
+    async def _load_conversations(self, bound: Sequence[tables.conversations.Bound]) -> None:
         window = self._batch.policy.open_window
         wanted = []
         for component in self._scope.components():
@@ -320,7 +320,7 @@ class Loading:
             active_since = max(since - window, BEGINNING) if since - BEGINNING > window else BEGINNING
             wanted += [(self._people.leaves[n].leaf_id, active_since) for n in self._people.members[component]]
         leaves = self._unasked("leaf's conversations", wanted)
-        owned = await store.open_conversations(self._connection, self._tenant, leaves) if leaves else []
+        owned = await tables.conversations.open_conversations(self._connection, self._tenant, leaves) if leaves else []
         self._batch.owned.update(owned)
         named = {held_by for held_by, _ in self._batch.named.values() if held_by}
         ids = {b.conversation_id for b in bound if b.conversation_id} | {c for _, c in owned} | named
@@ -329,11 +329,11 @@ class Loading:
         ids |= set(self._scope.conversations()) | self._names_of_conversations
         ids -= set(self._batch.conversations)
         if ids:
-            found = await store.conversations(self._connection, self._tenant, ids)
+            found = await tables.conversations.conversations(self._connection, self._tenant, ids)
             self._batch.conversations.update(found)
         self._connect(bound, owned)
 
-    def _connect(self, bound: Sequence[store.Bound], owned: Sequence[tuple[UUID, UUID]]) -> None:
+    def _connect(self, bound: Sequence[tables.conversations.Bound], owned: Sequence[tuple[UUID, UUID]]) -> None:
         """Say what belongs together: keys and what they mean, people and where they take part."""
         for b in bound:
             if b.conversation_id in self._batch.conversations:
@@ -365,9 +365,9 @@ class Loading:
         since = {id_: self._batch.since(id_) for id_ in self._batch.conversations}
         wanted = self._unasked("reach", ((id_, at) for id_, at in since.items() if at < NEVER))
         if wanted:
-            for key, id_ in await store.keys_named_since(self._connection, self._tenant, wanted):
+            for key, id_ in await tables.conversations.keys_named_since(self._connection, self._tenant, wanted):
                 self._scope.touch((key_name(key), self._batch.part_of(id_)))
-            found = await store.participants(self._connection, self._tenant, wanted)
+            found = await tables.conversations.participants(self._connection, self._tenant, wanted)
             self._participants.update((leaf_id, id_) for leaf_id, id_, _ in found)
             await self._load_leaves_by_id(leaf_id for leaf_id, _, seen_later in found if seen_later)
         for leaf_id, id_ in self._participants:
@@ -389,7 +389,7 @@ class Loading:
         conversations = self._unasked("conversation", self._batch.reached())
         later = [id_ for id_ in self._later if id_ not in self._batch.stored]
         if leaves or conversations or later:
-            found = await store.entries_since(self._connection, self._tenant, leaves, conversations, later)
+            found = await tables.entries.entries_since(self._connection, self._tenant, leaves, conversations, later)
             await self._take_stored(found)
 
     async def _take_stored(self, entries: Sequence[Entry]) -> None:
@@ -416,24 +416,24 @@ class Loading:
         wanted = self._batch.reached()
         self._batch.rebuilt.update(id_ for id_, _ in wanted)
         if wanted:
-            entries = await store.entries_before(self._connection, self._tenant, wanted)
+            entries = await tables.entries.entries_before(self._connection, self._tenant, wanted)
             facts = list((await self._facts_of(entries)).values())
             self._batch.history = list(zip(entries, facts, strict=True))
             await self._load_leaves(facts)
             await self._load_leaves_by_id(entry.leaf_id for entry in entries)
             contacts = {fact.contact for fact in facts if fact.contact and fact.type.startswith("call.")}
-            calls = await store.calls_of_contacts(self._connection, self._tenant, contacts) if contacts else []
+            calls = await tables.entries.calls_of_contacts(self._connection, self._tenant, contacts) if contacts else []
             self._batch.answered.update(contact for contact, _, answered in calls if answered)
 
     async def _load_leaves(self, facts: Iterable[Facts]) -> None:
         unknown = {node for fact in facts for node in (*fact.claimants, fact.nobody)} - set(self._people.leaves)
         if unknown:
-            self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, unknown))
+            self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, unknown))
 
     async def _load_leaves_by_id(self, ids: Iterable[UUID]) -> None:
         unknown = set(ids) - set(self._people.by_id)
         if unknown:
-            self._people.take(await store.leaves_of_ids(self._connection, self._tenant, unknown))
+            self._people.take(await tables.leaves.leaves_of_ids(self._connection, self._tenant, unknown))
 
     async def _load_past_links(self) -> None:
         """Load the links of people for whom an event asks who was one customer before they were all known."""

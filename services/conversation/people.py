@@ -1,6 +1,6 @@
 """The people of a batch: the leaves and links that its events touch, and the customers that follow from them.
 
-Pure over what was loaded: `store.py` brings leaves and links in and takes the changes out.
+Pure over what was loaded: `tables/leaves.py` brings leaves and links in and takes the changes out.
 """
 
 from __future__ import annotations

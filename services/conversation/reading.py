@@ -21,7 +21,7 @@ from services.conversation import context as brief
 from services.conversation import past, promises
 from services.conversation.entries import COLUMNS, Entry, render
 from services.conversation.promises import Step
-from services.conversation.store import WEEK
+from services.conversation.tables.conversations import WEEK
 from shared import agreements, handles
 from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from services.conversation import copies, past, store
+from services.conversation import copies, past, tables
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
@@ -16,8 +16,8 @@ from services.conversation.identity import strength
 from services.conversation.people import Leaf
 from services.conversation.seen import SeenLeaves
 from services.conversation.stitching import Placement
-from services.conversation.store import StoredConversation
 from services.conversation.summary import Summary
+from services.conversation.tables.conversations import StoredConversation
 from shared import handles
 from shared.events import TimelineRecord
 
@@ -39,35 +39,40 @@ class Saving:
         reowned = await self._save_conversations()
         stood = (leaf for node in self._people.moved if (leaf := self._people.leaves[node]).seq is not None)
         await self._keep(leaves=(leaf.leaf_id for leaf in stood))
-        await store.save_leaves(
+        await tables.leaves.save_leaves(
             self._connection,
             self._tenant,
             [self._people.leaves[node] for node in self._people.changed],
         )
-        await store.save_links(self._connection, self._tenant, self._batch.evidence)
+        await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence)
         await self._save_seen(moved)
         displaced = list(self._batch.displaced.values())
         moves = (entry.entry_id for entry in (*moved, *kept))
         await self._keep(moved=moves, gone=(entry.entry_id for entry in (*stale, *displaced)))
-        await store.delete_entries(self._connection, self._tenant, [e.entry_id for e in (*stale, *displaced)])
+        await tables.entries.delete_entries(self._connection, self._tenant, [e.entry_id for e in (*stale, *displaced)])
         await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
-        await store.insert_entries(self._connection, [*new, *fresh])
-        await store.move_entries(self._connection, self._tenant, [*moved, *kept])
+        await tables.entries.insert_entries(self._connection, [*new, *fresh])
+        await tables.entries.move_entries(self._connection, self._tenant, [*moved, *kept])
         await self._save_participations(new, moved)
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
-        await store.recount_participations(self._connection, self._tenant, reowned_in)
-        await store.save_weeks(self._connection, self._tenant, self._active(reowned_in | self._batch.rebuilt))
+        await tables.conversations.recount_participations(self._connection, self._tenant, reowned_in)
+        await tables.conversations.save_weeks(
+            self._connection, self._tenant, self._active(reowned_in | self._batch.rebuilt)
+        )
         bindings = self._fold.stitcher.bindings
-        await store.save_bindings(
+        await tables.conversations.save_bindings(
             self._connection, self._tenant, [*self._batch.stored, *self._batch.displaced], bindings
         )
         own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
         changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
         self._publish(changed, [*fresh, *kept], stale)
         added = {entry.entry_id for entry in (*new, *fresh)}
-        told = [(store.NEW if e.entry_id in added else store.CORRECTED, e) for e in (*changed, *fresh, *kept)]
-        told += [(store.GONE, entry) for entry in (*stale, *displaced)]
-        await store.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
+        told = [
+            (tables.changes.NEW if e.entry_id in added else tables.changes.CORRECTED, e)
+            for e in (*changed, *fresh, *kept)
+        ]
+        told += [(tables.changes.GONE, entry) for entry in (*stale, *displaced)]
+        await tables.changes.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
         self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
 
     def moved(self) -> list[Entry]:
@@ -168,7 +173,7 @@ class Saving:
         known = self._batch.conversations
         others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
         await self._keep(conversations=(*others, *gone))
-        await store.save_conversations(self._connection, self._tenant, rows, gone)
+        await tables.conversations.save_conversations(self._connection, self._tenant, rows, gone)
         self._publish_conversations(rows, gone)
         return await self._reown(rows)
 
@@ -195,7 +200,7 @@ class Saving:
             merged = before.canonical_id != row.canonical_id or row.id in merged_into
             if merged or row.id in self._batch.rebuilt:
                 owners.append((row.id, owner))
-        return await store.reown_entries(self._connection, self._tenant, owners, self._batch.now)
+        return await tables.entries.reown_entries(self._connection, self._tenant, owners, self._batch.now)
 
     async def _keep(self, **ids: Iterable[UUID]) -> None:
         await past.keep(self._connection, self._tenant, self._batch.now, **ids)
@@ -221,8 +226,8 @@ class Saving:
             seen.of(leaf_id).owns(fact, event.data.get("customer") or {})
         for entry in moved:
             seen.of(entry.leaf_id).owns(self._batch.facts[entry.entry_id], entry.data.get("customer") or {})
-        await store.save_seen(self._connection, self._tenant, seen.all())
-        await store.save_sightings(self._connection, self._tenant, list(sightings.values()))
+        await tables.leaves.save_seen(self._connection, self._tenant, seen.all())
+        await tables.leaves.save_sightings(self._connection, self._tenant, list(sightings.values()))
 
     async def _save_participations(self, new: Sequence[Entry], moved: Sequence[Entry]) -> None:
         rows = {(entry.leaf_id, entry.conversation_id) for entry in (*new, *moved) if entry.conversation_id}
@@ -231,7 +236,7 @@ class Saving:
             placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
             rows |= {(leaf, conversation) for leaf, conversation in placed if conversation}
         known = [(leaf, id_, self._fold.last_entry_at(id_)) for leaf, id_ in rows if id_ is not None]
-        await store.save_participations(self._connection, self._tenant, self._batch.rebuilt, known)
+        await tables.conversations.save_participations(self._connection, self._tenant, self._batch.rebuilt, known)
 
     def _active(self, told_anew: Container[UUID]) -> list[tuple[UUID, datetime]]:
         """Return (conversation, last entry) for those whose week is another one than before, or not stored."""
@@ -239,7 +244,11 @@ class Saving:
         for id_, before in self._fold.active_before.items():
             if self._fold.holds(id_):
                 at = self._fold.last_entry_at(id_)
-                if id_ in told_anew or before is None or store.week(before) != store.week(at):
+                if (
+                    id_ in told_anew
+                    or before is None
+                    or tables.conversations.week(before) != tables.conversations.week(at)
+                ):
                     found.append((id_, at))
         return found
 

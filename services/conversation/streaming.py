@@ -1,6 +1,6 @@
 """What changes on timelines, as it changes: positions that a reader may resume from, over processes and restarts.
 
-Each tenant's changes are numbered without gaps in the order of their commits (store.save_changes), so reading
+Each tenant's changes are numbered without gaps in the order of their commits (tables.changes.save_changes), so reading
 everything above a position misses nothing and repeats nothing. One loop per process watches the numbers of those
 tenants that somebody listens to.
 """
@@ -18,7 +18,7 @@ import asyncpg
 import orjson
 import structlog
 
-from services.conversation import reading, store
+from services.conversation import reading, tables
 from services.conversation.entries import COLUMNS, Entry, render
 from shared.database.engine import tenant_reader
 from shared.errors import Retryable
@@ -220,12 +220,12 @@ async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -
 
 def _told(row: asyncpg.Record) -> bytes:
     kind, gone = row["kind"], row[5] is None
-    if kind == store.GONE or gone:
+    if kind == tables.changes.GONE or gone:
         return _event("correction", row["position"], {"id": str(row["changed_id"]), "deleted": True})
     entry = Entry(*row[5 : 5 + len(COLUMNS)])
     shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
     shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
-    return _event("entry" if kind == store.NEW else "correction", row["position"], shown)
+    return _event("entry" if kind == tables.changes.NEW else "correction", row["position"], shown)
 
 
 def _event(name: str, position: int, data: Any) -> bytes:

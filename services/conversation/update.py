@@ -14,9 +14,9 @@ from datetime import datetime
 
 import asyncpg
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.batch import Batch, Outcome
-from services.conversation.erased import without_erased
+from services.conversation.erasure.erased import without_erased
 from services.conversation.folding import Fold
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
@@ -33,7 +33,7 @@ async def put_events(
 
     Runs in the caller's transaction and holds the tenant until its end. Raises Rejected where an event cannot be read.
     """
-    held = await store.lock_tenant(connection, tenant)
+    held = await tables.tenants.lock_tenant(connection, tenant)
     batch = Batch(connection, tenant, held.policy, held.version, secret, now)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
@@ -47,9 +47,9 @@ async def resolve_again(
     connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy | None = None
 ) -> Outcome:
     """Decide everything of a tenant anew from its stored entries, under `policy` where given, which is stored."""
-    held = await store.lock_tenant(connection, tenant)
+    held = await tables.tenants.lock_tenant(connection, tenant)
     if policy is not None:
-        await store.put_policy(connection, tenant, policy)
+        await tables.tenants.put_policy(connection, tenant, policy)
     batch = Batch(connection, tenant, policy or held.policy, held.version, secret, now)
     await Loading(batch).take_all()
     await decide(batch)
@@ -63,12 +63,12 @@ async def change_policy(
 
     That is nothing where it is the one in force, or only bars handles that nobody has named yet; else it is everything.
     """
-    held = await store.lock_tenant(connection, tenant)
+    held = await tables.tenants.lock_tenant(connection, tenant)
     barred = policy.bars_only_more(held.policy)
-    if barred is None or await store.knows_any(connection, tenant, barred):
+    if barred is None or await tables.leaves.knows_any(connection, tenant, barred):
         return await resolve_again(connection, tenant, secret, now, policy)
     if policy != held.policy:
-        await store.put_policy(connection, tenant, policy)
+        await tables.tenants.put_policy(connection, tenant, policy)
     return Outcome()
 
 

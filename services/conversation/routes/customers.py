@@ -13,7 +13,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from services.conversation import explaining, past, reading, store
+from services.conversation import explaining, past, reading, tables
 from services.conversation.context import RECENT
 from services.conversation.reading import Page
 from services.conversation.routes import parameters
@@ -45,7 +45,7 @@ def customers_router(platform: Platform) -> APIRouter:
     ) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
             if handle is not None:
-                policy = (await store.get_policy(connection, reader.tenant)).policy
+                policy = (await tables.tenants.get_policy(connection, reader.tenant)).policy
                 kind, nodes = _nodes(handle, policy.default_region)
                 ids = await reading.customers_by_handle(connection, reader.tenant, kind, nodes)
                 found = [await reading.customer(connection, reader.tenant, id_) for id_ in ids]

@@ -12,7 +12,7 @@ import asyncpg
 from fastapi import APIRouter, Depends
 
 from services.conversation.consumer import GROUP
-from services.conversation.erasing import NobodysOwn, erase_customer
+from services.conversation.erasure.erasing import NobodysOwn, erase_customer
 from services.conversation.routes.parameters import id_of
 from shared import erasures
 from shared.auth import Principal, require

@@ -8,7 +8,7 @@ import asyncpg
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.conversation import deciding, explaining, reading, store
+from services.conversation import deciding, explaining, reading, tables
 from services.conversation.identity import Node
 from services.conversation.routes.deciding import actor_of, carried_out, undecidable
 from services.conversation.routes.parameters import id_of
@@ -80,7 +80,7 @@ def identity_router(platform: Platform) -> APIRouter:
             if survivor is None:
                 raise not_found("customer")
             nodes = await _nodes(connection, writer.tenant, survivor)
-            region = (await store.get_policy(connection, writer.tenant)).policy.default_region
+            region = (await tables.tenants.get_policy(connection, writer.tenant)).policy.default_region
         off = [_theirs(handle, index, nodes, region) for index, handle in enumerate(body.handles)]
         try:
             event = deciding.split(writer.tenant, nodes, off, body.reason, actor_of(writer), platform.clock.now())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
 from services.conversation.publishing import publish
@@ -27,7 +27,7 @@ def policy_router(platform: Platform) -> APIRouter:
     @router.get("/v1/identity/policy", summary="The identity policy in force")
     async def get(admin: Admin) -> dict[str, Any]:
         async with tenant_reader(platform.pool, admin.tenant) as connection:
-            return (await store.get_policy(connection, admin.tenant)).document()
+            return (await tables.tenants.get_policy(connection, admin.tenant)).document()
 
     @router.put("/v1/identity/policy", summary="Replace the identity policy; all it touches is resolved again")
     async def put(

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.conftest import needs
@@ -155,7 +155,7 @@ async def dump(pool: asyncpg.Pool, tenant: str) -> dict[str, list[Any]]:
 async def test_a_policy_is_kept_with_its_version(pool: asyncpg.Pool, dialogues: Dialogues) -> None:
     await set_policy(pool, dialogues, "acme")
     async with pool.acquire() as connection:
-        stored = await store.get_policy(connection, "acme")
+        stored = await tables.tenants.get_policy(connection, "acme")
     assert stored.version == 1
     assert stored.policy == dialogues.policy("acme")
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation.erasing import erase_customer, replay
+from services.conversation.erasure.erasing import erase_customer, replay
 from services.conversation.publishing import publish
 from services.conversation.update import put_events
 from shared.entry_ids import entry_id_of

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.conversation.retention import forget_once
+from services.conversation.erasure.retention import forget_once
 from services.conversation.routes import erasing
 from services.ingest.validation import validate
 from shared.keys import create_key

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
@@ -59,7 +59,7 @@ OVERLOOKED = f"""
 SELECT p.leaf_id, p.conversation_id FROM conversation.participation p
 JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
 JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
-WHERE p.tenant_id = $1 AND p.active_week < {store.WEEK.format("k.last_entry_at")}
+WHERE p.tenant_id = $1 AND p.active_week < {tables.conversations.WEEK.format("k.last_entry_at")}
 """
 
 

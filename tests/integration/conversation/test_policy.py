@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.foreseeing import foresee
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
@@ -128,7 +128,7 @@ async def test_a_policy_that_can_change_nothing_decides_nothing_again(
     async def change(policy: Policy) -> None:
         async with pool.acquire() as connection, connection.transaction():
             await change_policy(connection, "acme", SECRET, NOW, policy)
-            assert (await store.get_policy(connection, "acme")).policy == policy
+            assert (await tables.tenants.get_policy(connection, "acme")).policy == policy
 
     async def call(name: str, *handles: str) -> None:
         named = [{"kind": kind, "value": value} for kind, _, value in (handle.partition(":") for handle in handles)]

@@ -14,14 +14,15 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from services.conversation import copies, erasure_store, store
+from services.conversation import copies, tables
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry
-from services.conversation.erased import hold, name_of, without_nodes
-from services.conversation.erasure_traces import Traces
+from services.conversation.erasure import store
+from services.conversation.erasure.erased import hold, name_of, without_nodes
+from services.conversation.erasure.forgetting import Forgetting
+from services.conversation.erasure.traces import Traces
 from services.conversation.facts import facts_of
 from services.conversation.folding import Fold
-from services.conversation.forgetting import Forgetting
 from services.conversation.identity import Node
 from services.conversation.loading import Loading
 from services.conversation.publishing import publish
@@ -81,8 +82,8 @@ async def erase_customer(
     Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline. An id that
     was erased before gives the erasure that it was. Raises NobodysOwn.
     """
-    held = await store.lock_tenant(connection, tenant)
-    leaves = await connection.fetch(erasure_store.LEAVES_OF_CUSTOMER, tenant, customer_id)
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    leaves = await connection.fetch(store.LEAVES_OF_CUSTOMER, tenant, customer_id)
     if not leaves:
         asked = tombstone(secret, tenant, f"customer:{customer_id}")
         stone = (await erasures.known(connection, tenant, [asked])).get(asked)
@@ -90,7 +91,7 @@ async def erase_customer(
     if any(row["shared"] for row in leaves):
         raise NobodysOwn
     batch = Batch(connection, tenant, held.policy, held.version, secret, now)
-    entries = await store.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
+    entries = await tables.entries.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
     if not entries and all(row["node"].startswith("anonymous:") for row in leaves):
         return None  # a stand-in for the owner of a conversation that has become somebody's
     return await _erase(batch, log, leaves, entries, now)
@@ -104,11 +105,11 @@ async def forget_quiet(
     It is one erasure, of what happened up to then: what comes late from after it is taken, as a new customer's.
     Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline.
     """
-    held = await store.lock_tenant(connection, tenant)
-    leaves = await connection.fetch(erasure_store.LEAVES_OF_QUIET, tenant, since, most)
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    leaves = await connection.fetch(store.LEAVES_OF_QUIET, tenant, since, most)
     if leaves:
         batch = Batch(connection, tenant, held.policy, held.version, secret, now)
-        entries = await store.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
+        entries = await tables.entries.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
         await _erase(batch, log, leaves, entries, since)
     return len({row["customer_id"] for row in leaves})
 
@@ -118,7 +119,7 @@ async def _erase(
 ) -> UUID:
     condemned = Condemned(leaves, {entry.entry_id: entry for entry in entries})
     await _take_said_weakly(batch, condemned, at)
-    around = await erasure_store.decisions_around(batch.connection, batch.tenant, condemned.nodes)
+    around = await store.decisions_around(batch.connection, batch.tenant, condemned.nodes)
     condemned.take_decisions(around.values())
     await _take_copies(batch, condemned, at)
     names = named(batch.secret, batch.tenant, sorted(condemned.nodes))
@@ -131,7 +132,7 @@ async def replay(
     connection: asyncpg.Connection, log: Log, tenant: str, secret: bytes, read: Sequence[Erasure], now: datetime
 ) -> None:
     """Carry out erasures that were read from the log; those that were carried out here already change nothing."""
-    held = await store.lock_tenant(connection, tenant)
+    held = await tables.tenants.lock_tenant(connection, tenant)
     batch = Batch(connection, tenant, held.policy, held.version, secret, now)
     fresh = [erasure for erasure in read if await erasures.is_fresh(connection, tenant, erasure)]
     if not fresh:
@@ -152,7 +153,7 @@ async def _take_said_weakly(batch: Batch, condemned: Condemned, at: datetime) ->
 
     What comes again is dropped by that rule (`erased`), so what is here has to go by it as well.
     """
-    for entry in await erasure_store.said_weakly(batch.connection, batch.tenant, condemned.nodes):
+    for entry in await store.said_weakly(batch.connection, batch.tenant, condemned.nodes):
         if name_of(entry.facts(batch.policy)) in condemned.nodes and entry.occurred_at <= at:
             condemned.entries[entry.entry_id] = entry
 
@@ -168,8 +169,8 @@ async def _take_copies(batch: Batch, condemned: Condemned, at: datetime) -> None
 async def _found_again(batch: Batch) -> Condemned:
     """Return what is here and erased by the stored tombstones: each entry is held against them as if it came now."""
     condemned, named = Condemned(), set[Node]()
-    async for row in batch.connection.cursor(erasure_store.POSTED, batch.tenant, prefetch=1_000):
-        entry = store.entry_of(row)
+    async for row in batch.connection.cursor(store.POSTED, batch.tenant, prefetch=1_000):
+        entry = tables.entries.entry_of(row)
         (held,) = await hold(batch, [entry.event()], batch.now)
         if held.event is None:
             condemned.entries[entry.entry_id] = entry
@@ -193,15 +194,13 @@ async def _found_again(batch: Batch) -> Condemned:
 
 async def _leaves_of_nobody(batch: Batch, named: Collection[Node], gone: Collection[UUID]) -> Sequence[asyncpg.Record]:
     """Return the leaves that are erased by the stored tombstones, and named by no event that stays."""
-    rows = await batch.connection.fetch(erasure_store.NODES, batch.tenant)
+    rows = await batch.connection.fetch(store.NODES, batch.tenant)
     digests = {tombstone(batch.secret, batch.tenant, node): leaf for leaf, node in rows if node not in named}
     known = await erasures.known(batch.connection, batch.tenant, digests)
     leaves = {leaf for digest, leaf in digests.items() if digest in known}
     anonymous = {f"anonymous:{id_}" for id_ in gone}
     leaves |= {leaf for leaf, node in rows if node in anonymous}
-    found: Sequence[asyncpg.Record] = await batch.connection.fetch(
-        erasure_store.LEAVES_BY_IDS, batch.tenant, list(leaves)
-    )
+    found: Sequence[asyncpg.Record] = await batch.connection.fetch(store.LEAVES_BY_IDS, batch.tenant, list(leaves))
     return found
 
 
@@ -210,7 +209,7 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     entries = list(condemned.entries.values())
     traces = Traces(batch, log, erasure, condemned.leaves, entries, condemned.copies, condemned.restated)
     await traces.read()
-    await erasure_store.restate(connection, tenant, condemned.restated)
+    await store.restate(connection, tenant, condemned.restated)
     forgetting = Forgetting(
         batch, [entry.entry_id for entry in traces.derived], [*condemned.copies, *condemned.orphans]
     )
@@ -227,7 +226,8 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     _keep_together(batch, decided, {id_: g for id_, g in groups.items() if g in theirs}, where)
     traces.conversations = _renamed(decided, where)
     found["conversations"] = sum(1 for id_, group in groups.items() if group in theirs and id_ not in where.kept)
-    await store.save_changes(connection, tenant, [(store.GONE, e) for e in traces.all_entries], batch.now)
+    gone = [(tables.changes.GONE, entry) for entry in traces.all_entries]
+    await tables.changes.save_changes(connection, tenant, gone, batch.now)
     found |= await traces.erase()
     await traces.publish(batch.outcome.records)
     batch.outcome.erased |= set(condemned.ids)
@@ -311,4 +311,4 @@ async def _note(connection: asyncpg.Connection, tenant: str, erasure: Erasure, c
     await erasures.put(connection, tenant, erasures.ENTRY, erasure.entries, erasure)
     await erasures.put(connection, tenant, erasures.NAME, erasure.names, erasure)
     await erasures.put(connection, tenant, erasures.CUSTOMER, customers, erasure)
-    await erasure_store.mark_tenant(connection, tenant, erasure.erased_at)
+    await store.mark_tenant(connection, tenant, erasure.erased_at)

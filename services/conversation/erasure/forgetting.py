@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from uuid import UUID
 
-from services.conversation import erasure_store, store
+from services.conversation import tables
 from services.conversation.batch import BEGINNING, Batch
 from services.conversation.entries import Entry
+from services.conversation.erasure import store
 from services.conversation.facts import Facts, Key
 from services.conversation.identity import Evidence, Node, overshared
 from services.conversation.loading import Loading
@@ -48,7 +49,7 @@ class Forgetting(Loading):
         self._batch.bulk |= bulk
         await self._touch(gone, facts)
         await self._remove(gone, leaves)
-        links = await erasure_store.remove_links(self._connection, self._tenant, self._around, self._condemned)
+        links = await store.remove_links(self._connection, self._tenant, self._around, self._condemned)
         self.found["links"] = links
         if bulk - await self._sent_to_several(bulk):
             self.unsettled = True
@@ -58,19 +59,19 @@ class Forgetting(Loading):
         await self._group_anew()
         await self._load_past_links()
         said = {node for fact in facts.values() for node in fact.nodes} - self._around
-        if said and await erasure_store.links_by_events(self._connection, self._tenant, said, gone):
+        if said and await store.links_by_events(self._connection, self._tenant, said, gone):
             self.unsettled = True
 
     async def forget_whole(self, gone: Sequence[Entry], leaves: Sequence[UUID]) -> None:
         """Remove entries and leaves, and have all that is left decided again."""
         ids = {entry.conversation_id for entry in gone if entry.conversation_id}
-        self._batch.conversations = await store.conversations(self._connection, self._tenant, ids)
+        self._batch.conversations = await tables.conversations.conversations(self._connection, self._tenant, ids)
         await self._remove(gone, leaves)
         self.unsettled = True
 
     async def _remove(self, gone: Iterable[Entry], leaves: Sequence[UUID]) -> None:
         entries = [*(entry.entry_id for entry in gone), *self._derived]
-        self.found |= await erasure_store.remove(self._connection, self._tenant, entries, self._copies, leaves)
+        self.found |= await store.remove(self._connection, self._tenant, entries, self._copies, leaves)
 
     async def _learn_around(self, gone: Sequence[Entry], facts: Iterable[Facts], leaves: Collection[UUID]) -> None:
         await self._load_leaves_by_id([*leaves, *(entry.leaf_id for entry in gone)])
@@ -78,22 +79,22 @@ class Forgetting(Loading):
         self._condemned = {self._people.by_id[id_].node for id_ in leaves if id_ in self._people.by_id}
         components = {self._people.leaves[node].component_id for node in self._condemned}
         self._around = {node for component in components for node in self._people.members[component]}
-        links = await store.links_of_nodes(self._connection, self._tenant, self._around)
+        links = await tables.leaves.links_of_nodes(self._connection, self._tenant, self._around)
         self._partners = {node for link in links for node in link.pair} - self._around
         self.unsettled |= any(link.manual for link in links)
-        self._people.take(await store.leaves_of_nodes(self._connection, self._tenant, self._partners))
+        self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, self._partners))
 
     async def _sent_to_several(self, mails: Iterable[Key]) -> set[Key]:
         wanted = {sent_key(mail): mail for mail in mails}
         to: dict[Key, set[UUID]] = defaultdict(set)
         if wanted:
-            for key, leaf_id, _ in await store.recipients(self._connection, self._tenant, wanted):
+            for key, leaf_id, _ in await tables.entries.recipients(self._connection, self._tenant, wanted):
                 to[wanted[key]].add(leaf_id)
         return {mail for mail, leaves in to.items() if len(leaves) > 1}
 
     async def _touch(self, gone: Sequence[Entry], facts: dict[UUID, Facts]) -> None:
         ids = {entry.conversation_id for entry in gone if entry.conversation_id}
-        self._batch.conversations = await store.conversations(self._connection, self._tenant, ids)
+        self._batch.conversations = await tables.conversations.conversations(self._connection, self._tenant, ids)
         for entry in gone:
             names = self._names(facts[entry.entry_id])
             if entry.conversation_id in self._batch.conversations:
@@ -103,8 +104,8 @@ class Forgetting(Loading):
     async def _take_left(self) -> None:
         """Load all that those around still own: their evidence is gathered again, from the beginning."""
         ids = [self._people.leaves[node].leaf_id for node in self._around]
-        left = await store.entries_of_leaves(self._connection, self._tenant, ids)
-        decisions = await erasure_store.decisions_around(self._connection, self._tenant, self._condemned)
+        left = await tables.entries.entries_of_leaves(self._connection, self._tenant, ids)
+        decisions = await store.decisions_around(self._connection, self._tenant, self._condemned)
         if left or decisions:
             for node in self._around:
                 self._scope.touch((component_name(self._people.leaves[node].component_id),), BEGINNING)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import asyncpg
 import structlog
 
-from services.conversation.erasing import forget_quiet
+from services.conversation.erasure.erasing import forget_quiet
 from shared.database.engine import transaction
 from shared.entry_ids import entry_secret
 from shared.errors import Retryable

@@ -1,6 +1,6 @@
 """The SQL of an erasure: what is found of a person in every table, and what takes it away.
 
-All functions run inside the caller's transaction, which holds the tenant's row (`store.lock_tenant`).
+All functions run inside the caller's transaction, which holds the tenant's row (`tables.tenants.lock_tenant`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation import store
+from services.conversation import tables
 from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import DECISIONS
 from services.conversation.identity import Node
@@ -43,7 +43,7 @@ FROM quiet JOIN conversation.leaf l ON l.tenant_id = $1 AND l.customer_id = quie
 SIGHTED = "SELECT DISTINCT node, shown FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])"
 
 ENTRIES_BY_IDS = f"""
-SELECT {store.ENTRY_COLUMNS} FROM conversation.entry e
+SELECT {tables.entries.ENTRY_COLUMNS} FROM conversation.entry e
 WHERE e.tenant_id = $1 AND e.entry_id = ANY($2::uuid[]) AND e.cause_id IS NULL
 """  # noqa: S608 - names of our own columns
 
@@ -55,7 +55,7 @@ around AS (
     SELECT node FROM one
     UNION SELECT l.a FROM conversation.link l JOIN one ON l.b = one.node WHERE l.tenant_id = $1 AND l.manual
     UNION SELECT l.b FROM conversation.link l JOIN one ON l.a = one.node WHERE l.tenant_id = $1 AND l.manual)
-SELECT {store.ENTRY_COLUMNS} FROM around
+SELECT {tables.entries.ENTRY_COLUMNS} FROM around
 JOIN conversation.leaf l ON l.tenant_id = $1 AND l.node = around.node
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id AND e.type = ANY($3::text[])
 WHERE e.cause_id IS NULL
@@ -111,11 +111,13 @@ UPDATE conversation.tenant_state SET erased_at = greatest(erased_at, $2) WHERE t
 
 NODES = "SELECT leaf_id, node FROM conversation.leaf WHERE tenant_id = $1"
 
-POSTED = f"SELECT {store.ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.cause_id IS NULL"  # noqa: S608
+POSTED = f"""
+SELECT {tables.entries.ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.cause_id IS NULL
+"""  # noqa: S608
 
 # Entries without an owner of their own, of whoever these handles were seen beside.
 SAID_WEAKLY = f"""
-SELECT {store.ENTRY_COLUMNS} FROM conversation.sighting s
+SELECT {tables.entries.ENTRY_COLUMNS} FROM conversation.sighting s
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = s.leaf_id
 WHERE s.tenant_id = $1 AND s.node = ANY($2::text[]) AND e.by_conversation AND e.cause_id IS NULL
 """  # noqa: S608
@@ -136,18 +138,21 @@ def counted(status: str) -> int:
 
 async def entries_by_ids(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> list[Entry]:
     """Return those of these posted entries that exist."""
-    return [store.entry_of(row) for row in await connection.fetch(ENTRIES_BY_IDS, tenant, list(ids))]
+    return [tables.entries.entry_of(row) for row in await connection.fetch(ENTRIES_BY_IDS, tenant, list(ids))]
 
 
 async def said_weakly(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Entry]:
     """Return the entries without an owner of their own that may be by one of these browsers."""
-    return [store.entry_of(row) for row in await connection.fetch(SAID_WEAKLY, tenant, list(nodes), timeout=PATIENCE_S)]
+    return [
+        tables.entries.entry_of(row)
+        for row in await connection.fetch(SAID_WEAKLY, tenant, list(nodes), timeout=PATIENCE_S)
+    ]
 
 
 async def decisions_around(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> dict[UUID, Entry]:
     """Return the agents' decisions that may name one of these nodes."""
     rows = await connection.fetch(DECISIONS_AROUND, tenant, list(nodes), DECIDED)
-    return {entry.entry_id: entry for entry in map(store.entry_of, rows)}
+    return {entry.entry_id: entry for entry in map(tables.entries.entry_of, rows)}
 
 
 async def restate(connection: asyncpg.Connection, tenant: str, events: Sequence[tuple[UUID, InboundEvent]]) -> None:

@@ -15,9 +15,10 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation import erasure_store, store
+from services.conversation import tables
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, record_of
+from services.conversation.erasure import store
 from services.conversation.publishing import publish
 from shared import blobs, handles
 from shared.anonymity import anonymous
@@ -98,13 +99,11 @@ class Traces:
         self.derived_ids = [
             entry_id_of(self._batch.secret, self._tenant, DERIVED_SOURCE, f"{kind}:{cause}") for cause, kind in kinds
         ]
-        self.derived = await store.entries_since(self._connection, self._tenant, [], [], self.derived_ids)
+        self.derived = await tables.entries.entries_since(self._connection, self._tenant, [], [], self.derived_ids)
         said = {**{id_: entry.event() for id_, entry in by_id.items()}, **self._copies}
-        self._said = [*said.values(), *await erasure_store.conflicting(self._connection, self._tenant, said)]
-        sighted = await self._connection.fetch(
-            erasure_store.SIGHTED, self._tenant, [row["leaf_id"] for row in self._leaves]
-        )
-        self._names_of_others = frozenset(await erasure_store.contacts_of_others(self._connection, self._tenant, by_id))
+        self._said = [*said.values(), *await store.conflicting(self._connection, self._tenant, said)]
+        sighted = await self._connection.fetch(store.SIGHTED, self._tenant, [row["leaf_id"] for row in self._leaves])
+        self._names_of_others = frozenset(await store.contacts_of_others(self._connection, self._tenant, by_id))
         mark = str(self._erasure.erasure_id)[:8]
         for rank, entry in enumerate(self._entries):
             self._event_ids.setdefault(entry.event_id, f"erased:{rank:08d}:{mark}")
@@ -152,7 +151,7 @@ class Traces:
             yield TimelineRecord(self._tenant, "leaf", str(leaf["leaf_id"]), self._batch.version, body)
 
     async def _restated_entries(self) -> list[Entry]:
-        return await erasure_store.entries_by_ids(self._connection, self._tenant, self._restated)
+        return await store.entries_by_ids(self._connection, self._tenant, self._restated)
 
     def _pseudonym(self, name: str) -> str:
         if name in self._event_ids or name in self._names_of_others:

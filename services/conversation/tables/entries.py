@@ -1,0 +1,212 @@
+"""Entries: what is stored of each, by what it is found, and where it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation import past
+from services.conversation.entries import COLUMNS, Entry
+from services.conversation.tables.rows import Rows, columns
+
+DIGESTS = """
+SELECT entry_id, digest FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
+UNION ALL
+SELECT copy_id, digest FROM conversation.copy WHERE tenant_id = $1 AND copy_id = ANY($2::uuid[])
+"""
+
+SAVE_CONFLICTS = """
+INSERT INTO conversation.conflict (tenant_id, entry_id, digest, received_at, occurred_at, type, data)
+SELECT $1, * FROM unnest($2::uuid[], $3::bytea[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::jsonb[])
+ON CONFLICT DO NOTHING
+"""
+
+
+async def known_digests(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> dict[UUID, bytes]:
+    """Return the digests of those of these events that are known, as entries or as copies of one."""
+    return {row[0]: row[1] for row in await connection.fetch(DIGESTS, tenant, list(ids))}
+
+
+async def save_conflicts(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
+    """Keep other content that came under a known id: (entry_id, digest, received_at, occurred_at, type, data)."""
+    if rows:
+        await connection.execute(SAVE_CONFLICTS, tenant, *columns(rows, 6))
+
+
+ENTRY_COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
+
+# Every entry from an instant on that belongs to one of these leaves or conversations, or is named.
+ENTRIES_SINCE = f"""
+SELECT {ENTRY_COLUMNS} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (leaf_id, since)
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = w.leaf_id AND e.occurred_at >= w.since
+UNION ALL
+SELECT {ENTRY_COLUMNS} FROM unnest($4::uuid[], $5::timestamptz[]) AS w (conversation_id, since)
+JOIN conversation.entry e
+    ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at >= w.since
+UNION ALL
+SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.entry_id = ANY($6::uuid[])
+"""  # noqa: S608
+
+ENTRIES_BEFORE = f"""
+SELECT {ENTRY_COLUMNS} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
+JOIN conversation.entry e
+    ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
+"""  # noqa: S608
+
+ALL_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
+
+# An entry, or a copy with the entry that stands for it.
+NAMED_ENTRIES = """
+SELECT entry_id AS named, conversation_id, entry_id FROM conversation.entry
+WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
+UNION ALL
+SELECT c.copy_id, e.conversation_id, e.entry_id FROM conversation.copy c
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = c.entry_id
+WHERE c.tenant_id = $1 AND c.copy_id = ANY($2::uuid[])
+"""
+
+# To whom we sent each mail, as far as the mail itself says it.
+RECIPIENTS = """
+SELECT b.key, e.leaf_id, e.entry_id FROM unnest($2::text[]) AS w (key),
+LATERAL (SELECT key, entry_id FROM conversation.binding WHERE tenant_id = $1 AND key = w.key OFFSET 0) AS b,
+LATERAL (SELECT leaf_id, entry_id FROM conversation.entry
+         WHERE tenant_id = $1 AND entry_id = b.entry_id AND NOT by_conversation OFFSET 0) AS e
+"""
+
+CALLS_OF_CONTACTS = """
+SELECT contact_id, occurred_at, type = 'threadline.call.answered' FROM conversation.entry
+WHERE tenant_id = $1 AND contact_id = ANY($2::text[])
+    AND type IN ('threadline.call.queued', 'threadline.call.answered')
+"""
+
+ENTRIES_OF_LEAVES = f"""
+SELECT {ENTRY_COLUMNS} FROM conversation.entry e
+WHERE e.tenant_id = $1 AND e.leaf_id = ANY($2::uuid[]) AND e.cause_id IS NULL
+"""  # noqa: S608
+
+
+def entry_of(row: asyncpg.Record) -> Entry:
+    """Return the entry that a row with the columns of COLUMNS, in that order, holds."""
+    return Entry(*row)
+
+
+async def entries_since(
+    connection: asyncpg.Connection,
+    tenant: str,
+    leaves: Iterable[tuple[UUID, datetime]],
+    conversation_ids: Iterable[tuple[UUID, datetime]],
+    ids: Iterable[UUID],
+) -> list[Entry]:
+    """Return the entries of these leaves and conversations from an instant on, and the named ones; some twice."""
+    rows = await connection.fetch(ENTRIES_SINCE, tenant, *columns(leaves, 2), *columns(conversation_ids, 2), list(ids))
+    return [entry_of(row) for row in rows]
+
+
+async def entries_before(
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
+) -> list[Entry]:
+    """Return the posted entries of these conversations before an instant."""
+    return [entry_of(row) for row in await connection.fetch(ENTRIES_BEFORE, tenant, *columns(wanted, 2))]
+
+
+async def all_entries(connection: asyncpg.Connection, tenant: str) -> list[Entry]:
+    """Return every entry of the tenant."""
+    return [entry_of(row) for row in await connection.fetch(ALL_ENTRIES, tenant)]
+
+
+async def entries_of_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID]) -> list[Entry]:
+    """Return all posted entries of these leaves."""
+    return [entry_of(row) for row in await connection.fetch(ENTRIES_OF_LEAVES, tenant, list(leaves))]
+
+
+async def named_entries(
+    connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]
+) -> dict[UUID, tuple[UUID | None, UUID]]:
+    """Return id → (conversation or None, entry) of those of these ids that an entry has, or a copy of one."""
+    rows = await connection.fetch(NAMED_ENTRIES, tenant, list(ids))
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+async def recipients(connection: asyncpg.Connection, tenant: str, keys: Iterable[str]) -> list[tuple[str, UUID, UUID]]:
+    """Return (key, leaf, entry) of those to whom mails (by `sent_key`) were sent."""
+    return [(row[0], row[1], row[2]) for row in await connection.fetch(RECIPIENTS, tenant, list(keys))]
+
+
+async def calls_of_contacts(
+    connection: asyncpg.Connection, tenant: str, contacts: Iterable[str]
+) -> list[tuple[str, datetime, bool]]:
+    """Return (contact, occurred_at, answered) of each queued or answered call entry of these contacts."""
+    rows = await connection.fetch(CALLS_OF_CONTACTS, tenant, list(contacts))
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+MOVE_ENTRIES = """
+UPDATE conversation.entry e
+SET leaf_id = m.leaf_id, conversation_id = m.conversation_id, rule = m.rule, stitch_key = m.stitch_key,
+    version = m.version, automatic = m.automatic, by_conversation = m.by_conversation
+FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::boolean[], $9::boolean[])
+    AS m (entry_id, leaf_id, conversation_id, rule, stitch_key, version, automatic, by_conversation)
+WHERE e.tenant_id = $1 AND e.entry_id = m.entry_id
+"""
+
+DELETE_ENTRIES = "DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
+
+# Entries that belong to whoever owns their conversation follow its owner.
+TO_REOWN = """
+SELECT e.entry_id FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = o.conversation_id
+WHERE e.by_conversation AND e.leaf_id <> o.leaf_id
+"""
+
+REOWN_ENTRIES = f"""
+UPDATE conversation.entry e SET leaf_id = o.leaf_id, version = e.version + 1
+FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
+WHERE e.tenant_id = $1 AND e.conversation_id = o.conversation_id AND e.by_conversation AND e.leaf_id <> o.leaf_id
+RETURNING {ENTRY_COLUMNS}
+"""  # noqa: S608
+
+
+async def insert_entries(connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
+    """Append new entries by COPY; none of them may be there yet."""
+    if not entries:
+        return
+    await connection.copy_records_to_table(
+        "entry",
+        schema_name="conversation",
+        columns=["tenant_id" if name == "tenant" else name for name in COLUMNS],
+        records=entries,
+    )
+
+
+async def move_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry]) -> None:
+    """Store the new place of entries that are there."""
+    rows = [
+        (e.entry_id, e.leaf_id, e.conversation_id, e.rule, e.stitch_key, e.version, e.automatic, e.by_conversation)
+        for e in entries
+    ]
+    if rows:
+        await connection.execute(MOVE_ENTRIES, tenant, *columns(rows, 8))
+
+
+async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> None:
+    """Remove derived entries that no longer hold."""
+    if ids := list(ids):
+        await connection.execute(DELETE_ENTRIES, tenant, ids)
+
+
+async def reown_entries(
+    connection: asyncpg.Connection, tenant: str, owners: Iterable[tuple[UUID, UUID]], now: datetime
+) -> list[Entry]:
+    """Give the ownerless entries of each (conversation, leaf) to that leaf; return those that changed."""
+    rows = [row for row in owners if row[1] is not None]
+    if not rows:
+        return []
+    owned = columns(rows, 2)
+    ids = [row[0] for row in await connection.fetch(TO_REOWN, tenant, *owned)]
+    if not ids:
+        return []
+    await past.keep(connection, tenant, now, moved=ids)
+    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *owned)]

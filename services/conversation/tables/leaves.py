@@ -1,0 +1,180 @@
+"""Leaves, the evidence that links them, and where each was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from operator import attrgetter
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation.identity import Evidence, EvidenceKey, Node
+from services.conversation.people import Leaf
+from services.conversation.seen import Seen
+from services.conversation.tables.rows import Rows, columns
+
+KNOWN_NODES = """
+SELECT EXISTS (SELECT FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY ($2::text[]))
+    OR EXISTS (SELECT FROM conversation.sighting WHERE tenant_id = $1 AND node = ANY ($2::text[]))
+"""
+
+
+async def knows_any(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> bool:
+    """Tell whether any event ever named one of these handles so that it could mean something."""
+    return bool(await connection.fetchval(KNOWN_NODES, tenant, list(nodes)))
+
+
+_LEAF = "leaf_id, node, component_id, customer_id, seq, was_customer, shared, linked_at, last_entry_at"
+
+LEAVES_BY_NODES = f"""
+SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1 AND component_id IN (
+    SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($2::text[]))
+"""  # noqa: S608 - names of our own columns
+
+LEAVES_BY_IDS = f"""
+SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1 AND component_id IN (
+    SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[]))
+"""  # noqa: S608
+
+ALL_LEAVES = f"SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1"  # noqa: S608
+
+_LINK = "l.occurred_at, l.source, l.event_id, l.a, l.b, l.rule"
+
+LINKS_OF_PAIRS = f"""
+SELECT {_LINK} FROM conversation.link l
+JOIN unnest($2::text[], $3::text[]) AS p (a, b) ON l.a = p.a AND l.b = p.b WHERE l.tenant_id = $1
+"""  # noqa: S608
+
+LINKS_OF_NODES = f"""
+SELECT {_LINK} FROM conversation.link l WHERE l.tenant_id = $1 AND l.a = ANY($2::text[])
+UNION
+SELECT {_LINK} FROM conversation.link l WHERE l.tenant_id = $1 AND l.b = ANY($2::text[])
+"""  # noqa: S608
+
+SAVE_LINKS = """
+INSERT INTO conversation.link (tenant_id, occurred_at, source, event_id, a, b, rule, manual)
+SELECT $1, * FROM unnest($2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
+ON CONFLICT (tenant_id, a, b, manual) DO UPDATE
+SET occurred_at = excluded.occurred_at, source = excluded.source, event_id = excluded.event_id, rule = excluded.rule
+"""
+
+SAVE_LEAVES = """
+INSERT INTO conversation.leaf
+    (tenant_id, leaf_id, node, component_id, customer_id, was_customer, shared, linked_at)
+SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::uuid[], $5::uuid[], $6::boolean[], $7::boolean[],
+                         $8::timestamptz[])
+ON CONFLICT (tenant_id, leaf_id) DO UPDATE
+SET component_id = excluded.component_id, customer_id = excluded.customer_id, was_customer = excluded.was_customer,
+    shared = excluded.shared, linked_at = excluded.linked_at
+"""
+
+# Facts about leaves from new entries, in any order: earliest, latest, and what the latest said.
+SAVE_SEEN = """
+UPDATE conversation.leaf l
+SET first_seen_at = least(l.first_seen_at, s.first_at),
+    last_seen_at = greatest(l.last_seen_at, s.last_at),
+    shown = CASE WHEN l.last_seen_at IS NULL OR s.shown_at >= l.last_seen_at THEN coalesce(s.shown, l.shown)
+                 ELSE coalesce(l.shown, s.shown) END,
+    verified = l.verified OR s.verified,
+    last_entry_at = greatest(l.last_entry_at, s.entry_at),
+    name = CASE WHEN s.name IS NOT NULL AND (l.named_at IS NULL OR s.named_at >= l.named_at)
+                THEN s.name ELSE l.name END,
+    named_at = greatest(l.named_at, s.named_at),
+    attributes = CASE WHEN s.attributes = '{}' THEN l.attributes ELSE l.attributes || (
+        SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}') FROM jsonb_each(s.attributes) n
+        WHERE NOT l.attributes ? n.key OR l.attributes -> n.key ->> 1 <= n.value ->> 1) END,
+    channels = l.channels || ARRAY(
+        SELECT c.channel FROM jsonb_object_keys(s.channels) AS c (channel) WHERE c.channel <> ALL (l.channels))
+FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::timestamptz[], $7::boolean[],
+            $8::timestamptz[], $9::text[], $10::timestamptz[], $11::jsonb[], $12::jsonb[])
+    AS s (leaf_id, first_at, last_at, shown, shown_at, verified, entry_at, name, named_at, attributes, channels)
+WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
+"""
+
+SAVE_SIGHTINGS = """
+INSERT INTO conversation.sighting AS s (tenant_id, node, leaf_id, shown, verified, first_seen_at, last_seen_at)
+SELECT $1, * FROM unnest($2::text[], $3::uuid[], $4::text[], $5::boolean[], $6::timestamptz[], $7::timestamptz[])
+ON CONFLICT (tenant_id, node, leaf_id) DO UPDATE
+SET first_seen_at = least(s.first_seen_at, excluded.first_seen_at),
+    last_seen_at = greatest(s.last_seen_at, excluded.last_seen_at),
+    verified = s.verified OR excluded.verified
+WHERE excluded.first_seen_at < s.first_seen_at OR excluded.last_seen_at > s.last_seen_at
+"""
+
+
+async def leaves_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Leaf]:
+    """Return the leaves of every component that one of these nodes is part of."""
+    return [_leaf(row) for row in await connection.fetch(LEAVES_BY_NODES, tenant, list(nodes))]
+
+
+async def leaves_of_ids(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> list[Leaf]:
+    """Return the leaves of every component that one of these leaves is part of."""
+    return [_leaf(row) for row in await connection.fetch(LEAVES_BY_IDS, tenant, list(ids))]
+
+
+async def all_leaves(connection: asyncpg.Connection, tenant: str) -> list[Leaf]:
+    """Return every leaf of the tenant."""
+    return [_leaf(row) for row in await connection.fetch(ALL_LEAVES, tenant)]
+
+
+def _leaf(row: asyncpg.Record) -> Leaf:
+    return Leaf(
+        leaf_id=row[0],
+        node=row[1],
+        component_id=row[2],
+        customer_id=row[3],
+        seq=row[4],
+        was_customer=row[5],
+        shared=row[6],
+        linked_at=row[7],
+        last_entry_at=row[8],
+    )
+
+
+async def links_of_pairs(
+    connection: asyncpg.Connection, tenant: str, pairs: Iterable[tuple[Node, Node]]
+) -> dict[EvidenceKey, Evidence]:
+    """Return the stored evidence of those pairs that have some."""
+    rows = await connection.fetch(LINKS_OF_PAIRS, tenant, *columns(pairs, 2))
+    return {link.key: link for link in (Evidence(*row) for row in rows)}
+
+
+async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Evidence]:
+    """Return all evidence that names one of these nodes."""
+    return [Evidence(*row) for row in await connection.fetch(LINKS_OF_NODES, tenant, list(nodes))]
+
+
+async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence]) -> None:
+    rows = [(e.occurred_at, e.source, e.event_id, e.a, e.b, e.rule, e.manual) for e in links]
+    if rows:
+        await connection.execute(SAVE_LINKS, tenant, *columns(rows, 7))
+
+
+async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:
+    """Forget all evidence, to be gathered again from the stored entries."""
+    await connection.execute("DELETE FROM conversation.link WHERE tenant_id = $1", tenant)
+
+
+async def save_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf]) -> None:
+    rows = [
+        (leaf.leaf_id, leaf.node, leaf.component_id, leaf.customer_id, leaf.was_customer, leaf.shared, leaf.linked_at)
+        for leaf in sorted(leaves, key=lambda leaf: leaf.age)
+    ]
+    if rows:
+        await connection.execute(SAVE_LEAVES, tenant, *columns(rows, 7))
+
+
+_SEEN = attrgetter(*(column.name for column in fields(Seen)))
+
+
+async def save_seen(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Seen]) -> None:
+    """Store what is new of each leaf."""
+    if rows := [_SEEN(seen) for seen in leaves]:
+        await connection.execute(SAVE_SEEN, tenant, *columns(rows, 11))
+
+
+async def save_sightings(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
+    """Rows of (node, leaf_id, shown, verified, first_seen_at, last_seen_at), one per node and leaf."""
+    if rows:
+        await connection.execute(SAVE_SIGHTINGS, tenant, *columns(rows, 6))

@@ -1,0 +1,53 @@
+"""The tenant's row: whoever locks it is its only decider until commit. Its policy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from services.conversation.policy import DEFAULT, Policy, StoredPolicy
+
+# Takes the tenant's row lock until commit and counts its changes.
+LOCK_TENANT = """
+INSERT INTO conversation.tenant_state AS s (tenant_id, version) VALUES ($1, 1)
+ON CONFLICT (tenant_id) DO UPDATE SET version = s.version + 1
+RETURNING policy, policy_version, version, erased_at
+"""
+
+PUT_POLICY = """
+UPDATE conversation.tenant_state SET policy = $2, policy_version = policy_version + 1 WHERE tenant_id = $1
+"""
+
+GET_POLICY = "SELECT policy, policy_version FROM conversation.tenant_state WHERE tenant_id = $1"
+
+
+class Held(NamedTuple):
+    """A tenant held by its only decider: its policy, the number of this change, and its latest erasure."""
+
+    policy: Policy
+    version: int
+    erased_at: datetime | None
+
+
+async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
+    """Become the tenant's only decider until commit."""
+    row = await connection.fetchrow(LOCK_TENANT, tenant)
+    return Held(_policy(row).policy, row["version"], row["erased_at"])
+
+
+async def get_policy(connection: asyncpg.Connection, tenant: str) -> StoredPolicy:
+    """Return the tenant's policy, the default where none was put."""
+    return _policy(await connection.fetchrow(GET_POLICY, tenant))
+
+
+def _policy(row: asyncpg.Record | None) -> StoredPolicy:
+    if row is None or row["policy"] is None:
+        return StoredPolicy(DEFAULT, row["policy_version"] if row else 0)
+    return StoredPolicy(Policy.model_validate(row["policy"]), row["policy_version"])
+
+
+async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy) -> None:
+    """Store a policy. The caller re-resolves the tenant in the same transaction."""
+    await connection.execute(PUT_POLICY, tenant, policy.model_dump(mode="json"))
