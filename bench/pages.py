@@ -21,8 +21,8 @@ import asyncpg
 
 from bench import ground, persons
 from bench.report import Row, quantile, show
-from services.conversation import reading
 from services.conversation.entries import COLUMNS
+from services.conversation.reading import briefs, timelines
 from shared.database.engine import tenant_reader
 
 ENTRIES = 10_000
@@ -65,14 +65,14 @@ async def _read(pool: asyncpg.Pool, people: dict[int, UUID], where: str) -> list
         page, bare = await _page(pool, customer_id), await _bare(pool, leaves)
         name, base = f"page of {PAGE}, {len(leaves)} leaves, {where}, p50", "bare query of the same shape"
         rows.append(Row(name, quantile(page, 0.5), "ms", base, quantile(bare, 0.5)))
-    brief = await _timed(pool, lambda c: reading.context(c, persons.TENANT, people[SESSIONS[-1]], 20))
+    brief = await _timed(pool, lambda c: briefs.context(c, persons.TENANT, people[SESSIONS[-1]], 20))
     rows.append(Row(f"brief of a customer with {ENTRIES:,} entries, {where}, p99", quantile(brief, 0.99), "ms"))
     return rows
 
 
 async def _page(pool: asyncpg.Pool, customer_id: UUID) -> list[float]:
-    page = reading.Page(limit=PAGE)
-    return await _timed(pool, lambda c: reading.timeline(c, persons.TENANT, customer_id, page))
+    page = timelines.Page(limit=PAGE)
+    return await _timed(pool, lambda c: timelines.timeline(c, persons.TENANT, customer_id, page))
 
 
 async def _bare(pool: asyncpg.Pool, leaves: Sequence[UUID]) -> list[float]:

@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from services.conversation.entries import COLUMNS, Entry, render
-from services.conversation.reading import JOINED_WHOLE
+from services.conversation.reading.shown import JOINED_WHOLE
 from shared.database.engine import transaction
 from shared.errors import Retryable
 

@@ -18,8 +18,9 @@ import asyncpg
 import orjson
 import structlog
 
-from services.conversation import reading, tables
+from services.conversation import tables
 from services.conversation.entries import COLUMNS, Entry, render
+from services.conversation.reading import conversations, customers
 from shared.database.engine import tenant_reader
 from shared.errors import Retryable
 from shared.events import DERIVED_SOURCE
@@ -193,7 +194,7 @@ async def _people(connection: asyncpg.Connection, wanted: Wanted) -> list[UUID] 
     """Return the customers that the wanted one consists of; new leaves of the same one are no change."""
     if wanted.customer_id is None:
         return None
-    survivor = await reading.survivor(connection, wanted.tenant, wanted.customer_id)
+    survivor = await customers.survivor(connection, wanted.tenant, wanted.customer_id)
     if survivor is None:
         return []
     rows = await connection.fetch(FORMER, wanted.tenant, survivor)
@@ -207,11 +208,11 @@ async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -
     arguments: list[Any] = [wanted.tenant, after, reached]
     statement = CHANGES
     if wanted.customer_id is not None:
-        survivor = await reading.survivor(connection, wanted.tenant, wanted.customer_id)
+        survivor = await customers.survivor(connection, wanted.tenant, wanted.customer_id)
         statement += OF_CUSTOMER
         arguments.append(survivor)
     elif wanted.conversation_id is not None:
-        canonical = await reading.canonical(connection, wanted.tenant, wanted.conversation_id)
+        canonical = await conversations.canonical(connection, wanted.tenant, wanted.conversation_id)
         statement += OF_CONVERSATION
         arguments.append(canonical or wanted.conversation_id)
     rows = await connection.fetch(statement + " ORDER BY c.position", *arguments)

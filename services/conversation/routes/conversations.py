@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 
-from services.conversation import reading
-from services.conversation.reading import Inbox, Page
+from services.conversation.reading import conversations, timelines
+from services.conversation.reading.conversations import Inbox
+from services.conversation.reading.timelines import Page
 from services.conversation.routes import parameters
 from services.conversation.routes.customers import Choice, Limit, paged, several
 from services.conversation.routes.parameters import id_of, read
@@ -38,18 +39,18 @@ def conversations_router(platform: Platform) -> APIRouter:
         after = read("cursor", cursor, parameters.read_list_cursor)
         wanted = Inbox(limit + 1, after, state, channel, assignee, team, waiting)
         async with tenant_reader(pool, reader.tenant) as connection:
-            rows = await reading.inbox(connection, reader.tenant, wanted)
-            found = await reading.conversations(connection, reader.tenant, [id_ for id_, _ in rows[:limit]])
+            rows = await conversations.inbox(connection, reader.tenant, wanted)
+            found = await conversations.conversations(connection, reader.tenant, [id_ for id_, _ in rows[:limit]])
         more = parameters.list_cursor(rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
         return {"conversations": found, "next": more}
 
     @router.get("/v1/conversations/{conversation_id}", summary="One conversation")
     async def one(reader: Reader, conversation_id: str) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            id_ = await reading.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
+            id_ = await conversations.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
             if id_ is None:
                 raise not_found("conversation")
-            return await reading.conversation(connection, reader.tenant, id_)
+            return await conversations.conversation(connection, reader.tenant, id_)
 
     @router.get("/v1/conversations/{conversation_id}/entries", summary="The entries of one conversation, newest first")
     async def entries(
@@ -69,10 +70,10 @@ def conversations_router(platform: Platform) -> APIRouter:
             kinds=several(kind),
         )
         async with tenant_reader(pool, reader.tenant) as connection:
-            id_ = await reading.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
+            id_ = await conversations.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
             if id_ is None:
                 raise not_found("conversation")
-            found, more = await reading.conversation_entries(connection, reader.tenant, id_, page)
+            found, more = await timelines.conversation_entries(connection, reader.tenant, id_, page)
         return {"conversation_id": str(id_), **paged(found, more, page)}
 
     return router

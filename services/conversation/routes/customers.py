@@ -13,9 +13,10 @@ import orjson
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from services.conversation import explaining, past, reading, tables
+from services.conversation import explaining, past, tables
 from services.conversation.context import RECENT
-from services.conversation.reading import Page
+from services.conversation.reading import briefs, conversations, customers, exports, timelines
+from services.conversation.reading.timelines import Page
 from services.conversation.routes import parameters
 from services.conversation.routes.parameters import id_of, invalid, read
 from shared import handles
@@ -47,23 +48,23 @@ def customers_router(platform: Platform) -> APIRouter:
             if handle is not None:
                 policy = (await tables.tenants.get_policy(connection, reader.tenant)).policy
                 kind, nodes = _nodes(handle, policy.default_region)
-                ids = await reading.customers_by_handle(connection, reader.tenant, kind, nodes)
-                found = [await reading.customer(connection, reader.tenant, id_) for id_ in ids]
+                ids = await customers.customers_by_handle(connection, reader.tenant, kind, nodes)
+                found = [await customers.customer(connection, reader.tenant, id_) for id_ in ids]
                 return {"customers": found, "next": None}
             after = read("cursor", cursor, parameters.read_list_cursor)
             text = q.replace("\0", "").strip() if q else None
-            rows = await reading.find_customers(connection, reader.tenant, text, after, limit + 1)
-            found = [await reading.customer(connection, reader.tenant, id_) for id_, _ in rows[:limit]]
+            rows = await customers.find_customers(connection, reader.tenant, text, after, limit + 1)
+            found = [await customers.customer(connection, reader.tenant, id_) for id_, _ in rows[:limit]]
         more = parameters.list_cursor(rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
         return {"customers": found, "next": more}
 
     @router.get("/v1/customers/{customer_id}", summary="One customer; an id merged away answers with the survivor")
     async def one(reader: Reader, customer_id: str) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
             if survivor is None:
                 raise not_found("customer")
-            return await reading.customer(connection, reader.tenant, survivor)
+            return await customers.customer(connection, reader.tenant, survivor)
 
     @router.get("/v1/customers/{customer_id}/timeline", summary="One chronological line over all channels")
     async def timeline(
@@ -95,7 +96,7 @@ def customers_router(platform: Platform) -> APIRouter:
             survivor = await _survivor(connection, reader.tenant, id_of("customer", customer_id), known_at)
             wanted = read("conversation_id", conversation_id, parameters.uuid)
             if wanted is not None and known_at is None:
-                wanted = await reading.canonical(connection, reader.tenant, wanted) or wanted
+                wanted = await conversations.canonical(connection, reader.tenant, wanted) or wanted
             page = Page(
                 limit=limit,
                 before=read("before", before, parameters.cursor),
@@ -109,7 +110,7 @@ def customers_router(platform: Platform) -> APIRouter:
                 own_only=scope == "own",
                 as_of=known_at,
             )
-            entries, more = await reading.timeline(connection, reader.tenant, survivor, page)
+            entries, more = await timelines.timeline(connection, reader.tenant, survivor, page)
         return {"customer_id": str(survivor), **paged(entries, more, page)}
 
     @router.get("/v1/customers/{customer_id}/context", summary="The brief for whoever picks up")
@@ -119,10 +120,10 @@ def customers_router(platform: Platform) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=200, description="How many of the last entries to show.")] = RECENT,
     ) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
             if survivor is None:
                 raise not_found("customer")
-            return await reading.context(connection, reader.tenant, survivor, limit)
+            return await briefs.context(connection, reader.tenant, survivor, limit)
 
     @router.get(
         "/v1/customers/{customer_id}/export",
@@ -132,7 +133,7 @@ def customers_router(platform: Platform) -> APIRouter:
     )
     async def export(reader: Exporter, customer_id: str) -> StreamingResponse:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
         if survivor is None:
             raise not_found("customer")
         headers = {"Content-Disposition": f'attachment; filename="customer-{survivor}.jsonl"'}
@@ -157,7 +158,7 @@ def _past(now: datetime, text: str) -> datetime:
 async def _survivor(connection: asyncpg.Connection, tenant: str, customer_id: UUID, at: datetime | None) -> UUID:
     """Return who answers for a customer id, now or at an instant. Raises Problem 404."""
     if at is None:
-        survivor = await reading.survivor(connection, tenant, customer_id)
+        survivor = await customers.survivor(connection, tenant, customer_id)
     else:
         survivor = await past.survivor(connection, tenant, at, customer_id)
     if survivor is None:
@@ -167,7 +168,7 @@ async def _survivor(connection: asyncpg.Connection, tenant: str, customer_id: UU
 
 async def _lines(platform: Platform, tenant: str, customer_id: UUID) -> AsyncIterator[bytes]:
     async with tenant_reader(platform.pool, tenant) as connection:
-        async for item in reading.export(connection, tenant, customer_id):
+        async for item in exports.export(connection, tenant, customer_id):
             yield orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE)
         why = {"kind": "identity", **await explaining.identity(connection, tenant, customer_id)}
         why.pop("suggestions", None)  # they are about other people
@@ -178,9 +179,9 @@ def paged(entries: list[dict[str, Any]], more: bool, page: Page) -> dict[str, An
     """Return entries with the cursors that lead on: `before` to older ones, `after` to newer ones."""
     forward = page.after is not None and page.before is None
     older = (entries or page.after) if forward else (entries if more else None)
-    before = reading.cursor_of(entries[-1]) if entries and older else None
+    before = timelines.cursor_of(entries[-1]) if entries and older else None
     if entries:
-        after: str | None = reading.cursor_of(entries[0])
+        after: str | None = timelines.cursor_of(entries[0])
     else:
         given = page.after or page.before
         after = given.encode() if given else None

@@ -8,8 +8,9 @@ import asyncpg
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.conversation import deciding, explaining, reading, tables
+from services.conversation import deciding, explaining, tables
 from services.conversation.identity import Node
+from services.conversation.reading import customers
 from services.conversation.routes.deciding import actor_of, carried_out, undecidable
 from services.conversation.routes.parameters import id_of
 from shared import handles
@@ -50,7 +51,7 @@ def identity_router(platform: Platform) -> APIRouter:
     @router.get("/v1/customers/{customer_id}/identity", summary="Why this is one person")
     async def explain(reader: Reader, customer_id: str) -> dict[str, Any]:
         async with tenant_reader(platform.pool, reader.tenant) as connection:
-            survivor = await reading.survivor(connection, reader.tenant, id_of("customer", customer_id))
+            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
             if survivor is None:
                 raise not_found("customer")
             return await explaining.identity(connection, reader.tenant, survivor)
@@ -58,8 +59,8 @@ def identity_router(platform: Platform) -> APIRouter:
     @router.post("/v1/customers/{customer_id}/merge", summary="Say that two customers are one person")
     async def merge(writer: Writer, customer_id: str, body: Merge) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
-            one = await reading.survivor(connection, writer.tenant, id_of("customer", customer_id))
-            other = await reading.survivor(connection, writer.tenant, id_of("customer", body.with_))
+            one = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))
+            other = await customers.survivor(connection, writer.tenant, id_of("customer", body.with_))
             if one is None or other is None:
                 raise not_found("customer")
             if one == other:
@@ -76,7 +77,7 @@ def identity_router(platform: Platform) -> APIRouter:
     @router.post("/v1/customers/{customer_id}/split", summary="Say that some handles are another person's")
     async def split(writer: Writer, customer_id: str, body: Split) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
-            survivor = await reading.survivor(connection, writer.tenant, id_of("customer", customer_id))
+            survivor = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))
             if survivor is None:
                 raise not_found("customer")
             nodes = await _nodes(connection, writer.tenant, survivor)

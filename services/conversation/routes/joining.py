@@ -8,7 +8,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.conversation import joining, reading
+from services.conversation import joining
+from services.conversation.reading import conversations
 from services.conversation.routes.deciding import actor_of, carried_out, undecidable
 from services.conversation.routes.parameters import id_of
 from shared.auth import Principal, require
@@ -47,7 +48,7 @@ def joining_router(platform: Platform) -> APIRouter:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
 
             async def known(text: str) -> UUID:
-                found = await reading.canonical(connection, writer.tenant, id_of("conversation", text))
+                found = await conversations.canonical(connection, writer.tenant, id_of("conversation", text))
                 if found is None:
                     raise not_found("conversation")
                 return found

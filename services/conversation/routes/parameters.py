@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 from fastapi import Request
 
-from services.conversation.reading import Cursor
+from services.conversation.reading.timelines import Cursor
 from shared.events import parse_rfc3339, rfc3339
 from shared.problems import Fault, Problem, not_found
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from services.conversation import reading, search
+from services.conversation import search
+from services.conversation.reading import conversations, customers
 from services.conversation.routes import parameters
 from services.conversation.routes.customers import Choice, Limit, several
 from services.conversation.routes.parameters import invalid, read
@@ -57,9 +58,9 @@ def search_router(platform: Platform) -> APIRouter:
                 kinds=tuple(k if k.startswith(TYPE_PREFIX) else TYPE_PREFIX + k for k in several(kind)),
                 since=read("since", since, parameters.instant),
                 until=read("until", until, parameters.instant),
-                customer_id=customer and (await reading.survivor(connection, reader.tenant, customer) or customer),
+                customer_id=customer and (await customers.survivor(connection, reader.tenant, customer) or customer),
                 conversation_id=conversation
-                and (await reading.canonical(connection, reader.tenant, conversation) or conversation),
+                and (await conversations.canonical(connection, reader.tenant, conversation) or conversation),
             )
             hits, more = await search.find(connection, reader.tenant, question)
         return {"hits": hits, "next": _cursor(beyond + limit) if more else None}

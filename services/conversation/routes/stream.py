@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import StreamingResponse
 
-from services.conversation import reading, streaming
+from services.conversation import streaming
+from services.conversation.reading import conversations, customers
 from services.conversation.routes import parameters
 from services.conversation.routes.parameters import invalid, read
 from services.conversation.streaming import Tail, Wanted
@@ -53,11 +54,11 @@ def stream_router(platform: Platform, tail: Tail) -> APIRouter:
 
 async def _must_exist(platform: Platform, wanted: Wanted) -> None:
     async with tenant_reader(platform.pool, wanted.tenant) as connection:
-        if wanted.customer_id and await reading.survivor(connection, wanted.tenant, wanted.customer_id) is None:
+        if wanted.customer_id and await customers.survivor(connection, wanted.tenant, wanted.customer_id) is None:
             raise not_found("customer")
         if (
             wanted.conversation_id
-            and await reading.canonical(connection, wanted.tenant, wanted.conversation_id) is None
+            and await conversations.canonical(connection, wanted.tenant, wanted.conversation_id) is None
         ):
             raise not_found("conversation")
 

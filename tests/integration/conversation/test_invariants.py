@@ -36,7 +36,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.conversation.policy import Policy
-from services.conversation.reading import Page, conversation_entries, timeline
+from services.conversation.reading.timelines import Page, conversation_entries, timeline
 from services.conversation.update import put_events
 from shared.database.engine import tenant_reader
 from shared.entry_ids import entry_id_of

@@ -9,8 +9,8 @@ from uuid import UUID
 import asyncpg
 
 from bench import persons
-from services.conversation import reading
 from services.conversation.policy import DEFAULT
+from services.conversation.reading import timelines
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
 
@@ -57,19 +57,19 @@ async def test_pages_of_any_size_show_what_others_said_weeks_before(pool: asyncp
     ann = await pool.fetchval(persons.CUSTOMER_OF, persons.TENANT, "email:ann@x.example")
     async with tenant_reader(pool, persons.TENANT) as connection:
         for limit in (1, 2, 3, 50):
-            assert await names(connection, ann, reading.Page(limit=limit)) == list("gefdcba"), limit
-            first = reading.Page(limit=limit, after=reading.Cursor(told[0].occurred_at, "/bench", ""))
+            assert await names(connection, ann, timelines.Page(limit=limit)) == list("gefdcba"), limit
+            first = timelines.Page(limit=limit, after=timelines.Cursor(told[0].occurred_at, "/bench", ""))
             assert await names(connection, ann, first) == list("abcdfeg"), limit
 
 
-async def names(connection: asyncpg.Connection, customer_id: UUID, page: reading.Page) -> list[str]:
+async def names(connection: asyncpg.Connection, customer_id: UUID, page: timelines.Page) -> list[str]:
     """Return the names of what is on this page and all that follow it, back or forward in time."""
     seen: list[str] = []
     while True:
-        entries, more = await reading.timeline(connection, persons.TENANT, customer_id, page)
+        entries, more = await timelines.timeline(connection, persons.TENANT, customer_id, page)
         entries = entries if page.after is None else entries[::-1]
         seen += [entry["event_id"] for entry in entries if entry["source"] == "/bench"]
         if not more:
             return seen
-        last = reading.Cursor.decode(reading.cursor_of(entries[-1]))
+        last = timelines.Cursor.decode(timelines.cursor_of(entries[-1]))
         page = replace(page, after=last) if page.after else replace(page, before=last)

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.conversation.reading import Page, timeline
+from services.conversation.reading.timelines import Page, timeline
 from services.conversation.update import put_events
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent

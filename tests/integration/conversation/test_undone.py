@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation.deciding import telling
-from services.conversation.reading import Page, timeline
+from services.conversation.reading.timelines import Page, timeline
 from services.metrics.consumer import MetricsConsumer
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent

@@ -9,7 +9,7 @@ from datetime import timedelta
 import asyncpg
 
 from services.conversation.policy import Limits, Policy
-from services.conversation.reading import Page, timeline
+from services.conversation.reading.timelines import Page, timeline
 from services.conversation.update import put_events
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent

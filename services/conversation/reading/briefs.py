@@ -1,0 +1,55 @@
+"""The brief for whoever picks up, read from one snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation import context as brief
+from services.conversation.reading.conversations import conversation
+from services.conversation.reading.customers import customer
+from services.conversation.reading.timelines import Page, conversation_entries, timeline
+
+# The matter at hand: the open conversation last active, or the last one where all are resolved.
+CURRENT = """
+SELECT k.conversation_id FROM conversation.leaf l
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2
+ORDER BY k.resolved_at IS NOT NULL, k.last_activity_at DESC NULLS LAST LIMIT 1
+"""
+
+RECENT_TOPICS = """
+SELECT k.topic FROM conversation.leaf l
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE l.tenant_id = $1 AND l.customer_id = $2 AND k.topic IS NOT NULL
+GROUP BY k.topic ORDER BY max(k.last_entry_at) DESC LIMIT 5
+"""
+
+MOST_ENTRIES_OF_A_BRIEF = 500
+"""A conversation longer than this is summed up from its latest part."""
+
+
+async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
+    """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
+    current: UUID | None = await connection.fetchval(CURRENT, tenant, customer_id)
+    found: dict[str, Any] | None = None
+    entries: list[dict[str, Any]] = []
+    if current is not None:
+        found = await conversation(connection, tenant, current)
+        page = Page(limit=MOST_ENTRIES_OF_A_BRIEF)
+        entries, _ = await conversation_entries(connection, tenant, current, page)
+    line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
+    topics = [row["topic"] for row in await connection.fetch(RECENT_TOPICS, tenant, customer_id)]
+    return {
+        "customer": await customer(connection, tenant, customer_id),
+        "conversation": found,
+        "summary": brief.summary(found, list(reversed(entries)), topics),
+        "sla": found["sla"] if found else None,
+        "entries": line,
+    }

@@ -1,0 +1,194 @@
+"""Conversations as they stand, one by one and as an inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.conversation import promises
+from services.conversation.promises import Step
+from services.conversation.reading.query import Query
+from services.conversation.reading.shown import time_shown
+from shared import agreements
+
+# The id of any entry that ever founded a conversation means the one that holds it now.
+CANONICAL = """
+SELECT canonical_id FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = $2
+UNION ALL
+SELECT c.canonical_id FROM conversation.entry e
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+WHERE e.tenant_id = $1 AND e.entry_id = $2
+UNION ALL
+SELECT c.canonical_id FROM conversation.copy m
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = m.entry_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+WHERE m.tenant_id = $1 AND m.copy_id = $2 LIMIT 1
+"""
+
+CONVERSATION = """
+SELECT k.conversation_id, k.opened_at, k.resolved_at, k.last_activity_at, k.channels, k.assignee, k.team, k.topic,
+       k.waiting_since, k.follow_up_of, k.entries, o.customer_id AS owner_id,
+       (SELECT coalesce(array_agg(m.conversation_id ORDER BY m.opened_at), '{}') FROM conversation.conversation m
+        WHERE m.tenant_id = $1 AND m.canonical_id = k.conversation_id AND m.conversation_id <> k.conversation_id)
+           AS merged_ids,
+       (SELECT coalesce(array_agg(DISTINCT l.customer_id), '{}') FROM conversation.conversation m
+        JOIN conversation.participation p ON p.tenant_id = $1 AND p.conversation_id = m.conversation_id
+        JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = p.leaf_id
+        WHERE m.tenant_id = $1 AND m.canonical_id = k.conversation_id) AS customer_ids
+FROM conversation.conversation k
+LEFT JOIN conversation.leaf o ON o.tenant_id = $1 AND o.leaf_id = k.owner_leaf_id
+WHERE k.tenant_id = $1 AND k.conversation_id = ANY($2::uuid[])
+"""
+
+CONTACTS = """
+SELECT m.canonical_id, e.contact_id, min(e.channel) AS channel, min(e.occurred_at) AS started_at,
+       max(e.occurred_at) FILTER (WHERE e.type IN ('threadline.call.ended', 'threadline.call.abandoned')) AS ended_at
+FROM conversation.conversation m
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversation_id
+WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.contact_id IS NOT NULL AND e.cause_id IS NULL
+GROUP BY m.canonical_id, e.contact_id ORDER BY started_at
+"""
+
+
+# What else of the same people is open: perhaps the same matter, which no rule may decide.
+ALSO_OPEN = """
+SELECT DISTINCT k.conversation_id, k.channels, k.topic, k.last_activity_at
+FROM conversation.conversation m
+JOIN conversation.participation mine ON mine.tenant_id = $1 AND mine.conversation_id = m.conversation_id
+JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = mine.leaf_id
+JOIN conversation.leaf o ON o.tenant_id = $1 AND o.customer_id = l.customer_id
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = o.leaf_id
+JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+WHERE m.tenant_id = $1 AND m.canonical_id = $2 AND k.conversation_id <> $2 AND k.resolved_at IS NULL
+    AND k.last_activity_at IS NOT NULL
+ORDER BY k.last_activity_at DESC, k.conversation_id LIMIT 5
+"""
+
+
+async def conversation(connection: asyncpg.Connection, tenant: str, conversation_id: UUID) -> dict[str, Any]:
+    """Return one conversation (by canonical id) as the API gives it, with what may belong to it: `suggestions`."""
+    found = (await conversations(connection, tenant, [conversation_id]))[0]
+    rows = await connection.fetch(ALSO_OPEN, tenant, conversation_id) if found["state"] == "open" else []
+    found["suggestions"] = [
+        {
+            "conversation_id": str(row["conversation_id"]),
+            "reason": "open_as_well",
+            "channels": row["channels"],
+            "topic": row["topic"],
+            "last_activity_at": time_shown(row["last_activity_at"]),
+        }
+        for row in rows
+    ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Which conversations a reader wants, the last active first."""
+
+    limit: int = 50
+    after: tuple[datetime, UUID] | None = None
+    state: str | None = None
+    channel: str | None = None
+    assignee: str | None = None
+    team: str | None = None
+    waiting: bool | None = None
+
+
+async def canonical(connection: asyncpg.Connection, tenant: str, conversation_id: UUID) -> UUID | None:
+    """Return the conversation that this id means now, None where it means none."""
+    found: UUID | None = await connection.fetchval(CANONICAL, tenant, conversation_id)
+    return found
+
+
+async def conversations(connection: asyncpg.Connection, tenant: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Return conversations (canonical ids) as the API gives them, in the order asked for."""
+    rows = {row["conversation_id"]: row for row in await connection.fetch(CONVERSATION, tenant, list(ids))}
+    contacts: dict[UUID, list[dict[str, Any]]] = {id_: [] for id_ in ids}
+    for row in await connection.fetch(CONTACTS, tenant, list(ids)):
+        contacts[row["canonical_id"]].append(
+            {
+                "id": row["contact_id"],
+                "channel": row["channel"],
+                "started_at": time_shown(row["started_at"]),
+                "ended_at": time_shown(row["ended_at"]),
+            }
+        )
+    slas = await _promises(connection, tenant, rows)
+    return [_conversation(rows[id_], contacts[id_], slas.get(id_, promises.NOTHING)) for id_ in ids if id_ in rows]
+
+
+# What changes whose turn it is; automatic mail changes nothing.
+STEPS = """
+SELECT m.canonical_id, e.occurred_at, e.type, e.data -> 'actor' ->> 'type', e.data ->> 'waiting_on'
+FROM conversation.conversation m
+JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversation_id
+WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.type = ANY($3::text[])
+    AND (NOT e.automatic OR e.cause_id IS NOT NULL)
+ORDER BY e.occurred_at, e.source, e.event_id
+"""
+
+
+async def _promises(
+    connection: asyncpg.Connection, tenant: str, rows: Mapping[UUID, asyncpg.Record]
+) -> dict[UUID, dict[str, Any]]:
+    """Return what these conversations were promised; asks for nothing more where the tenant promises nothing."""
+    rules = (await agreements.rules(connection, [tenant]))[tenant]
+    if not rules.slas:
+        return {}
+    steps: dict[UUID, list[Step]] = {id_: [] for id_ in rows}
+    for id_, *step in await connection.fetch(STEPS, tenant, list(rows), promises.STEPS):
+        steps[id_].append(Step(*step))
+    now = await connection.fetchval("SELECT now()")
+    return {id_: promises.promised(rules, row["opened_at"], steps[id_], now) for id_, row in rows.items()}
+
+
+def _conversation(row: asyncpg.Record, contacts: list[dict[str, Any]], sla: dict[str, Any]) -> dict[str, Any]:
+    owner = row["owner_id"]
+    people = sorted({*row["customer_ids"], owner} - {None}, key=lambda id_: (id_ != owner, str(id_)))
+    return {
+        "id": str(row["conversation_id"]),
+        "state": "resolved" if row["resolved_at"] else "open",
+        "opened_at": time_shown(row["opened_at"]),
+        "resolved_at": time_shown(row["resolved_at"]),
+        "last_activity_at": time_shown(row["last_activity_at"]),
+        "channels": row["channels"],
+        "contacts": contacts,
+        "customers": [{"id": str(id_), "role": "owner" if id_ == owner else "participant"} for id_ in people],
+        "assignee": row["assignee"],
+        "team": row["team"],
+        "topic": row["topic"],
+        "waiting_since": time_shown(row["waiting_since"]),
+        "sla": sla,
+        "follow_up_of": str(row["follow_up_of"]) if row["follow_up_of"] else None,
+        "merged_ids": [str(id_) for id_ in row["merged_ids"]],
+        "entries": row["entries"],
+    }
+
+
+async def inbox(connection: asyncpg.Connection, tenant: str, wanted: Inbox) -> list[tuple[UUID, datetime]]:
+    """Return (conversation, last activity) of those wanted."""
+    query = Query([tenant])
+    if wanted.state is not None:
+        query.add("k.resolved_at IS NOT NULL" if wanted.state == "resolved" else "k.resolved_at IS NULL")
+    if wanted.channel is not None:
+        query.add("{} = ANY (k.channels)", wanted.channel)
+    if wanted.assignee is not None:
+        query.add("k.assignee = {}", wanted.assignee)
+    if wanted.team is not None:
+        query.add("k.team = {}", wanted.team)
+    if wanted.waiting is not None:
+        query.add("k.waiting_since IS NOT NULL" if wanted.waiting else "k.waiting_since IS NULL")
+    if wanted.after is not None:
+        query.add("(k.last_entry_at, k.conversation_id) < ({}, {})", *wanted.after)
+    statement = f"""SELECT k.conversation_id, k.last_entry_at FROM conversation.conversation k
+        WHERE k.tenant_id = $1 AND k.canonical_id = k.conversation_id{query.text()}
+        ORDER BY k.last_entry_at DESC, k.conversation_id DESC LIMIT {wanted.limit}"""  # noqa: S608
+    rows = await connection.fetch(statement, *query.arguments)
+    return [(row[0], row[1]) for row in rows]
