@@ -8,9 +8,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.metrics.entries import _KEPT, LABEL_LENGTH, NAME_LENGTH, compact
+from services.metrics.entries import LABEL_LENGTH, NAME_LENGTH, compact
 from services.metrics.evaluation import Timeline, recount
 from services.metrics.kpis.surveys import MOODS
+from shared.anonymity import KEPT
 from shared.events import POSTED, TYPE_PREFIX
 from tests.kpi_histories import STEPS, a_history
 from tests.kpi_timeline import OFFICE_RULES, entry_body, uid
@@ -37,7 +38,7 @@ LABELS = ("channel", "contact_id", "topic", "language")
                 "occurred_at": st.sampled_from(
                     ["2026-03-03T08:00:00Z", "2026-03-03T08:00:01.5Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
                 ),
-                "data": st.dictionaries(st.sampled_from(sorted(_KEPT | {"agent_id", "segment", "customer"})), junk),
+                "data": st.dictionaries(st.sampled_from(sorted(KEPT | {"agent_id", "segment", "customer"})), junk),
                 "actor": st.none() | st.fixed_dictionaries({"type": junk, "id": junk, "team": junk}),
                 "in_conversation": st.booleans(),
                 **dict.fromkeys(LABELS, junk),
