@@ -26,6 +26,7 @@ from services.conversation.search import index_for_ever
 from services.conversation.streaming import Tail
 from services.conversation.visitors import Visitors
 from services.conversation.webhooks.app import build_webhooks
+from shared.database.statistics import analyse_for_ever
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
 from shared.log.runner import Runner, RunnerSettings
@@ -79,6 +80,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             tail.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             partial(index_for_ever, platform.pool),
+            partial(analyse_for_ever, platform.pool, ("conversation", "privacy")),
             *forgetting,
             *webhooks.background,
         ),

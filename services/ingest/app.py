@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from time import monotonic
@@ -24,6 +25,7 @@ from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndp
 from services.ingest.widget import add_widget_routes
 from shared.accepted import TAKER, settle
 from shared.database.engine import translated
+from shared.database.statistics import analyse_for_ever
 from shared.errors import DatabaseUnavailable
 from shared.log.protocol import INBOUND
 from shared.service import Platform, Service
@@ -61,7 +63,10 @@ async def build(
     return Service(
         name="ingest",
         router=router,
-        background=[lambda: settle_for_ever(platform)],
+        background=[
+            partial(settle_for_ever, platform),
+            partial(analyse_for_ever, platform.pool, ("ingest", "log")),
+        ],
         body_limits={"/v1/webhooks/": MAX_BODY_BYTES},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -17,6 +18,7 @@ from services.metrics.revision import reevaluate_for_ever
 from services.metrics.routes import kpi_router
 from services.metrics.rules_routes import rules_router
 from shared.auth import Principal
+from shared.database.statistics import analyse_for_ever
 from shared.log.protocol import TIMELINE
 from shared.log.runner import Runner, RunnerSettings
 from shared.problems import Problem
@@ -65,7 +67,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     return Service(
         name="metrics",
         router=router,
-        background=[runner.run, revise, check],
+        background=[runner.run, revise, check, partial(analyse_for_ever, platform.pool, ("metrics",))],
         ready=[runner.ready],
         pages={"KPIs": "/ops"},
     )

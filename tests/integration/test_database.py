@@ -12,9 +12,11 @@ from alembic.script import ScriptDirectory
 
 from shared.database import engine
 from shared.database.migrate import MIGRATIONS, current, head, migrate
+from shared.database.statistics import analyse_grown
 from shared.errors import DatabaseUnavailable, SetupError
 from shared.settings import Settings
 from tests.conftest import Cluster
+from tests.waiting import until
 
 
 def test_head_is_the_end_of_the_one_chain_that_alembic_sees() -> None:
@@ -138,3 +140,28 @@ async def test_wrong_password_missing_database_and_nonsense_are_one_clear_line(
                 pass
         assert "\n" not in str(caught.value)
         assert "wrong@" not in str(caught.value)
+
+
+async def test_a_table_that_outgrew_its_statistics_is_analysed_and_no_other(pool: asyncpg.Pool) -> None:
+    await pool.execute("CREATE SCHEMA young; CREATE TABLE young.few (n int); CREATE TABLE young.many (n int)")
+    analysed: list[str] = []
+
+    async def grow(few: int, many: int) -> None:
+        async with pool.acquire() as connection:
+            await connection.execute(f"INSERT INTO young.few SELECT generate_series(1, {few})")
+            await connection.execute(f"INSERT INTO young.many SELECT generate_series(1, {many})")
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+
+    async def look() -> bool:
+        analysed.extend(await analyse_grown(pool, ["young"]))
+        return "young.many" in analysed
+
+    await grow(10, 200)
+    await until(look, "the table with 200 rows is analysed")
+    assert analysed == ["young.many"]
+    assert await pool.fetchval("SELECT reltuples FROM pg_class WHERE oid = 'young.many'::regclass") == 200
+    assert await analyse_grown(pool, ["young"]) == []
+    await grow(10, 1_000)
+    analysed.clear()
+    await until(look, "the table that grew is analysed again")
+    assert analysed == ["young.many"]

@@ -63,8 +63,9 @@ NAMED_ENTRIES = """
 SELECT entry_id AS named, conversation_id, entry_id FROM conversation.entry
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
 UNION ALL
-SELECT c.copy_id, e.conversation_id, e.entry_id FROM conversation.copy c
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = c.entry_id
+SELECT c.copy_id, e.conversation_id, e.entry_id FROM conversation.copy c,
+LATERAL (SELECT conversation_id, entry_id FROM conversation.entry
+         WHERE tenant_id = $1 AND entry_id = c.entry_id OFFSET 0) AS e
 WHERE c.tenant_id = $1 AND c.copy_id = ANY($2::uuid[])
 """
 

@@ -27,15 +27,16 @@ async def knows_any(connection: asyncpg.Connection, tenant: str, nodes: Iterable
 
 _LEAF = "leaf_id, node, component_id, customer_id, seq, was_customer, shared, linked_at, last_entry_at"
 
-LEAVES_BY_NODES = f"""
-SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1 AND component_id IN (
-    SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($2::text[]))
+# OFFSET 0 keeps the look-ups nested: on a table without statistics the join is planned as a comparison of all with all.
+_LEAVES_OF_COMPONENTS = f"""
+SELECT {_LEAF} FROM (
+    SELECT DISTINCT component_id AS id FROM conversation.leaf WHERE tenant_id = $1 AND {{}} OFFSET 0) AS k,
+LATERAL (SELECT * FROM conversation.leaf WHERE tenant_id = $1 AND component_id = k.id OFFSET 0) AS l
 """  # noqa: S608 - names of our own columns
 
-LEAVES_BY_IDS = f"""
-SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1 AND component_id IN (
-    SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[]))
-"""  # noqa: S608
+LEAVES_BY_NODES = _LEAVES_OF_COMPONENTS.format("node = ANY($2::text[])")
+
+LEAVES_BY_IDS = _LEAVES_OF_COMPONENTS.format("leaf_id = ANY($2::uuid[])")
 
 ALL_LEAVES = f"SELECT {_LEAF} FROM conversation.leaf WHERE tenant_id = $1"  # noqa: S608
 
