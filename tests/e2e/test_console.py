@@ -140,6 +140,16 @@ async def shown(system: System, page: Page, **hash_: str) -> None:
     await page.wait_for_selector(".bubble" if hash_ else ".person", timeout=PATIENCE_MS)
 
 
+async def test_columns_scroll_and_the_page_around_them_does_not(system: System, page: Page) -> None:
+    await page.set_viewport_size({"width": 1400, "height": 400})
+    await shown(system, page, customer=await customer_of(system))
+    inner, outer = await page.evaluate(
+        "() => [document.getElementById('main'), document.documentElement].map(e => e.scrollHeight - e.clientHeight)"
+    )
+    assert inner > 0, "the line is longer than the window, so that there is something to see"
+    assert outer == 0
+
+
 async def test_news_come_by_the_stream_and_over_a_broken_line_each_once(system: System, page: Page) -> None:
     mail = {"kind": "email", "value": "cut@mail.example", "verified": True}
     await post(system, "c0", "message.received", channel="email", handles=[mail], text="before", called="Cut Off")
