@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation import tables
-from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, resolve, strength
+from services.conversation.deciding import telling
+from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, Node, resolve, strength
 from services.conversation.people import Leaf
 from services.conversation.policy import Policy
 from shared.events import DERIVED_SOURCE, rfc3339
@@ -64,7 +65,7 @@ async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUI
         ],
         "do_not_link": [_link(link) for link in apart if link.a in mine or link.b in mine],
         "suggestions": await suggestions(connection, tenant, customer_id),
-        "history": await history(connection, tenant, links, mine),
+        "history": await history(connection, tenant, customer_id, links, mine),
     }
 
 
@@ -108,9 +109,27 @@ ORDER BY occurred_at
 
 
 async def history(
+    connection: asyncpg.Connection, tenant: str, customer_id: UUID, links: list[Evidence], mine: set[str]
+) -> list[dict[str, Any]]:
+    """Return what agents decided about a customer's nodes, and which policies regrouped them, oldest first."""
+    decided = await _decided(connection, tenant, links, mine)
+    changes = await tables.policies.changes_of_customer(connection, tenant, customer_id)
+    return sorted((*decided, *(_policy(change, groups) for change, groups in changes)), key=lambda row: str(row["at"]))
+
+
+def _policy(change: tables.policies.Change, groups: list[list[Node]]) -> dict[str, Any]:
+    return {
+        "op": "policy",
+        "at": rfc3339(change.changed_at),
+        "actor": change.actor,
+        "reason": f"changed: {', '.join(change.settings)}" if change.settings else None,
+        "handles": [telling(group) for group in groups],
+    }
+
+
+async def _decided(
     connection: asyncpg.Connection, tenant: str, links: list[Evidence], mine: set[str]
 ) -> list[dict[str, Any]]:
-    """Return what agents decided about these nodes, oldest first."""
     manual = [link for link in links if link.manual and (link.a in mine or link.b in mine)]
     ids = sorted({link.event_id for link in manual})
     ends = sorted({node for link in manual for node in link.pair})

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from services.conversation.facts import Facts
@@ -45,6 +46,14 @@ class Leaf:
     @property
     def age(self) -> tuple[bool, int, Node]:
         return (self.seq is None, self.seq or 0, self.node)
+
+
+class Regrouped(NamedTuple):
+    """A leaf of customers taken apart or put together: whose it was, and whose it became (perhaps the same)."""
+
+    leaf_id: UUID
+    was: UUID
+    became: UUID
 
 
 @dataclass(slots=True)
@@ -231,6 +240,16 @@ class People:
             for leaf_id, old in before.items()
             if len(became[old]) > 1 or len(came_from[self.by_id[leaf_id].customer_id]) > 1
         }
+
+    def regrouped(self) -> list[Regrouped]:
+        """Return all stored leaves of those who are grouped otherwise now than they are stored."""
+        before = {
+            leaf.leaf_id: self.was.get(leaf.node, leaf.customer_id)
+            for leaf in self.by_id.values()
+            if leaf.seq is not None
+        }
+        leaves = (self.leaves[node] for node in sorted(self._regrouped(before)))
+        return [Regrouped(leaf.leaf_id, before[leaf.leaf_id], leaf.customer_id) for leaf in leaves]
 
     def regroup(self, components: Iterable[UUID]) -> None:
         """Group the nodes of these components anew."""

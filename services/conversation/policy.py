@@ -88,6 +88,10 @@ class Policy(BaseModel):
         same = self.model_copy(update={"blocked": before.blocked, "shared": before.shared}) == before
         return self.barred - before.barred if same and before.barred <= self.barred else None
 
+    def changed_from(self, before: Policy) -> list[str]:
+        """Return the names of the settings that are others than in `before`."""
+        return [name for name in Policy.model_fields if getattr(self, name) != getattr(before, name)]
+
     def limit(self, kind: str) -> int:
         """Return how many handles of `kind` one customer may hold."""
         if handles.is_social(kind):

@@ -44,32 +44,46 @@ async def put_events(
 
 
 async def resolve_again(
-    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy | None = None
+    connection: asyncpg.Connection,
+    tenant: str,
+    secret: bytes,
+    now: datetime,
+    policy: Policy | None = None,
+    by: str | None = None,
 ) -> Outcome:
-    """Decide everything of a tenant anew from its stored entries, under `policy` where given, which is stored."""
+    """Decide everything of a tenant anew from its stored entries, under `policy` where given: `by` put it in force."""
     held = await tables.tenants.lock_tenant(connection, tenant)
-    if policy is not None:
-        await tables.tenants.put_policy(connection, tenant, policy)
     batch = Batch(connection, tenant, policy or held.policy, held.version, secret, now)
     await Loading(batch).take_all()
     await decide(batch)
+    if policy is not None:
+        change = await _put(connection, tenant, policy, held.policy, now, by)
+        await tables.policies.save_change(connection, tenant, change, batch.people.regrouped())
     return batch.outcome
 
 
 async def change_policy(
-    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy, by: str | None = None
 ) -> Outcome:
-    """Put a policy in force and decide anew what it may decide otherwise.
+    """Put a policy in force, changed `by` whoever has that key, and decide anew what it may decide otherwise.
 
     That is nothing where it is the one in force, or only bars handles that nobody has named yet; else it is everything.
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
     barred = policy.bars_only_more(held.policy)
     if barred is None or await tables.leaves.knows_any(connection, tenant, barred):
-        return await resolve_again(connection, tenant, secret, now, policy)
+        return await resolve_again(connection, tenant, secret, now, policy, by)
     if policy != held.policy:
-        await tables.tenants.put_policy(connection, tenant, policy)
+        change = await _put(connection, tenant, policy, held.policy, now, by)
+        await tables.policies.save_change(connection, tenant, change)
     return Outcome()
+
+
+async def _put(
+    connection: asyncpg.Connection, tenant: str, policy: Policy, before: Policy, now: datetime, by: str | None
+) -> tables.policies.Change:
+    version = await tables.tenants.put_policy(connection, tenant, policy)
+    return tables.policies.Change(version, now, by, policy.changed_from(before))
 
 
 async def decide(batch: Batch) -> None:

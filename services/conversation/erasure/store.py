@@ -90,6 +90,7 @@ DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[
 BY_LEAF = {
     "sightings": "DELETE FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "earlier customers": "DELETE FROM conversation.past_leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
+    "policy changes": "DELETE FROM conversation.policy_regrouping WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "keys of the log": "DELETE FROM privacy.log_key WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "participations": "DELETE FROM conversation.participation WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "handles and sessions": "DELETE FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",

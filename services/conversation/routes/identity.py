@@ -48,7 +48,14 @@ def identity_router(platform: Platform) -> APIRouter:
     router = APIRouter(tags=["identity"])
     secret = entry_secret(platform.secret_key)
 
-    @router.get("/v1/customers/{customer_id}/identity", summary="Why this is one person")
+    @router.get(
+        "/v1/customers/{customer_id}/identity",
+        summary="Why this is one person",
+        description="Every link with its evidence, those refused and why, who else it may be. `history` tells, oldest "
+        "first, what agents decided (`merge`, `split`) and which changes of the identity policy regrouped the customer "
+        "(`policy`: `actor` is the key that made it, `reason` names the settings that changed), `handles` in the "
+        "groups that were put together or taken apart.",
+    )
     async def explain(reader: Reader, customer_id: str) -> dict[str, Any]:
         async with tenant_reader(platform.pool, reader.tenant) as connection:
             survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))

@@ -48,7 +48,8 @@ def policy_router(platform: Platform) -> APIRouter:
                 )
         async with transaction(platform.pool) as connection:
             secret = entry_secret(platform.secret_key)
-            outcome = await change_policy(connection, admin.tenant, secret, platform.clock.now(), policy)
+            now, by = platform.clock.now(), str(admin.key_id)
+            outcome = await change_policy(connection, admin.tenant, secret, now, policy, by)
             await publish(platform.log, connection, outcome.records)
         platform.log.wake(TIMELINE)
         return policy.model_dump(mode="json")

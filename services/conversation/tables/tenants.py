@@ -18,6 +18,7 @@ RETURNING policy, policy_version, version, erased_at
 
 PUT_POLICY = """
 UPDATE conversation.tenant_state SET policy = $2, policy_version = policy_version + 1 WHERE tenant_id = $1
+RETURNING policy_version
 """
 
 GET_POLICY = "SELECT policy, policy_version FROM conversation.tenant_state WHERE tenant_id = $1"
@@ -48,6 +49,7 @@ def _policy(row: asyncpg.Record | None) -> StoredPolicy:
     return StoredPolicy(Policy.model_validate(row["policy"]), row["policy_version"])
 
 
-async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy) -> None:
-    """Store a policy. The caller re-resolves the tenant in the same transaction."""
-    await connection.execute(PUT_POLICY, tenant, policy.model_dump(mode="json"))
+async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy) -> int:
+    """Store a policy; return its version. The caller re-resolves the tenant in the same transaction."""
+    version: int = await connection.fetchval(PUT_POLICY, tenant, policy.model_dump(mode="json"))
+    return version

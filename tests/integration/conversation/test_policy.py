@@ -27,6 +27,15 @@ from tests.timeline_app import Timelines, running_timelines
 
 POLICY = "/v1/identity/policy"
 
+REGROUPED = """
+SELECT r.leaf_id, r.was, r.became FROM conversation.policy_regrouping r
+JOIN conversation.tenant_state USING (tenant_id, policy_version) WHERE tenant_id = $1
+"""
+
+REGROUPED_OF_NOBODY = """
+SELECT count(*) FROM conversation.policy_regrouping WHERE leaf_id NOT IN (SELECT leaf_id FROM conversation.leaf)
+"""
+
 
 @pytest.fixture
 async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
@@ -62,6 +71,9 @@ async def test_what_a_dry_run_foresees_is_what_the_change_does(pool: asyncpg.Poo
         assert {row["customer_id"] for row in foreseen["splits"]} == split, seed
         assert {frozenset(c["id"] for c in row["customers"]) for row in foreseen["merges"]} == merged, seed
         assert foreseen["entries_moved"] == outcome.moved, seed
+        regrouped = {leaf for leaf, was in before.items() if len(parts[was]) > 1 or len(wholes[after[leaf]]) > 1}
+        kept = await pool.fetch(REGROUPED, tenant)
+        assert {row[0]: (row[1], row[2]) for row in kept} == {leaf: (before[leaf], after[leaf]) for leaf in regrouped}
         changed += bool(split) + bool(merged)
     assert changed > 5
 
@@ -87,6 +99,50 @@ async def test_a_dry_run_names_who_would_be_apart_and_changes_nothing(timelines:
     back = (await timelines.call("PUT", POLICY, json=before, dry_run="true")).json()
     assert [len(row["customers"]) for row in back["merges"]] == [3]
     assert back["splits"] == []
+
+
+async def policies_that_regrouped(timelines: Timelines, handle: str) -> list[dict[str, Any]]:
+    customer = await timelines.customer(handle)
+    assert customer is not None
+    why = await timelines.get(f"/v1/customers/{customer['id']}/identity")
+    return [row for row in why["history"] if row["op"] == "policy"]
+
+
+async def test_identity_tells_which_policies_regrouped_a_customer_until_somebody_is_erased(
+    timelines: Timelines, pool: asyncpg.Pool
+) -> None:
+    ann, phone, bo, cy = "email:ann@home.example", "phone:+31612345678", "email:bo@work.example", "email:cy@x.example"
+    await timelines.post(
+        timelines.message("09:00:00", ann, phone), timelines.message("09:01:00", bo, phone),
+        timelines.message("09:02:00", cy),
+    )  # fmt: skip
+    await timelines.call("PUT", POLICY, json={"shared": [phone]}, dry_run="true")
+    assert await policies_that_regrouped(timelines, ann) == []
+    await timelines.call("PUT", POLICY, json={"shared": [phone], "degree_limit": 19})
+    key = await pool.fetchval("SELECT key_id::text FROM auth.api_key WHERE tenant_id = 'acme'")
+    (apart,) = await policies_that_regrouped(timelines, ann)
+    assert apart == {
+        "op": "policy", "at": apart["at"], "actor": key, "reason": "changed: shared, degree_limit",
+        "handles": [[ann], [bo], [phone]],
+    }  # fmt: skip
+    assert await policies_that_regrouped(timelines, bo) == [apart]
+    # A policy that regroups nobody is nobody's history, one that puts them together again is.
+    await timelines.call("PUT", POLICY, json={"shared": [phone]})
+    await timelines.call("PUT", POLICY, json={})
+    first, second = await policies_that_regrouped(timelines, ann)
+    assert (first, second["reason"], sorted(second["handles"])) == (apart, "changed: shared", [[ann], [bo], [phone]])
+    assert second["at"] > first["at"]
+    assert await policies_that_regrouped(timelines, cy) == []
+    assert await pool.fetchval("SELECT count(*) FROM conversation.policy_change WHERE tenant_id = 'acme'") == 3
+
+    await timelines.call("PUT", POLICY, json={"shared": [phone]})
+    gone = await timelines.customer(bo)
+    assert gone is not None
+    assert (await timelines.call("DELETE", f"/v1/customers/{gone['id']}")).status_code == 200
+    rows = await policies_that_regrouped(timelines, ann)
+    assert len(rows) == 3
+    assert bo not in str(rows)
+    assert await pool.fetchval(REGROUPED_OF_NOBODY) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ const RULES = {
   do_not_link: "kept apart by an agent",
 };
 const REASONS = { same_conversation: "wrote in the same conversation", same_name: "same name", same_mailbox_name: "same mailbox name elsewhere" };
+const DECIDED = { merge: "Said to be one person", split: "Said to be two", policy: "Regrouped by another policy" };
 
 const SHOWN = 3;
 
@@ -42,9 +43,9 @@ export function identity(customer, told, changed) {
       handles.length > 1 && h("button", { class: "second", type: "button", id: "split", onclick: () => askSplit(customer, handles, changed) }, "Not one person…")),
     told.others.length > 0 && h("h2", {}, "May also be"),
     told.others.length > 0 && h("ul", { class: "others" }, told.others.map((one) => other(one, customer, changed))),
-    told.history.length > 0 && h("h2", {}, "Decided by agents"),
+    told.history.length > 0 && h("h2", {}, "Decided by people"),
     told.history.length > 0 && h("ol", { class: "facts" }, told.history.slice(-5).reverse().map((one, place) => h("li", {},
-      `${one.op === "merge" ? "Said to be one person" : "Said to be two"}${one.actor ? ` by ${agent(one.actor)}` : ""}`,
+      `${DECIDED[one.op]}${one.actor ? ` by ${agent(one.actor)}` : ""}`,
       h("span", { class: "quiet" }, ` ${say.ago(one.at)}`), one.reason && h("q", {}, one.reason),
       place === 0 && undo && h("button", { class: "second", type: "button", id: "undo", onclick: undo }, "Undo")))),
   ].filter(Boolean);
@@ -91,7 +92,7 @@ const handlesOf = (customer) => (customer.handles || []).filter((one) => one.kin
 /** What takes the newest decision back; null where that cannot be told. */
 function undoable(told, customer, changed) {
   const last = told.history.at(-1);
-  if (!last) return null;
+  if (!last || last.op === "policy") return null; // a policy is taken back by a policy
   // Handles are shown as they were given; links name them in their matching form, as decisions do.
   const mine = new Set([...(customer.handles || []).map((one) => `${one.kind}:${one.value}`), ...told.links.flatMap((one) => [one.a, one.b])]);
   if (last.op === "merge") {
