@@ -17,9 +17,15 @@ RECENT = 20
 
 
 def summary(
-    conversation: dict[str, Any] | None, entries: Sequence[Shown], topics: Sequence[str] = ()
+    conversation: dict[str, Any] | None,
+    entries: Sequence[Shown],
+    topics: Sequence[str] = (),
+    surveys: Sequence[Shown] = (),
 ) -> dict[str, Any]:
-    """Return what happened so far in one conversation, given its entries, oldest first, and the recent topics."""
+    """Return what happened so far in one conversation, given its entries, oldest first.
+
+    `topics` and `surveys` (entries, oldest first) are the customer's, whatever conversation they belong to.
+    """
     said = [entry for entry in entries if not _is(entry, "conversation.opened")]
     question = last_question(said)
     waiting_since = conversation["waiting_since"] if conversation else None
@@ -34,7 +40,7 @@ def summary(
         "agents": agents(said),
         "transfers": [_transfer(entry) for entry in said if _is(entry, "conversation.transferred")],
         "escalations": escalations(said),
-        "surveys": [_survey(entry) for entry in said if _is(entry, "survey.answered")],
+        "surveys": [_survey(entry) for entry in surveys],
         "topics": list(topics),
     }
 

@@ -10,7 +10,12 @@ import asyncpg
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
 from services.conversation.reading.customers import customer
+from services.conversation.reading.shown import seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
+from services.conversation.tables.entries import ENTRY_COLUMNS
+
+SURVEYS = 20
+"""Answered surveys that a brief tells of, the latest."""
 
 # The matter at hand: the open conversation last active, or the last one where all are resolved.
 CURRENT = """
@@ -31,6 +36,17 @@ WHERE l.tenant_id = $1 AND l.customer_id = $2 AND k.topic IS NOT NULL
 GROUP BY k.topic ORDER BY max(k.last_entry_at) DESC LIMIT 5
 """
 
+# The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.
+RECENT_SURVEYS = f"""
+SELECT e.*, e.conversation_id AS canonical_id, $2::uuid AS customer_id, false AS joined_whole
+FROM conversation.leaf l, LATERAL (
+    SELECT {ENTRY_COLUMNS} FROM conversation.entry e
+    WHERE e.tenant_id = $1 AND e.leaf_id = l.leaf_id AND e.type = 'threadline.survey.answered'
+    ORDER BY e.occurred_at DESC LIMIT {SURVEYS}) AS e
+WHERE l.tenant_id = $1 AND l.customer_id = $2
+ORDER BY e.occurred_at DESC, e.source DESC, e.event_id DESC LIMIT {SURVEYS}
+"""  # noqa: S608
+
 MOST_ENTRIES_OF_A_BRIEF = 500
 """A conversation longer than this is summed up from its latest part."""
 
@@ -46,10 +62,11 @@ async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID
         entries, _ = await conversation_entries(connection, tenant, current, page)
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
     topics = [row["topic"] for row in await connection.fetch(RECENT_TOPICS, tenant, customer_id)]
+    surveys = [seen_by(customer_id, row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
     return {
         "customer": await customer(connection, tenant, customer_id),
         "conversation": found,
-        "summary": brief.summary(found, list(reversed(entries)), topics),
+        "summary": brief.summary(found, list(reversed(entries)), topics, list(reversed(surveys))),
         "sla": found["sla"] if found else None,
         "entries": line,
     }

@@ -113,7 +113,12 @@ def customers_router(platform: Platform) -> APIRouter:
             entries, more = await timelines.timeline(connection, reader.tenant, survivor, page)
         return {"customer_id": str(survivor), **paged(entries, more, page)}
 
-    @router.get("/v1/customers/{customer_id}/context", summary="The brief for whoever picks up")
+    @router.get(
+        "/v1/customers/{customer_id}/context",
+        summary="The brief for whoever picks up",
+        description="`summary` tells the matter at hand, but for `surveys` (the last 20 answers, the oldest first) and "
+        "`topics` (the last 5, the newest first), which are the customer's, whatever matter they are about.",
+    )
     async def context(
         reader: Reader,
         customer_id: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -62,6 +63,31 @@ async def test_the_brief_tells_who_picks_up_what_happened_before_the_channel_swi
     assert summary["waiting_since"] is None
     assert summary["unanswered"] is False
     assert summary["escalations"][0]["acknowledged_at"] == "2026-03-02T09:30:00.000000Z"
+
+
+async def test_the_brief_tells_the_surveys_of_the_customer_whatever_matter_they_are_about(timelines: Timelines) -> None:
+    message = timelines.message
+
+    def survey(at: str, who: str, score: int, contact: str) -> dict[str, Any]:
+        told = {"survey_id": f"{who} {at}", "metric": "csat", "kind": "csat", "score": score, "scale": [1, 5]}
+        return message(at, who, type="survey.answered", contact_id=contact, **told)
+
+    await timelines.post(
+        message("08:00:00", "crm:ann", contact_id="s1", text="Where is my order?"),
+        message("08:10:00", type="conversation.resolved", actor=AGENT, contact_id="s1"),
+        survey("08:20:00", "crm:ann", 2, "s1"),
+        message("09:00:00", "crm:ann", contact_id="s2", text="And now?"),
+        survey("09:20:00", "crm:ann", 5, "s2"),
+        message("09:30:00", "crm:bo", contact_id="s3", text="Hello"),
+        survey("09:40:00", "crm:bo", 1, "s3"),
+    )
+    ann = await timelines.customer("crm:ann")
+    assert ann is not None
+    brief = await timelines.get(f"/v1/customers/{ann['id']}/context", limit=1)
+    assert [(row["score"], row["at"]) for row in brief["summary"]["surveys"]] == [
+        (2, "2026-03-02T08:20:00.000000Z"),
+        (5, "2026-03-02T09:20:00.000000Z"),
+    ]
 
 
 async def test_a_customer_without_a_conversation_has_an_empty_brief(timelines: Timelines) -> None:

@@ -1,4 +1,4 @@
-"""changes of the identity policy: who made them, when, and whom they regrouped."""
+"""changes of the identity policy: who made them, when, and whom they regrouped; an index to a customer's surveys."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ TABLES = {
 INDEXES = (
     "CREATE INDEX policy_regrouping_was ON conversation.policy_regrouping (tenant_id, policy_version, was)",
     "CREATE INDEX policy_regrouping_became ON conversation.policy_regrouping (tenant_id, policy_version, became)",
+    "CREATE INDEX entry_survey ON conversation.entry (tenant_id, leaf_id, occurred_at) "
+    "WHERE type = 'threadline.survey.answered'",
 )
 
 
