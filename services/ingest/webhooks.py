@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from datetime import datetime
 from hashlib import sha256
 from time import monotonic
@@ -174,20 +173,22 @@ class WebhookEndpoint:
         account: Account,
     ) -> None:
         """Make all of a delivery durable. A repeated token that counts once makes it a duplicate: nothing is kept."""
-        async with AsyncExitStack() as stack:
-            if delivery.replay_token is not None or quarantined:
-                await stack.enter_async_context(self._transactions)
-                connection = await stack.enter_async_context(transaction(self._platform.pool))
-                if delivery.replay_token is not None and not await _is_new(
-                    connection, delivery.replay_token, account, raw.received_at
-                ):
+        token = delivery.replay_token
+        if token is None and not quarantined:
+            await self._append(events)
+        else:
+            async with self._transactions, transaction(self._platform.pool) as connection:
+                if token is not None and not await _is_new(connection, token, account, raw.received_at):
                     return
                 for part in quarantined:
                     await keep(connection, part, raw, account)
-            with self._metrics.append_seconds.time():
-                await self._intake.accept(events)
+                await self._append(events)
         self._accepted[account.provider].inc(len(events))
         self._quarantined[account.provider].inc(len(quarantined))
+
+    async def _append(self, events: Sequence[tuple[InboundEvent, bytes]]) -> None:
+        with self._metrics.append_seconds.time():
+            await self._intake.accept(events)
 
 
 def events_of(
@@ -263,12 +264,17 @@ async def keep(connection: asyncpg.Connection, part: Quarantined, raw: RawReques
 async def _raw_request(request: Request, received_at: datetime) -> RawRequest:
     return RawRequest(
         method=request.method,
-        path=request.url.path,
+        path=_path(request.scope["path"]),
         query=request.scope["query_string"].decode("latin-1"),
-        headers=Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw),
+        headers=Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]),
         body=await whole_body(request),
         received_at=received_at,
     )
+
+
+def _path(path: str) -> str:
+    """Return the path of a URL with `path`: `request.url` would put the whole of it together, and take it apart."""
+    return path.replace("?", "%3F").replace("#", "%23").replace("\\", "%5C")
 
 
 def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from services.conversation.markup import sanitised
 from services.ingest.adapters.base import Account
 from services.ingest.adapters.mail_event import mail_event, mail_id
+from services.ingest.adapters.times import from_rfc2822
 from services.ingest.mail import addresses, threading
 from services.ingest.mail.automatic import is_automatic
 from services.ingest.mail.message import read
@@ -254,6 +256,23 @@ def test_mail_from_our_own_address_is_an_echo_on_the_recipients_timeline() -> No
 )
 def test_date_is_read_or_left_out(header: str, meant: datetime | None) -> None:
     assert mail_event(read(a_mail(header + "\n")), ACCOUNT, "1").time == meant
+
+
+@given(
+    st.sampled_from(["", "Tue, ", "tue, ", "Tuesday, "]), st.integers(0, 32), st.sampled_from(["Feb", "feb", "Foo"]),
+    st.integers(0, 9999), st.integers(0, 25), st.integers(0, 61), st.sampled_from(["", "GMT", "-0000", "+2500"]),
+    st.integers(-1_500, 1_500),
+)  # fmt: skip
+def test_date_is_what_the_standard_library_reads(
+    day_name: str, day: int, month: str, year: int, hour: int, second: int, zone: str, offset: int
+) -> None:
+    written = f"{day_name}{day} {month} {year:04} {hour:02}:00:{second:02} {zone or f'{offset:+05}'}"
+    try:
+        meant = parsedate_to_datetime(written)
+        meant = meant.replace(tzinfo=UTC) if meant.tzinfo is None else meant.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        meant = None
+    assert from_rfc2822(written) == meant
 
 
 # --- bodies --------------------------------------------------------------------------------------------------------

@@ -58,12 +58,15 @@ class Headers:
     __slots__ = ("_items",)
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._items = tuple((name.lower(), value) for name, value in items)
+        self._items = tuple([(name.lower(), value) for name, value in items])
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`, or None."""
         wanted = name.lower()
-        return next((value for key, value in self._items if key == wanted), None)
+        for key, value in self._items:
+            if key == wanted:
+                return value
+        return None
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
@@ -287,6 +290,10 @@ def _parsed(adapter: Adapter, request: RawRequest, account: Account) -> Delivery
 
 def _settled(delivery: Delivery, request: RawRequest) -> Delivery:
     """Replace times that cannot be true by the time of receipt, and drop repeats within the delivery."""
+    if len(delivery.events) == 1 and not delivery.quarantined:
+        (only,) = delivery.events
+        believed = _believable(only, request.received_at)
+        return delivery if believed is only else replace(delivery, events=(believed,))
     events: dict[str, Draft] = {}
     for draft in delivery.events:
         events.setdefault(draft.id, _believable(draft, request.received_at))
@@ -300,7 +307,7 @@ def _believable(draft: Draft, received_at: datetime) -> Draft:
     data = {**draft.data, "time_estimated": True}
     if draft.time is not None:
         data["provider_time"] = draft.time.isoformat()
-    return replace(draft, time=received_at, data=data)
+    return Draft(draft.id, draft.type, received_at, data, draft.subject)
 
 
 def body_key(body: bytes) -> str:

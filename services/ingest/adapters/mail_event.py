@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from services.ingest.adapters.base import Account, Draft, body_key
@@ -34,7 +35,7 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
     first outside recipient; it is automatic, unless `options.own_mail` is "agent": then a person of ours wrote it.
     `facts` are further fields of the data (envelope, verdicts).
     """
-    own = {_plain(address) for address in account.own_addresses}
+    own = _plain_ones(account.own_addresses)
     sender = next(iter(addresses.read(mail.headers.get("from"))), None)
     to = addresses.read(", ".join(mail.headers.get_all("to")))
     cc = addresses.read(", ".join(mail.headers.get_all("cc")))
@@ -74,6 +75,11 @@ def sent_at(mail: Mail) -> datetime | None:
 def _plain(address: str) -> str:
     local, _, domain = address.strip().lower().rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
+
+
+@lru_cache(maxsize=1024)
+def _plain_ones(addresses: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(_plain(address) for address in addresses)
 
 
 def _customer(counterpart: addresses.Address | None) -> dict[str, Any]:

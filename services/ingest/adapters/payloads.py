@@ -6,8 +6,9 @@ What comes out is clean: no NUL and no lone surrogate, which JSON and forms can 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -24,6 +25,7 @@ _DEEPEST = 200
 
 _MOST_FIELDS = 10_000
 _MOST_PARTS = 2_000
+_SHORT_FORM = 16_384
 
 
 def read_json(body: bytes) -> Json:
@@ -131,27 +133,41 @@ def without_nothing(fields: Mapping[str, Json]) -> dict[str, Json]:
     return {
         name: value
         for name, value in fields.items()
-        if value is not None and value != "" and value != [] and value != {}
+        if value or (value is not None and value != "" and value != [] and value != {})
     }
 
 
-def read_form_bytes(body: bytes) -> list[tuple[bytes, bytes]]:
+def read_form_bytes(body: bytes) -> Sequence[tuple[bytes, bytes]]:
     """Read application/x-www-form-urlencoded, blank values included, as bytes. Raises Unreadable."""
+    return _last_pairs(body) if len(body) <= _SHORT_FORM else _pairs(body)
+
+
+def _pairs(body: bytes) -> Sequence[tuple[bytes, bytes]]:
     if body.count(b"&") >= _MOST_FIELDS:
         raise Unreadable(f"the form has more than {_MOST_FIELDS} fields")
     pairs = []
-    for piece in body.split(b"&"):
+    for piece in body.replace(b"+", b" ").split(b"&"):
         if piece:
             name, _, value = piece.partition(b"=")
-            pairs.append((unquote_to_bytes(name.replace(b"+", b" ")), unquote_to_bytes(value.replace(b"+", b" "))))
-    return pairs
+            # Most have no escapes, and looking costs a fifth of unquoting.
+            pairs.append(
+                (unquote_to_bytes(name) if b"%" in name else name, unquote_to_bytes(value) if b"%" in value else value)
+            )
+    return tuple(pairs)
+
+
+# Where a form's fields are signed, its proof reads it and so does its parser straight after.
+_last_pairs = lru_cache(maxsize=1)(_pairs)
 
 
 def read_form(body: bytes) -> dict[str, str]:
     """Read a form in UTF-8; of repeated names the first value counts. Raises Unreadable."""
     form: dict[str, str] = {}
+    # Decoding replaces what would be a surrogate, so a NUL is all that may be left to clean.
+    has_nul = b"\0" in body or b"%00" in body
     for name, value in read_form_bytes(body):
-        form.setdefault(clean(name.decode("utf-8", "replace")), clean(value.decode("utf-8", "replace")))
+        key, content = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
+        form.setdefault(clean(key) if has_nul else key, clean(content) if has_nul else content)
     return form
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Draft
-from services.ingest.adapters.payloads import whole, without_nothing
+from services.ingest.adapters.payloads import whole
 
 Form = dict[str, str]
 
@@ -47,7 +47,6 @@ def message(form: Form, sid: str) -> Draft:
         for number in range(media)
         if form.get(f"MediaUrl{number}")
     ]
-    location = {name.lower(): form.get(name) for name in ("Latitude", "Longitude", "Address", "Label")}
     return events.draft(
         events.RECEIVED,
         sid,
@@ -60,8 +59,8 @@ def message(form: Form, sid: str) -> Draft:
         text=form.get("Body"),
         attachments=files,
         in_reply_to=form.get("OriginalRepliedMessageSid"),
-        button=without_nothing({"payload": form.get("ButtonPayload"), "text": form.get("ButtonText")}),
-        location=without_nothing(location),
+        button=_some(form, payload="ButtonPayload", text="ButtonText"),
+        location=_some(form, latitude="Latitude", longitude="Longitude", address="Address", label="Label"),
         opt_out=form.get("OptOutType"),
         to=ours,
     )
@@ -79,5 +78,10 @@ def status(form: Form, sid: str, told: str) -> Draft:
         thread=_thread(ours, recipient),
         refers_to=sid,
         status=told,
-        error=without_nothing({"code": form.get("ErrorCode"), "message": form.get("ErrorMessage")}),
+        error=_some(form, code="ErrorCode", message="ErrorMessage"),
     )
+
+
+def _some(form: Form, **names: str) -> dict[str, str]:
+    """Return those of the parameters that say something, each under its name here."""
+    return {ours: value for ours, theirs in names.items() if (value := form.get(theirs))}

@@ -23,7 +23,7 @@ class Address:
 
 def read(value: str | None) -> list[Address]:
     """Return the mailboxes of a From, To or Cc value; groups are opened, comments dropped, broken ones skipped."""
-    if value is None:
+    if not value:
         return []
     plain = _PLAIN.fullmatch(value)
     if plain is not None:

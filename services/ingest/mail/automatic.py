@@ -13,14 +13,14 @@ TELLING = (
 )  # fmt: skip
 """Headers that tell automatic mail; they travel with the event."""
 
+_TELLING = {name.lower(): name for name in TELLING}
+_FAILED = ("x-autoreply", "x-autorespond", "x-failed-recipients")
+
 
 def telling_headers(mail: Mail) -> dict[str, str]:
     """Return the headers that tell automatic mail, as written; Content-Type only for a delivery report."""
-    found = {}
-    for name in TELLING:
-        value = mail.headers.get(name.lower())
-        if value is not None:
-            found[name] = value[:1_000]
+    headers = mail.headers
+    found = {name: (headers.get(key) or "")[:1_000] for key, name in _TELLING.items() if key in headers}
     if mail.media_type == "multipart/report":
         found["Content-Type"] = "multipart/report"
     return found
@@ -36,7 +36,7 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
         return True
     if (headers.get("return-path") or "").replace(" ", "") == "<>":
         return True
-    if any(headers.get(name) is not None for name in ("x-autoreply", "x-autorespond", "x-failed-recipients")):
+    if any(name in headers for name in _FAILED):
         return True
     if (headers.get("x-auto-response-suppress") or "none").strip().lower() != "none":
         return True

@@ -54,12 +54,15 @@ class Headers:
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
         values = self._values.get(name)
-        return _as_text(values, 0) if values else None
+        if values is None:
+            return None
+        value = values[0]
+        return value if isinstance(value, str) else _as_text(values, 0)
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
-        values = self._values.get(name, [])
-        return [_as_text(values, number) for number in range(len(values))]
+        values = self._values.get(name)
+        return [_as_text(values, number) for number in range(len(values))] if values else []
 
     def text(self, name: str) -> str | None:
         """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
@@ -149,11 +152,13 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         start = raw.find(b"\n", start) + 1 or len(raw)
     fields: list[tuple[str, str | bytes]] = []
     at, end, stray = start, len(raw), 0
+    match = _FIELD.match
     while at < end:
-        field = _FIELD.match(raw, at)
+        field = match(raw, at)
         if field is not None:
             if len(fields) < MOST_HEADERS:
-                fields.append((_name(field[1]), field[2][:LONGEST_HEADER]))
+                name, value = field.groups()
+                fields.append((_name(name), value[:LONGEST_HEADER]))
             at = field.end()
             continue
         stop = raw.find(b"\n", at) + 1 or end

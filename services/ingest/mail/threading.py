@@ -18,7 +18,9 @@ _COMMENT = re.compile(r"\([^()]*\)")
 
 def own_id(headers: Headers) -> str | None:
     """Return the mail's own id without its brackets, or None where Message-ID does not hold exactly one."""
-    found = {match for value in headers.get_all("message-id") for match in _ID.findall(value)}
+    found: set[str] = set()
+    for value in headers.get_all("message-id"):
+        found.update(_ID.findall(value))
     return found.pop() if len(found) == 1 else None
 
 
@@ -33,6 +35,8 @@ def in_reply_to(headers: Headers) -> str | None:
 
 def references(headers: Headers) -> list[str]:
     """Return the ids of References in order without repeats: of more than 198 the first and the last 99."""
+    if "references" not in headers:
+        return []
     found = list(dict.fromkeys(match for value in headers.get_all("references") for match in _ID.findall(value)))
     if len(found) > 2 * REFERENCES_AT_EACH_END:
         found = found[:REFERENCES_AT_EACH_END] + found[-REFERENCES_AT_EACH_END:]
@@ -45,7 +49,8 @@ def original_message_id(mail: Mail) -> str | None:
         return f"<{found}>"
     for headers in (*mail.report, mail.headers):
         for name in ("original-message-id", "x-original-message-id"):
-            match = _ID.search((headers.get(name) or "")[:5_000])
+            value = headers.get(name)
+            match = _ID.search(value[:5_000]) if value else None
             if match:
                 return f"<{match[1]}>"
     return None

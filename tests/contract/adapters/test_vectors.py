@@ -97,6 +97,14 @@ def test_twilio_signs_the_hash_of_a_json_body_in_the_url() -> None:
     assert not is_genuine(account, a_request(TWILIO_BODY + b" ", headers, query))
 
 
+def test_twilio_cannot_have_signed_what_is_no_url() -> None:
+    headers = {"content-type": FORM, "X-Twilio-Signature": "IK+Dwps556ElfBT0I3Rgjkr1wJU="}
+    account = an_account("twilio", "12345")
+    assert not is_genuine(account, a_request(b"Sid=CA123", headers, "&".join(["a"] * 1_001)))
+    for host in ("[::1", "acme.example:port"):
+        assert not is_genuine(account, a_request(b"Sid=CA123", {**headers, "host": host}))
+
+
 # --- Slack: python-slack-sdk, tests/signature/test_signature_verifier.py ----------------------------------------------
 
 SLACK_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
