@@ -222,8 +222,28 @@ def test_a_removal_says_what_is_gone_and_nothing_of_what_was_in_it() -> None:
     }
 
 
-def test_leaves_and_conversations_are_told_to_nobody() -> None:
-    assert told_by(TimelineRecord("acme", "leaf", str(LEAF), 1, {"customer_id": str(LEAF)}), NOW) is None
+def a_leaf(kind: str, **body: Any) -> TimelineRecord:
+    whole = {"customer_id": str(UUID(int=8)), "kind": kind, "value": "x", **body}
+    return TimelineRecord("acme", "leaf", str(LEAF), 7, whole)
+
+
+def test_new_leaves_sessions_that_only_follow_and_conversations_are_told_to_nobody() -> None:
+    change = {"was": str(UUID(int=9)), "change": "customer.merged"}
+    assert told_by(a_leaf("email"), NOW) is None
+    assert told_by(a_leaf("contact", **change), NOW) is None
+    assert told_by(TimelineRecord("acme", "conversation", str(TALK), 1, {"canonical_id": str(TALK)}), NOW) is None
+
+
+def test_a_handle_that_changes_hands_says_whose_it_was_and_a_session_whose_id_the_customer_had() -> None:
+    handle = told(a_leaf("email", was=str(UUID(int=9)), change="customer.unmerged"))
+    body = orjson.loads(body_of(handle, UUID(int=8), None))
+    assert body == {
+        "type": "threadline.customer.unmerged", "timestamp": rfc3339(NOW),
+        "data": {"customer_id": str(UUID(int=8)),
+                 "change": {"was": str(UUID(int=9)), "became": str(UUID(int=8)), "handle": "email:x"}},
+    }  # fmt: skip
+    session = told(a_leaf("contact", was=str(LEAF), change="customer.merged"))
+    assert session.change == {"was": str(LEAF), "became": str(UUID(int=8)), "handle": None}
 
 
 @pytest.mark.parametrize(

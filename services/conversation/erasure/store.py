@@ -82,7 +82,8 @@ BY_EVENT = {
     "earlier places": "DELETE FROM conversation.past_entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])",
     "copies of mails": "DELETE FROM conversation.copy WHERE tenant_id = $1 AND copy_id = ANY($2::uuid[])",
 }
-# Behind the entries: whoever queues what is told of them holds their rows.
+# Behind the entries and leaves: whoever queues what is told of them holds their rows. What is told of a leaf that
+# changed hands has its id in the place of an entry's.
 TOLD = "DELETE FROM conversation.webhook_event WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
 DELETE_ENTRIES = """
 DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) RETURNING cause_id IS NOT NULL
@@ -193,7 +194,7 @@ async def remove(
         for place, statement in statements.items():
             found[place] = counted(await connection.execute(statement, tenant, ids, timeout=PATIENCE_S))
     derived = [row[0] for row in await connection.fetch(DELETE_ENTRIES, tenant, entries, timeout=PATIENCE_S)]
-    told = counted(await connection.execute(TOLD, tenant, [*entries, *copies], timeout=PATIENCE_S))
+    told = counted(await connection.execute(TOLD, tenant, [*entries, *copies, *leaves], timeout=PATIENCE_S))
     return {"entries": derived.count(False), "derived entries": derived.count(True), **found, "webhook events": told}
 
 

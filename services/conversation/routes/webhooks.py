@@ -262,7 +262,7 @@ def _delivery(row: Any) -> dict[str, Any]:
         "state": STATE_NAMES[row["state"]],
         "attempts": row["attempts"],
         "customer_id": str(row["customer_id"]),
-        "entry_id": str(row["entry_id"]),
+        "entry_id": str(row["entry_id"]) if row["entry_id"] else None,
         "created_at": _at(row["created_at"]),
         "settled_at": _at(row["settled_at"]),
         "due_at": _at(row["due_at"]),

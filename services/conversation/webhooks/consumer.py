@@ -61,7 +61,7 @@ def _read(
                 continue
             if line.kind == "leaf":
                 moved[line.tenant, UUID(line.key)] = None
-            elif (told := told_by(line, record.appended_at)) is not None:
+            if (told := told_by(line, record.appended_at)) is not None:
                 changes.append(told)
         except Rejected as error:
             rejections.append(Rejection(record, error.reason))
@@ -85,7 +85,10 @@ async def _events(connection: Connection, heard: Sequence[tuple[Told, list[UUID]
     Raises DatabaseUnavailable where an entry is just being removed: the batch comes again.
     """
     wanted = [told for told, _ in heard]
-    standing = await _standing(connection, [told for told in wanted if not told.entry.get("deleted")])
+    said = [told for told in wanted if told.change is None and not told.entry.get("deleted")]
+    standing = await _standing(connection, said, deliveries.HELD, deliveries.STANDING)
+    changes = [told for told in wanted if told.change is not None]
+    standing |= await _standing(connection, changes, deliveries.HELD_LEAVES, deliveries.STANDING_LEAVES)
     customers = await _by_key(connection, deliveries.CUSTOMERS, {(told.tenant, told.leaf_id) for told in wanted})
     canonical = await _by_key(
         connection,
@@ -110,14 +113,14 @@ async def _events(connection: Connection, heard: Sequence[tuple[Told, list[UUID]
     return events
 
 
-async def _standing(connection: Connection, told: Sequence[Told]) -> set[UUID]:
+async def _standing(connection: Connection, told: Sequence[Told], held_by: str, there_by: str) -> set[UUID]:
     if not told:
         return set()
     keys = [one.tenant for one in told], [one.entry_id for one in told]
-    held = {row["entry_id"] for row in await connection.fetch(deliveries.HELD, *keys)}
-    there = {row["entry_id"] for row in await connection.fetch(deliveries.STANDING, *keys)}
+    held = {row["entry_id"] for row in await connection.fetch(held_by, *keys)}
+    there = {row["entry_id"] for row in await connection.fetch(there_by, *keys)}
     if there - held:
-        raise DatabaseUnavailable("entries are being removed just now")
+        raise DatabaseUnavailable("entries or handles are being removed just now")
     return held
 
 

@@ -39,6 +39,12 @@ JOIN unnest($1::text[], $2::uuid[]) AS w (tenant_id, entry_id) USING (tenant_id,
 """
 HELD = f"{STANDING} FOR KEY SHARE OF e SKIP LOCKED"
 
+STANDING_LEAVES = """
+SELECT l.leaf_id AS entry_id FROM conversation.leaf l
+JOIN unnest($1::text[], $2::uuid[]) AS w (tenant_id, leaf_id) USING (tenant_id, leaf_id)
+"""
+HELD_LEAVES = f"{STANDING_LEAVES} FOR KEY SHARE OF l SKIP LOCKED"
+
 CUSTOMERS = """
 SELECT l.tenant_id, l.leaf_id, l.customer_id FROM conversation.leaf l
 JOIN unnest($1::text[], $2::uuid[]) AS w (tenant_id, leaf_id) USING (tenant_id, leaf_id)

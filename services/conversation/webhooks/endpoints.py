@@ -70,7 +70,7 @@ DELETE = "DELETE FROM conversation.webhook_endpoint WHERE tenant_id = $1 AND nam
 
 DELIVERIES = """
 SELECT d.webhook_id, d.seq, d.state, d.attempts, d.customer_id, d.created_at, d.settled_at, d.last_status, d.last_error,
-       e.type, e.entry_id, l.due_at
+       e.type, nullif(e.entry_id, e.leaf_id) AS entry_id, l.due_at
 FROM conversation.webhook_delivery d
 JOIN conversation.webhook_event e ON e.tenant_id = d.tenant_id AND e.webhook_id = d.webhook_id
 LEFT JOIN conversation.webhook_lane l ON l.tenant_id = d.tenant_id AND l.endpoint_id = d.endpoint_id

@@ -12,7 +12,8 @@ from uuid import UUID
 import orjson
 
 from services.conversation.entries import extra_of
-from shared.events import TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
+from shared import handles
+from shared.events import DERIVED_SOURCE, TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
 
 UPDATED = ".updated"
 DELETED = ".deleted"
@@ -48,6 +49,8 @@ class Told:
     entry: dict[str, Any]
     message: dict[str, Any] | None
     """What whoever delivers a message needs beyond the entry: to whom, and its ids in the provider's terms."""
+    change: dict[str, Any] | None = None
+    """Whose a handle was and became, where it is told of one and of no entry: `entry_id` is then its leaf's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class Wanted:
 
 
 def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
-    """Return what a record of the timeline topic tells outside; None for what is no entry."""
+    """Return what a record of the timeline topic tells outside; None for what is no entry, merge or unmerge."""
+    if record.kind == "leaf":
+        return _change(record, changed_at)
     if record.kind != "entry":
         return None
     body = record.body
@@ -83,6 +88,35 @@ def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
         occurred_at=parse_rfc3339(occurred) if occurred else None,
         entry=_deleted(record) if record.deleted else _shown(body),
         message=None if record.deleted or not own_type.startswith(MESSAGES) else _message(body.get("data") or {}),
+    )
+
+
+def _change(record: TimelineRecord, changed_at: datetime) -> Told | None:
+    """Return what a leaf tells that changed hands: one with a handle, or the one whose id a customer had or has now."""
+    body, leaf_id = record.body, record.key
+    if record.deleted or not body.get("change"):
+        return None
+    handle = body["kind"] in handles.STRENGTH and body["kind"] != "contact"
+    if not handle and leaf_id not in (body["was"], body["customer_id"]):
+        return None  # a session goes where its customer goes
+    return Told(
+        tenant=record.tenant,
+        webhook_id=f"{leaf_id}.{record.version}",
+        type=TYPE_PREFIX + body["change"],
+        entry_id=UUID(leaf_id),
+        leaf_id=UUID(leaf_id),
+        conversation_id=None,
+        channel=None,
+        source=DERIVED_SOURCE,
+        changed_at=changed_at,
+        occurred_at=changed_at,
+        entry={},
+        message=None,
+        change={
+            "was": body["was"],
+            "became": body["customer_id"],
+            "handle": f"{body['kind']}:{body['value']}" if handle else None,
+        },
     )
 
 
@@ -111,6 +145,9 @@ def body_of(told: Told, customer_id: UUID | None, conversation_id: UUID | None) 
 
     Of an entry that is too long `left_out` names the fields that are not told.
     """
+    if told.change is not None:
+        now = {"customer_id": str(customer_id) if customer_id else None, "change": told.change}
+        return payload(told.type, told.changed_at, now)
     entry = told.entry
     if not entry.get("deleted"):
         entry = {**entry, "conversation_id": str(conversation_id) if conversation_id else None}

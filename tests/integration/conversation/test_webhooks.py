@@ -390,6 +390,36 @@ async def test_what_waits_of_an_erased_person_vanishes_and_that_it_is_gone_is_to
     assert not any(b"forget" in row["body"] or b"ann@" in row["body"] for row in bodies)
 
 
+async def test_a_merge_by_evidence_is_told_and_what_waits_of_it_vanishes_with_the_person(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), event_types=["threadline.customer.*merged"])
+    ann, phone = "email:ann@example.com", "phone:+31612345678"
+    await timelines.post(timelines.message("09:00:00", ann), timelines.message("09:01:00", phone, channel="phone"))
+    one, other = await timelines.customer(ann), await timelines.customer(phone)
+    assert one is not None and other is not None
+    await timelines.post(timelines.message("09:02:00", ann, phone, type="customer.identified"))
+    await taken(receiver, 1)
+    both = await timelines.customer(ann)
+    assert both is not None
+    lost = ({one["id"], other["id"]} - {both["id"]}).pop()
+    (told,) = (delivery.json for delivery in receiver.taken)
+    assert told["type"] == "threadline.customer.merged"
+    handle = ann if lost == one["id"] else phone
+    change = {"was": lost, "became": both["id"], "handle": handle}
+    assert told["data"] == {"customer_id": both["id"], "change": change}
+
+    receiver.answer = lambda _: 503
+    await timelines.call("PUT", "/v1/identity/policy", json={"shared": [phone]})
+    await pending(timelines, 1)
+    (waits,) = await listed(timelines, "pending")
+    assert (waits["type"], waits["entry_id"]) == ("threadline.customer.unmerged", None)
+    for handle in (ann, phone):
+        if (someone := await timelines.customer(handle)) is not None:
+            await timelines.call("DELETE", f"/v1/customers/{someone['id']}")
+    assert await timelines.platform.pool.fetchval("SELECT count(*) FROM conversation.webhook_event") == 0
+
+
 async def test_another_tenant_sees_and_hears_nothing(timelines: Timelines, receiver: Receiver) -> None:
     await put(timelines, receiver.url())
     async with receiving() as other:
