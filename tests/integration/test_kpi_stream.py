@@ -18,7 +18,7 @@ from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Fetch
 from services.metrics.recount import drift, streamed
 from services.metrics.revision import put_version, reevaluate
-from services.metrics.sums import rolled, rows, statement
+from services.metrics.sums import rolled, rows, short, statement
 from shared.business import Rules, Schedule, Sla
 from shared.clock import SystemClock
 from shared.events import TimelineRecord
@@ -336,24 +336,32 @@ async def put_rules(pool: asyncpg.Pool) -> None:
 
 
 async def test_sums_by_hour_answer_as_the_contributions_do(pool: asyncpg.Pool) -> None:
-    """Whatever the borders: on the hour, inside one, in the past or ahead of the clock."""
+    """Whatever the borders: on the hour, inside one, in the past or ahead of the clock; days and longer ones."""
     history = a_history(11)
     await stream(pool, MetricsConsumer(), [history.records])
-    rng, answers = random.Random(1), 0
+    rng, answers, days = random.Random(1), 0, 0
     async with pool.acquire() as connection, connection.transaction():
         names = [row[0] for row in await connection.fetch("SELECT name FROM metrics.series ORDER BY 1")]
         first, last = micros(START) + 84 * DAY, micros(START) + 100 * DAY
         for _ in range(60):
             borders = sorted({rng.randrange(first, last) // grain * grain for grain in (1, HOUR, HOUR, 7)})
+            if rng.random() < 0.5:
+                borders = [borders[0] + n * DAY for n in range(8)]
             group = rng.choice(((), ("channel",), ("family",), ("family", "channel"), ("",)))
             filters = rng.choice(({}, {}, {"channel": "chat"}, {"family": "social"}))
             some = tuple(rng.sample(names, 3)) if rng.random() < 0.5 else tuple(names)
             fetch = Fetch("", some, tuple(borders), group, filters, before=rng.random() < 0.3)
             now = rng.randrange(first, last)
             assert rolled(fetch, None)
-            by_hour = counted(await rows(connection, TENANT, fetch, now, None))
+            days += short(fetch)
+            found = await rows(connection, TENANT, fetch, now, None)
+            for row in found:
+                cells = (row.histogram or {}).values()
+                assert (row.n, row.total) == (sum(n for n, _ in cells), sum(total for _, total in cells))
+            by_hour = counted(found)
             sql, arguments = statement(TENANT, fetch, now, None)
             one_by_one = [Row("", *row) for row in await connection.fetch(sql, *arguments)]
             assert by_hour == counted(one_by_one)
             answers += len(by_hour)
     assert answers > 1000
+    assert 10 < days < 50

@@ -21,6 +21,7 @@ from services.metrics.kpis.money import spread
 from services.metrics.reading.answering import answer
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Query
+from services.metrics.sums import added
 from services.metrics.windows import MOST_POINTS, TooManyPoints, edges, year_before
 from shared.business import Rules, Schedule
 from tests.kpi_timeline import OFFICE
@@ -187,6 +188,34 @@ def test_one_value_is_read_back_exactly_and_nothing_is_null() -> None:
     assert histogram.quantile(0.5) == histogram.lowest() == histogram.highest() == 123_456_789
     histogram.add(bucket_of(123_456_789), -1, -123_456_789)
     assert histogram.quantile(0.5) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2), st.integers(-2, 2))))
+def test_hours_of_a_day_are_added_by_bucket_and_what_comes_to_nothing_is_left_out(
+    cells: list[tuple[int, int, int]],
+) -> None:
+    found = added([b for b, _, _ in cells], [n for _, n, _ in cells], [total for _, _, total in cells])
+    for bucket in {b for b, _, _ in cells}:
+        mine = [(n, total) for b, n, total in cells if b == bucket]
+        assert found.get(bucket, (0, 0)) == (sum(n for n, _ in mine), sum(total for _, total in mine))
+    assert (0, 0) not in found.values()
+
+
+def test_a_merged_histogram_reads_as_one_that_was_added_to_one_by_one() -> None:
+    rng, merged, alone = random.Random(2), Histogram(), Histogram()
+    for _ in range(20):
+        part = {rng.randrange(40): (rng.randrange(-1, 4), rng.randrange(10**6)) for _ in range(15)}
+        merged.merge(part, sum(n for n, _ in part.values()), sum(total for _, total in part.values()))
+        for bucket, (n, total) in part.items():
+            alone.add(bucket, n, total)
+    assert (merged.n, merged.total, merged.buckets) == (alone.n, alone.total, alone.buckets)
+    assert (merged.n, merged.total) == tuple(map(sum, zip(*alone.buckets.values(), strict=True)))
+    values = [
+        alone.buckets[b][1] / alone.buckets[b][0] for b in sorted(alone.buckets) for _ in range(alone.buckets[b][0])
+    ]
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert merged.quantile(q) == values[max(1, math.ceil(q * len(values))) - 1]
+    assert (merged.lowest(), merged.highest()) == (values[0], values[-1])
 
 
 cells = st.dictionaries(

@@ -49,7 +49,7 @@ class Cells:
         if found is None:
             found = self.buckets[series] = Histogram()
         if row.histogram is not None:
-            found.merge(row.histogram)
+            found.merge(row.histogram, row.n, row.total)
         else:
             found.add(row.bucket, row.n, row.total)
         if row.member:
@@ -65,12 +65,12 @@ class Cells:
     def n(self, series: str) -> int:
         """Return Σn in the window."""
         found = self.buckets.get(series)
-        return sum([n for n, _ in found.buckets.values()]) if found else 0
+        return found.n if found else 0
 
     def total(self, series: str) -> int:
         """Return Σtotal in the window."""
         found = self.buckets.get(series)
-        return sum([total for _, total in found.buckets.values()]) if found else 0
+        return found.total if found else 0
 
     def histogram(self, series: str) -> Histogram:
         """Return the histogram of the window."""

@@ -41,8 +41,12 @@ def _mention(query: Query, cells: Cells, window: Window) -> Figures:
 def _nps(query: Query, cells: Cells, window: Window) -> Figures:
     n = cells.n("nps")
     found = ratio(100 * cells.total("nps"), n, n, distribution=classes(cells, "nps"))
-    deviation = cells.histogram("nps").deviation()
-    return replace(found, deviation=None if deviation is None else 100 * deviation)
+    histogram = cells.histogram("nps")
+    return replace(found, spread=lambda: _hundredfold(histogram.deviation()))
+
+
+def _hundredfold(score: float | None) -> float | None:
+    return None if score is None else 100 * score
 
 
 READERS: dict[str, Reader] = {

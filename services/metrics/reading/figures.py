@@ -24,9 +24,14 @@ class Figures:
     p90: float | None = None
     min: float | None = None
     max: float | None = None
-    deviation: float | None = None
-    """Standard deviation of one value, from the histogram."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    spread: Callable[[], float | None] = field(default=lambda: None, repr=False, compare=False)
+    """Makes the deviation: few ask for it, and it costs as much as all the others."""
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of one value, from the histogram."""
+        return self.spread()
 
 
 def quotient(numerator: float | None, denominator: float | None) -> float | None:
@@ -98,14 +103,14 @@ def mean_figures(query: Query, cells: Cells, window: Window) -> Figures:
     found = ratio(total / SECOND, n, n)
     histogram = cells.histogram(series)
     if not timed:
-        return replace(found, deviation=in_seconds(histogram.deviation()), extra=_distribution(cells, series))
+        return replace(found, spread=lambda: in_seconds(histogram.deviation()), extra=_distribution(cells, series))
     return replace(
         found,
         p50=in_seconds(histogram.quantile(0.5)),
         p90=in_seconds(histogram.quantile(0.9)),
         min=in_seconds(histogram.lowest()),
         max=in_seconds(histogram.highest()),
-        deviation=in_seconds(histogram.deviation()),
+        spread=lambda: in_seconds(histogram.deviation()),
         extra=_shares(query, histogram, n),
     )
 
