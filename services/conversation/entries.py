@@ -194,7 +194,8 @@ def _picked(data: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any] | N
 
 def extra_of(data: dict[str, Any]) -> dict[str, Any]:
     """Return what a sender gave beyond the known fields."""
-    extra = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
+    known = data.keys() <= _OWN_FIELDS  # most are, and this is asked for every entry of a page
+    extra = {} if known else {name: value for name, value in data.items() if name not in _OWN_FIELDS}
     given = data.get("extra")
     if isinstance(given, dict):
         extra.update(given)

@@ -275,10 +275,11 @@ class Stitcher:
         owned: set[ConversationId] = set()
         if leaf is not None:
             for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
-                owned.update(self.canonical.get(c, c) for c in self.owned.get(other, ()))
+                if opened := self.owned.get(other):  # of a person's many leaves most have none
+                    owned.update(self.canonical.get(c, c) for c in opened)
         elif person is not None:
-            opened = {self.canonical.get(c, c) for c in self.owned.get(person, ())}
-            owned = {c for c in opened if self.conversations[c].owner_leaf == person}
+            theirs = {self.canonical.get(c, c) for c in self.owned.get(person, ())}
+            owned = {c for c in theirs if self.conversations[c].owner_leaf == person}
         candidates = [c for c in owned if self._open_at(c, event.occurred_at)]
         if len(candidates) != 1:
             return None

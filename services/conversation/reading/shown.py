@@ -25,4 +25,5 @@ def seen_by(reader: UUID | None, row: asyncpg.Record) -> dict[str, Any]:
     canonical_id, customer_id, joined_whole = row[width], row[width + 1], row[width + 2]
     via = "conversation" if reader is not None and customer_id != reader else "identity"
     shown = render(entry, canonical_id, joined_whole=joined_whole)
-    return {**shown, "via": via, "customer_id": str(customer_id)}
+    shown["via"], shown["customer_id"] = via, str(customer_id)
+    return shown

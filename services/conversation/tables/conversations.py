@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -170,6 +171,14 @@ def _conversation(row: asyncpg.Record) -> StoredConversation:
     )
 
 
+# OFFSET 0 keeps the look-ups nested: without statistics, every binding of the tenant is searched for a list of entries.
+BINDINGS_OF_ENTRIES = """
+SELECT b.key, b.occurred_at, b.entry_id, b.conversation_id, b.source, b.event_id
+FROM unnest($2::uuid[]) AS w (entry_id),
+LATERAL (SELECT key, occurred_at, entry_id, conversation_id, source, event_id FROM conversation.binding
+         WHERE tenant_id = $1 AND entry_id = w.entry_id OFFSET 0) AS b
+"""
+
 DELETE_BINDINGS = "DELETE FROM conversation.binding WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
 
 DELETE_CONVERSATIONS = """
@@ -223,17 +232,24 @@ ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
 
 
 async def save_bindings(
-    connection: asyncpg.Connection, tenant: str, replaced: Iterable[UUID], new: Sequence[Binding]
+    connection: asyncpg.Connection, tenant: str, again: Iterable[UUID], bindings: Sequence[Binding]
 ) -> None:
-    """Store bindings; those of the entries `replaced` are forgotten first."""
-    if ids := list(replaced):
-        await connection.execute(DELETE_BINDINGS, tenant, ids)
-    if new:
+    """Store the bindings of new entries and of those decided `again`; what says the same as before stays as it is."""
+    before: dict[UUID, set[tuple[Any, ...]]] = {entry_id: set() for entry_id in again}
+    if before:
+        for row in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(before)):
+            before[row["entry_id"]].add(tuple(row))
+    now: dict[UUID, set[tuple[Any, ...]]] = defaultdict(set)
+    for b in bindings:
+        now[b.entry_id].add((b.key, b.order[0], b.entry_id, b.conversation_id, b.order[1], b.order[2]))
+    if stale := [entry_id for entry_id, rows in before.items() if rows and rows != now.get(entry_id)]:
+        await connection.execute(DELETE_BINDINGS, tenant, stale)
+    if new := [(tenant, *row) for entry_id, rows in now.items() if rows != before.get(entry_id) for row in rows]:
         await connection.copy_records_to_table(
             "binding",
             schema_name="conversation",
             columns=["tenant_id", "key", "occurred_at", "entry_id", "conversation_id", "source", "event_id"],
-            records=[(tenant, b.key, b.order[0], b.entry_id, b.conversation_id, b.order[1], b.order[2]) for b in new],
+            records=new,
         )
 
 

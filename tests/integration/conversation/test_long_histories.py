@@ -25,12 +25,24 @@ async def test_a_merge_writes_nothing_again_that_is_older_than_the_open_window(p
     await persons.live(pool, "large", 610, 10)
     await persons.put(pool, [a_text("old", persons.END - timedelta(days=30)), a_text("new", persons.END)])
     before = await pool.fetchval("SELECT count(*) FROM conversation.past_entry")
+    handles = {"handles": [{"kind": "email", "value": "large@mail.example"}]}
+    mail = {"channel": "email", "message_id": "<1@large.example>", "customer": handles}
+    await persons.put(pool, [persons.event("mail", "message.received", persons.END - timedelta(hours=1), mail)])
+    bound = await bindings(pool)
     outcome = await persons.put(pool, [persons.merged("m", "email:large@mail.example", "phone:+31612345678")])
     assert outcome.new == 1
     written = {row["event_id"]: row["occurred_at"] for row in await pool.fetch(WRITTEN_AGAIN, persons.TENANT)}
     assert "new" in written, "what was said within the window joins the matter that is open"
     assert min(written.values()) >= persons.END - DEFAULT.open_window
     assert await pool.fetchval("SELECT count(*) FROM conversation.past_entry") - before <= len(written) + 2
+    touched = {row["event_id"] for row in bound - await bindings(pool)}
+    assert "mail" not in written
+    assert touched <= written.keys(), "what is decided again as before binds its keys as before, and is not written"
+
+
+async def bindings(pool: asyncpg.Pool) -> set[asyncpg.Record]:
+    """Return every version of a binding that is stored."""
+    return set(await pool.fetch("SELECT event_id, key, xmin::text FROM conversation.binding"))
 
 
 def a_text(name: str, at: object) -> InboundEvent:
