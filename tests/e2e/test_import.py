@@ -231,7 +231,7 @@ async def test_an_interrupted_import_says_what_was_taken_and_repeating_it_comple
     await until(forty, "each mail is there once", 120)
 
 
-MANY = 3_000
+MANY = 6_000
 
 
 async def test_an_import_that_is_killed_goes_on_where_it_is_started_again_and_shows_how_far_it_is(
