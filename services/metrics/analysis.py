@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from services.metrics.buckets import Dims
 from services.metrics.entries import Entry, name, seconds, text
 from services.metrics.facts import (
+    CONTACT_TYPES,
     CUSTOMER_TURN,
     REOPEN_WITHIN,
     SESSIONS,
@@ -23,13 +24,6 @@ from services.metrics.facts import (
     corrected,
     human_reply,
 )
-
-_CONTACT_TYPES = frozenset(
-    {
-        "message.received", "message.sent", "call.queued", "call.answered", "call.held", "call.abandoned",
-        "call.overflowed", "call.ended",
-    }
-)  # fmt: skip
 
 
 def opening_of(entries: Sequence[Entry]) -> Entry | None:
@@ -74,7 +68,7 @@ class _Reader:
 
     def read(self) -> None:
         c = self.c
-        first = next((e for e in c.entries if e.type in _CONTACT_TYPES and not e.automatic), None)
+        first = next((e for e in c.entries if e.type in CONTACT_TYPES and not e.automatic), None)
         c.by_customer = not (first is not None and first.type == "message.sent" and first.human)
         for index, entry in enumerate(c.entries):
             self.index = index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -30,14 +29,8 @@ GAP_S = 0.1
 """Between two small batches: numbers may be this much behind, and what they cost beside other work falls by half."""
 
 
-GARBAGE_THRESHOLDS = (100_000, 20, 50)
-"""What is remembered between batches is hundreds of thousands of objects without cycles. With Python's own thresholds
-the collector walks over all of them again and again: half of the consumer's time."""
-
-
 async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     """Return the metrics service: its routes, and the consumer of the timeline topic."""
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
     consumer = MetricsConsumer()
     runner = Runner(
         platform.log,

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from services.metrics.buckets import Dims
 from services.metrics.entries import Entry, name
 from services.metrics.facts import (
+    CONTACT_TYPES,
     DAY,
     SESSIONS,
     TOUCHES,
@@ -25,14 +26,7 @@ from services.metrics.facts import (
 )
 from services.metrics.survey import Answer, last_answers
 
-_CONTACTS = frozenset(
-    {
-        "message.received", "message.sent", "call.queued", "call.answered", "call.held", "call.abandoned",
-        "call.overflowed", "call.ended",
-    }
-)  # fmt: skip
-
-RELEVANT = _CONTACTS | SESSIONS
+RELEVANT = CONTACT_TYPES | SESSIONS
 """Types of entries outside of conversations that a customer's KPIs read; others make no customer."""
 
 
@@ -111,7 +105,7 @@ class Customer:
                 if other is None or contact.first.order < other.first.order:
                     found[key] = contact
         for entry in self.strays:
-            if entry.type in _CONTACTS and not entry.automatic:
+            if entry.type in CONTACT_TYPES and not entry.automatic:
                 key = contact_key(entry)
                 known = found.get(key)
                 if known is None:

@@ -188,6 +188,13 @@ class Conversation:
         return Dims(channel or self.opening.channel, team, agent, self.segment, self.language)
 
 
+CONTACT_TYPES = frozenset(
+    {
+        "message.received", "message.sent", "call.queued", "call.answered", "call.held", "call.abandoned",
+        "call.overflowed", "call.ended",
+    }
+)  # fmt: skip
+
 SESSIONS = frozenset(
     {
         "selfservice.viewed", "selfservice.deflected", "ivr.ended", "bot.answered", "bot.handed_over", "survey.sent",

@@ -120,17 +120,22 @@ async def test_two_processes_that_take_turns_see_what_the_other_wrote(pool: asyn
     await check(pool, model)
 
 
+async def roll_back(pool: asyncpg.Pool, consumer: MetricsConsumer, batch: Sequence[TimelineRecord]) -> None:
+    """Take a batch in a transaction that comes to nothing."""
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await consumer.apply(connection, batch)
+        await transaction.rollback()
+
+
 @needs("shared_data")
 async def test_a_transaction_that_rolled_back_is_not_remembered(pool: asyncpg.Pool) -> None:
     consumer, model = MetricsConsumer(), Model()
     rng = random.Random(3)
     for batch in cut(example(), rng):
         if rng.random() < 0.5:
-            async with pool.acquire() as connection:
-                transaction = connection.transaction()
-                await transaction.start()
-                await consumer.apply(connection, batch)
-                await transaction.rollback()
+            await roll_back(pool, consumer, batch)
         await stream(pool, consumer, [batch])
         model.take(batch)
     await check(pool, model)
@@ -275,11 +280,7 @@ async def test_pointers_that_overtake_each_other_leave_no_drift(pool: asyncpg.Po
         for batch in cut(records, rng):
             consumer = rng.choice(consumers)
             if rng.random() < 0.15:
-                async with pool.acquire() as connection:
-                    transaction = connection.transaction()
-                    await transaction.start()
-                    await consumer.apply(connection, batch)
-                    await transaction.rollback()
+                await roll_back(pool, consumer, batch)
             await stream(pool, consumer, [batch])
             model.take(batch)
         await check(pool, model)
