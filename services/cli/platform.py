@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +39,17 @@ class Reached:
 
 @contextmanager
 def reach_database(
-    settings: Settings, command: str, *, lasting: bool = False, alone: bool = False
+    settings: Settings,
+    command: str,
+    *,
+    lasting: bool = False,
+    alone: bool = False,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[Reached]:
     """Make the database answer inside the context: the configured one, the running embedded one, or one started here.
 
-    With `alone`, the data directory must be held by nobody else, whatever the database. Raises SetupError.
+    With `alone`, the data directory must be held by nobody else, whatever the database. Raises SetupError, and
+    what `checkpoint` raises, which is called between the slow steps of starting one.
     """
     if settings.database_url is not None and not alone:
         yield Reached(settings)
@@ -56,7 +62,8 @@ def reach_database(
         elif settings.database_url is not None:
             yield Reached(settings)
         else:
-            server = stack.enter_context(embedded.running(folder, binaries=settings.postgres_bin))
+            running = embedded.running(folder, binaries=settings.postgres_bin, checkpoint=checkpoint)
+            server = stack.enter_context(running)
             yield Reached(_at(settings, server.url), server)
 
 

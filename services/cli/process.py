@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from services.cli.platform import Reached, open_platform
+from services.cli.stopping import Stop
 from shared import directory, keys
 from shared.database.migrate import migrate
 from shared.errors import SetupError, ThreadlineError
@@ -23,7 +23,6 @@ from shared.settings import Settings
 from shared.telemetry import logger
 from shared.web import create_app
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STOP_LIMIT_S = 3
 """Requests that are still running this long after a signal are cut off; event streams never end by themselves."""
 
@@ -33,6 +32,7 @@ async def run(
     names: Sequence[str],
     reached: Reached,
     listener: socket.socket,
+    told: Stop,
     ready: Callable[[str], None] | None,
 ) -> None:
     """Run the services `names` on `listener` until a signal comes; `ready` is called with the URL once it is served.
@@ -41,8 +41,9 @@ async def run(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in STOP_SIGNALS:
+    for signum in told.signals():
         loop.add_signal_handler(signum, stop.set)
+    told.check()  # what came before the loop listened
     settings = reached.settings
     await migrate(settings.dsn())
     async with AsyncExitStack() as stack:

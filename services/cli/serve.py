@@ -7,7 +7,6 @@ import contextlib
 import errno
 import gc
 import importlib
-import signal
 import socket
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Annotated
 import typer
 
 from services.cli.platform import DataOption, Reached, reach_database, with_secret
+from services.cli.stopping import Stop
 from shared import collector
 from shared.errors import SetupError
 from shared.settings import Settings, load
@@ -60,17 +60,16 @@ def serve(command: str, names: Sequence[str], settings: Settings, ready: Callabl
 
     Raises ThreadlineError with the one line that says why it could not start or go on.
     """
-    # Until the loop listens for it: end through every context, so that a database just started is stopped.
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: sys.exit(0))
+    stop = Stop()
     with (
         listening(settings.host, settings.port) as listener,
         _imported(names) as imported,
-        reach_database(settings, command, lasting=True, alone=command == "up") as reached,
+        reach_database(settings, command, lasting=True, alone=command == "up", checkpoint=stop.check) as reached,
     ):
         sealed = with_secret(reached.settings, database_is_ours=settings.database_url is None)
         imported()
-        _run_process(command, names, Reached(sealed, reached.server), listener, ready)
+        stop.check()
+        _run_process(command, names, Reached(sealed, reached.server), listener, stop, ready)
 
 
 @contextmanager
@@ -103,6 +102,7 @@ def _run_process(
     names: Sequence[str],
     reached: Reached,
     listener: socket.socket,
+    stop: Stop,
     ready: Callable[[str], None] | None,
 ) -> None:
     from services.cli import process
@@ -111,7 +111,7 @@ def _run_process(
     settings = reached.settings
     json_lines = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     configure_logging(settings.log_level, json_lines=json_lines)
-    running = process.run(command, names, reached, listener, ready)
+    running = process.run(command, names, reached, listener, stop, ready)
     try:
         import uvloop
     except ImportError:  # where it has no wheel

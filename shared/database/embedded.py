@@ -188,9 +188,15 @@ def find_binaries(configured: Path | None) -> Binaries:
 
 @contextmanager
 def running(
-    directory: Path, *, binaries: Path | None = None, overrides: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    binaries: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[Server]:
     """Run the server of `directory` (prepared and held by the caller) inside the context. Raises SetupError.
+
+    `checkpoint` is called again and again while it starts; what it raises ends the start.
 
     Other processes find it through `shared.directory.offered`. Blocks for the start (under a second, 2 s the first
     time) and the stop. Must be entered from a thread that lives as long as the context: on Linux the server shuts down
@@ -200,10 +206,10 @@ def running(
     cluster = directory / CLUSTER
     account = _choose_account(directory, cluster) if os.geteuid() == 0 else None
     programs = _reachable(programs, directory, account)
-    _stop_left_server(cluster)
+    _stop_left_server(cluster, checkpoint)
     password = _password(directory, cluster)
     if not (cluster / "PG_VERSION").exists():
-        _create_cluster(directory, cluster, programs, account, password)
+        _create_cluster(directory, cluster, programs, account, password, checkpoint)
     _check_version(cluster, programs)
     configuration = {**CONFIGURATION, **(overrides or {})}
 
@@ -211,11 +217,11 @@ def running(
     for attempt in range(5):
         port = _free_port()
 
-        def start(port: int = port) -> subprocess.Popen[bytes]:
-            return _start(directory, cluster, programs, account, {**configuration, "port": str(port)})
+        def start(port: int = port, checkpoint: Callable[[], None] = lambda: None) -> subprocess.Popen[bytes]:
+            return _start(directory, cluster, programs, account, {**configuration, "port": str(port)}, checkpoint)
 
         try:
-            process = start()
+            process = start(checkpoint=checkpoint)
         except _PortTaken:
             if attempt == 4:
                 raise
@@ -366,7 +372,14 @@ def _password(directory: Path, cluster: Path) -> str:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _create_cluster(directory: Path, cluster: Path, programs: Binaries, account: Account | None, password: str) -> None:
+def _create_cluster(
+    directory: Path,
+    cluster: Path,
+    programs: Binaries,
+    account: Account | None,
+    password: str,
+    checkpoint: Callable[[], None],
+) -> None:
     """Make the cluster beside its place and rename it, so that one that was interrupted is never taken for whole."""
     # A name of its own: the initdb of a killed start may still be at work in the one before.
     partial = directory / f"{PARTIAL}{secrets.token_hex(4)}"
@@ -388,6 +401,7 @@ def _create_cluster(directory: Path, cluster: Path, programs: Binaries, account:
         command = [programs.initdb, "-D", str(partial), "-U", USER, "-E", "UTF8", *locale]
         command += ["--auth=scram-sha-256", f"--pwfile={password_file}"]
         done = _as_account(command, account)
+        checkpoint()  # before its exit code: a Ctrl-C at the terminal ends initdb as well
         if done.returncode != 0:
             raise SetupError(f"the database could not be made in {directory}: {_last_line(done.stderr or done.stdout)}")
         partial.rename(cluster)
@@ -410,7 +424,12 @@ def _check_version(cluster: Path, programs: Binaries) -> None:
 
 
 def _start(
-    directory: Path, cluster: Path, programs: Binaries, account: Account | None, configuration: Mapping[str, str]
+    directory: Path,
+    cluster: Path,
+    programs: Binaries,
+    account: Account | None,
+    configuration: Mapping[str, str],
+    checkpoint: Callable[[], None],
 ) -> subprocess.Popen[bytes]:
     """Start the server and wait until it takes connections. Raises SetupError, _PortTaken."""
     settings = [part for name, value in configuration.items() for part in ("-c", f"{name}={value}")]
@@ -434,6 +453,7 @@ def _start(
     deadline = time.monotonic() + START_LIMIT_S
     try:
         while not _is_ready(cluster, process.pid):
+            checkpoint()
             if process.poll() is not None:
                 said = _tail(log_path, begin)
                 if "could not bind" in said or "Address already in use" in said:
@@ -499,7 +519,7 @@ def _last_line(text: str) -> str:
 # What a killed parent leaves -----------------------------------------------------------------------------------------
 
 
-def _stop_left_server(cluster: Path) -> None:
+def _stop_left_server(cluster: Path, checkpoint: Callable[[], None] = lambda: None) -> None:
     """Stop every server process that still works on `cluster`, then remove its stale pid file.
 
     A process counts as one only if its program is called postgres and `cluster` is its working directory: PostgreSQL
@@ -511,6 +531,7 @@ def _stop_left_server(cluster: Path) -> None:
     begin = time.monotonic()
     told: dict[int, signal.Signals] = {}
     while left := _server_processes(cluster):
+        checkpoint()
         passed_s = time.monotonic() - begin
         if passed_s > STOP_LIMIT_S:
             raise SetupError(f"a database server of before still works in {cluster} (pid {left[0]}) and does not stop")
