@@ -17,6 +17,7 @@ import pytest
 
 from shared import keys
 from shared.database import embedded
+from shared.database.embedded import leftovers
 from tests.conftest import Cluster, needs
 from tests.processes import COMMAND, ROOT, Process, System, environment, run, servers_of, up
 from tests.waiting import until
@@ -197,11 +198,11 @@ async def test_database_server_that_is_killed_comes_back_and_the_process_goes_on
     running: System, open_folder: Path
 ) -> None:
     async with running.client("default", running.ingest) as client:
-        (postmaster,) = [pid for pid in embedded._server_processes(open_folder / "postgres") if _is_postmaster(pid)]
+        (postmaster,) = [pid for pid in leftovers.server_processes(open_folder / "postgres") if _is_postmaster(pid)]
         os.kill(postmaster, signal.SIGKILL)
 
         async def ready_again() -> bool:
-            found = [pid for pid in embedded._server_processes(open_folder / "postgres") if _is_postmaster(pid)]
+            found = [pid for pid in leftovers.server_processes(open_folder / "postgres") if _is_postmaster(pid)]
             return bool(found) and found != [postmaster] and (await client.get("/readyz")).status_code == 200
 
         await until(ready_again, "it is ready again", 40)

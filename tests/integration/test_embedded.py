@@ -21,6 +21,8 @@ import pytest
 
 from shared import directory
 from shared.database import embedded
+from shared.database.embedded import leftovers
+from shared.database.embedded.server import is_ready
 from shared.errors import SetupError
 from tests.conftest import ROOT, needs
 
@@ -99,7 +101,7 @@ def run_elsewhere(folder: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[
         process.wait(10)
         assert process.stdout is not None
         process.stdout.close()
-    _until(lambda: not embedded._server_processes(folder / "postgres"), "no server process is left")
+    _until(lambda: not leftovers.server_processes(folder / "postgres"), "no server process is left")
 
 
 def test_cold_start_in_a_folder_with_a_space_is_quick_and_durable(open_folder: Path) -> None:
@@ -162,7 +164,7 @@ def test_start_right_after_a_kill_takes_over_with_everything_committed(folder: P
 
 def test_server_left_running_by_a_killed_parent_is_stopped_first(folder: Path, monkeypatch) -> None:
     # As on a system where a server does not hear of its parent's death.
-    monkeypatch.setattr(embedded, "_die_with_parent", lambda signum: None)
+    monkeypatch.setattr("shared.database.embedded.server.die_with_parent", lambda signum: None)
     hold = directory.hold(folder, "up", lasting=True)
     with hold, embedded.running(folder) as left, embedded.running(folder) as server:
         assert not _alive(left.pid)
@@ -284,7 +286,7 @@ def test_server_that_cannot_start_says_why_in_one_line(folder: Path) -> None:
     ):
         pass
     assert "\n" not in str(caught.value)
-    assert not embedded._server_processes(folder / "postgres")
+    assert not leftovers.server_processes(folder / "postgres")
 
 
 @pytest.mark.parametrize(
@@ -370,4 +372,4 @@ def _run_as(uid: int, gid: int, folder: Path) -> None:
     os.setgid(gid)
     os.setuid(uid)
     with directory.hold(folder, "up", lasting=True), embedded.running(folder) as server:
-        os._exit(0 if embedded._is_ready(folder / "postgres", server.pid) else 1)
+        os._exit(0 if is_ready(folder / "postgres", server.pid) else 1)
