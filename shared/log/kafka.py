@@ -12,31 +12,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from operator import attrgetter
-from time import monotonic
+from datetime import timedelta
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
-    IllegalStateError,
     NoError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 
-from shared.errors import LogTruncated, LogUnavailable, ThreadlineError
+from shared.errors import LogUnavailable
 from shared.log.database import Connection
+from shared.log.kafka_clients import CLOSE_LIMIT_S, close_client, start_client
+from shared.log.kafka_consumer import KafkaConsumer
 from shared.log.kafka_errors import BROKEN_PRODUCER, quiet_client, translated
 from shared.log.postgres import PostgresLog
-from shared.log.protocol import Change, Outgoing, Position, Record, StartingOffset
+from shared.log.protocol import Change, Outgoing, Position, StartingOffset
 from shared.log.sizes import measure
 from shared.log.waiting import end
 
@@ -44,14 +41,7 @@ SESSION_TIMEOUT_MS = 6000
 HEARTBEAT_MS = 1000
 POLL_LIMIT_MS = 600_000
 """A member that asks for nothing for so long leaves the group; a batch that waits for a database is no reason to."""
-REPORT_PERIOD_S = 1.0
-STALL_CHECK_S = 5.0
-"""A member that got nothing for so long asks whether there is something to get: the client has been seen to stand still
-after a broker came back."""
-COORDINATOR_LIMIT_S = 30.0
-"""A client that finds no coordinator for so long, while the broker answers others, is replaced."""
 CHECK_LIMIT_S = 2.0
-CLOSE_LIMIT_S = 3.0
 ENVELOPE_BYTES = 100_000
 """What batch headers, headers and encoding may add to a record of the largest size."""
 
@@ -151,7 +141,7 @@ class KafkaLog:
                     max_request_size=self._options.max_record_bytes + ENVELOPE_BYTES,
                     max_batch_size=256 * 1024,
                 )
-                await _started(producer)
+                await start_client(producer)
                 self._producer = producer
         return self._producer
 
@@ -160,7 +150,7 @@ class KafkaLog:
         client = getattr(self, attribute)
         setattr(self, attribute, None)
         if client is not None:
-            task = asyncio.create_task(_closed(client))
+            task = asyncio.create_task(close_client(client))
             self._disposals.add(task)
             task.add_done_callback(self._disposals.discard)
 
@@ -239,7 +229,7 @@ class KafkaLog:
         async with self._opening:
             if self._admin is None:
                 admin = AIOKafkaAdminClient(**self._options.client)
-                await _started(admin)
+                await start_client(admin)
                 self._admin = admin
         return self._admin
 
@@ -259,7 +249,7 @@ class KafkaLog:
                     async with self._opening:
                         if self._scout is None:
                             scout = AIOKafkaConsumer(**self._options.client)
-                            await _started(scout)
+                            await start_client(scout)
                             self._scout = scout
                     found = await getattr(self._scout, method)(places)
                     return {place.partition: offset for place, offset in found.items()}
@@ -307,7 +297,7 @@ class KafkaLog:
         )
         with translated():
             async with asyncio.timeout(self._options.timeout_s):
-                await _started(client)
+                await start_client(client)
         consumer = KafkaConsumer(self, client, topic, self._topic(topic), starting_offset)
         reporting = asyncio.create_task(consumer.report_for_ever())
         try:
@@ -315,249 +305,15 @@ class KafkaLog:
             yield consumer
         finally:
             await end(reporting)
-            await _closed(client)
+            await close_client(client)
 
     async def close(self) -> None:
         """Close every connection; what is not acknowledged by then is not waited for."""
         for client in (self._producer, self._scout, self._admin):
             if client is not None:
-                await _closed(client)
+                await close_client(client)
         if self._disposals:
             await asyncio.wait(self._disposals, timeout=CLOSE_LIMIT_S)
-
-
-class StandstillWatch:
-    """Decides, without I/O, whether a client stands still. Times are of a monotonic clock, in seconds."""
-
-    def __init__(self, now: float) -> None:
-        self._moved_at = now
-        self._coordinated_at = now
-        self._checked_at = now
-        self._behind: Mapping[int, int] = {}
-
-    def due(self, now: float) -> bool:
-        """Tell whether it is time to ask the broker where the topic ends."""
-        return now - max(self._moved_at, self._checked_at) >= STALL_CHECK_S
-
-    def seen(self, now: float, moved: bool, coordinated: bool) -> None:
-        """Take note that records came, and that the coordinator is known."""
-        if moved:
-            self._moved_at = now
-            self._behind = {}
-        if coordinated:
-            self._coordinated_at = now
-
-    def judge(self, now: float, behind: Mapping[int, int]) -> str | None:
-        """Return why the client has to be replaced, if so. `behind`: positions of partitions that hold more.
-
-        One look is not enough, since records may have come this moment: the same position twice is a standstill.
-        """
-        before, self._behind, self._checked_at = self._behind, behind, now
-        if still := {partition for partition, offset in behind.items() if before.get(partition) == offset}:
-            return f"partitions {sorted(still)} hold records that do not come"
-        if now - self._coordinated_at > COORDINATOR_LIMIT_S:
-            return "no coordinator found while the broker answers"
-        return None
-
-
-class KafkaConsumer(ConsumerRebalanceListener):
-    """One member of a Kafka group that takes its positions from `starting_offset`."""
-
-    def __init__(
-        self, owner: KafkaLog, client: AIOKafkaConsumer, topic: str, name: str, starting_offset: StartingOffset
-    ) -> None:
-        self._owner = owner
-        self._client = client
-        self._topic = topic
-        self._name = name
-        self._starting_offset = starting_offset
-        self._mine: frozenset[int] = frozenset()
-        self._unplaced: set[int] = set()
-        self._positions: dict[int, int] = {}
-        self._to_report: dict[int, int] = {}
-        self._watch = StandstillWatch(monotonic())
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Called by the client before a rebalance: until it is over nothing is ours."""
-        self._mine = frozenset()
-        self._unplaced.clear()
-        self._positions.clear()
-        self._to_report.clear()
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Called by the client after a rebalance. Where to begin is asked in `fetch`, where a failure can be told."""
-        self._mine = frozenset(place.partition for place in assigned)
-        self._unplaced = set(self._mine)
-        self._positions.clear()
-        log.info("partitions assigned", topic=self._name, partitions=sorted(self._mine))
-
-    def assigned(self) -> frozenset[int]:
-        """See Consumer.assigned."""
-        return self._mine
-
-    async def rewind(self, partition: int) -> None:
-        """See Consumer.rewind."""
-        if partition in self._mine:
-            self._unplaced.add(partition)
-
-    async def fetch(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
-        """See Consumer.fetch."""
-        deadline = monotonic() + max_wait_s
-        while True:
-            await self._place()
-            # While nothing is placed yet it pays to look again soon.
-            limit_s = max(0.0, deadline - monotonic())
-            batch = await self._get(max_records, limit_s if self._positions else min(limit_s, 0.1))
-            await self._look_after_client(bool(batch))
-            if batch or monotonic() >= deadline:
-                return batch
-
-    async def _look_after_client(self, moved: bool) -> None:
-        """Raise LogUnavailable where the client stands still though there is something to get."""
-        now = monotonic()
-        coordinator = getattr(getattr(self._client, "_coordinator", None), "coordinator_id", None)
-        if moved or not self._watch.due(now):
-            self._watch.seen(now, moved, coordinator is not None)
-            return
-        ends = await self._owner.end_offsets(self._topic)
-        behind = {p: o for p, o in self._positions.items() if p in self._mine and o < ends[p]}
-        self._watch.seen(now, moved, coordinator is not None)
-        if reason := self._watch.judge(now, behind):
-            log.warning("the Kafka client stands still and is replaced", topic=self._name, reason=reason)
-            raise LogUnavailable(f"the Kafka client stood still ({reason})")
-
-    async def _place(self) -> None:
-        """Give each partition that has none its position."""
-        for partition in sorted(self._unplaced):
-            offset = await self._starting_offset(self._topic, partition)
-            if partition not in self._unplaced:
-                continue  # a rebalance took it meanwhile
-            with suppress(IllegalStateError):  # one has begun, and the listener hears of it later
-                self._client.seek(TopicPartition(self._name, partition), offset)
-                self._positions[partition] = offset
-                self._unplaced.discard(partition)
-
-    async def _get(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
-        with translated():
-            try:
-                # During a rebalance the client waits for its end, however long that is; we do not.
-                async with asyncio.timeout(max_wait_s + 0.5):
-                    got = await self._client.getmany(timeout_ms=round(max_wait_s * 1000), max_records=max_records)
-            except TimeoutError:
-                return {}
-            except NoOffsetForPartitionError:
-                return {}  # the client looked for a position before we gave it one
-            except OffsetOutOfRangeError as error:
-                raise await self._truncated() from error
-        batch: dict[int, Sequence[Record]] = {}
-        for place, messages in got.items():
-            expected = self._positions.get(place.partition)
-            if expected is None or place.partition in self._unplaced:
-                continue  # fetched from a position that was not ours to take
-            records = [self._record(message) for message in messages if message.offset >= expected]
-            if records:
-                self._refuse_gap(place.partition, expected, records)
-                self._positions[place.partition] = records[-1].offset + 1
-                batch[place.partition] = records
-        return batch
-
-    def _refuse_gap(self, partition: int, expected: int, records: Sequence[Record]) -> None:
-        """Our topics have a record at each offset. Raises LogTruncated where one does not (compacted, transactions)."""
-        if records[0].offset != expected or records[-1].offset - expected != len(records) - 1:
-            raise LogTruncated(f"{self._name} partition {partition} has offsets without a record from {expected} on")
-
-    def _record(self, message: Any) -> Record:
-        at = datetime.fromtimestamp(message.timestamp / 1000, UTC)
-        headers = tuple((name, bytes(value)) for name, value in message.headers)
-        return Record(
-            self._topic, message.partition, message.offset, message.key or b"", message.value or b"", headers, at
-        )
-
-    async def _truncated(self) -> LogTruncated:
-        begins, ends = await self._owner.begin_offsets(self._topic), await self._owner.end_offsets(self._topic)
-        places = [
-            f"partition {partition} holds offsets {begins[partition]} to {ends[partition]}, the group is at {position}"
-            for partition, position in sorted(self._positions.items())
-            if not begins[partition] <= position <= ends[partition]
-        ]
-        return LogTruncated(f"{self._name}: {'; '.join(places)}: records are gone that were never read")
-
-    async def report(self, next_offsets: Mapping[int, int]) -> None:
-        """See Consumer.report. Sent now and then, so that no batch waits for it."""
-        self._to_report.update(next_offsets)
-
-    async def report_for_ever(self) -> None:
-        """Tell Kafka how far the group is, once a second and at the end."""
-        try:
-            while True:
-                await asyncio.sleep(REPORT_PERIOD_S)
-                await self._report()
-        finally:
-            await self._report()
-
-    async def _report(self) -> None:
-        offsets, self._to_report = self._to_report, {}
-        places = {TopicPartition(self._name, p): o for p, o in offsets.items() if p in self._mine}
-        if not places:
-            return
-        try:
-            with translated():
-                async with asyncio.timeout(CHECK_LIMIT_S):
-                    await self._client.commit(places)
-        except ThreadlineError as error:
-            log.debug("offsets not reported", topic=self._name, error=str(error))
-
-
-async def _started(client: Any) -> None:
-    """Start `client`; where that fails or is cut short, close what it had opened."""
-    try:
-        await client.start()
-    except BaseException:
-        await _closed(client)
-        raise
-
-
-async def _closed(client: Any) -> None:
-    """Close `client`, in an orderly way where that is soon done, else by force."""
-    close = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-    try:
-        with translated():
-            async with asyncio.timeout(CLOSE_LIMIT_S):
-                await close()
-    except Exception as error:
-        log.info("a Kafka client is closed by force", error=type(error).__name__)
-        await _force_closed(client)
-
-
-INNER_TASKS = (
-    "_coordinator._coordination_task",
-    "_coordinator._heartbeat_task",
-    "_fetcher._fetch_task",
-    "_sender._sender_task",
-)
-"""Where aiokafka 0.14 keeps the tasks that would try for ever; it has no public way to end them."""
-
-
-async def _force_closed(client: Any) -> None:
-    """End what an interrupted `stop` leaves running; an idempotent producer would try to send for ever."""
-    found = (attrgetter(path)(client) for path in INNER_TASKS if _has(client, path))
-    await end(*(task for task in found if task is not None))
-    inner = getattr(client, "_client", None) or getattr(client, "client", None)
-    if inner is not None:
-        try:
-            with translated():
-                async with asyncio.timeout(CLOSE_LIMIT_S):
-                    await inner.close()
-        except Exception as error:
-            log.info("a Kafka connection was left to the system", error=type(error).__name__)
-
-
-def _has(client: Any, path: str) -> bool:
-    try:
-        attrgetter(path)(client)
-    except AttributeError:
-        return False
-    return True
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:

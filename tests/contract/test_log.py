@@ -24,7 +24,8 @@ from aiokafka.structs import TopicPartition
 
 from shared.errors import Fenced, LogTruncated, LogUnavailable, RecordTooLarge
 from shared.log.offsets import compare_and_set, lag, starting_offset
-from shared.log.postgres import SESSION_TIMEOUT_S, PostgresLog
+from shared.log.postgres import PostgresLog
+from shared.log.postgres_consumer import SESSION_TIMEOUT_S
 from shared.log.protocol import Consumer, Log, Outgoing, Position, Record
 from shared.log.runner import Rejection, Runner, RunnerSettings
 from tests.kafka_broker import free_ports

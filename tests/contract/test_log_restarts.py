@@ -19,7 +19,7 @@ from shared import directory
 from shared.database import embedded
 from shared.database.migrate import migrate
 from shared.errors import LogUnavailable
-from shared.log import kafka
+from shared.log import kafka_consumer
 from shared.log.offsets import lag
 from shared.log.protocol import Log, Outgoing, Record
 from shared.log.runner import Rejection, Runner, RunnerSettings
@@ -220,7 +220,7 @@ async def test_a_kafka_client_that_stands_still_is_replaced(
     database: str, kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen under load after a broker's return: the client neither fetches nor says anything."""
-    monkeypatch.setattr(kafka, "STALL_CHECK_S", 0.5)
+    monkeypatch.setattr(kafka_consumer, "STALL_CHECK_S", 0.5)
     got: list[bytes] = []
 
     async def keep(connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
@@ -233,7 +233,7 @@ async def test_a_kafka_client_that_stands_still_is_replaced(
         await log.append(TOPIC, [Outgoing(b"key", b"before")])
         await until(lambda: got == [b"before"], "the first record")
         consumer = runner._consumer
-        assert isinstance(consumer, kafka.KafkaConsumer)
+        assert isinstance(consumer, kafka_consumer.KafkaConsumer)
         consumer._client._fetcher._fetch_task.cancel()
         await log.append(TOPIC, [Outgoing(b"key", b"after")])
         await until(lambda: len(got) == 2, "what an unfinished request brought", 30)

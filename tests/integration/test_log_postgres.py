@@ -12,6 +12,7 @@ import pytest
 
 from shared.errors import LogUnavailable
 from shared.log import postgres as postgres_module
+from shared.log import postgres_consumer
 from shared.log.offsets import compare_and_set, starting_offset
 from shared.log.postgres import PostgresLog, postgres_log
 from shared.log.protocol import Consumer, Outgoing
@@ -57,7 +58,7 @@ async def test_time_follows_the_order_of_offsets(log: PostgresLog, pool: asyncpg
 async def test_another_process_is_woken_and_need_not_look_by_itself(
     log: PostgresLog, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_module, "POLL_S", 60.0)
+    monkeypatch.setattr(postgres_consumer, "POLL_S", 60.0)
     async with postgres_log(pool, partitions=2) as other, other.consume("g", TOPIC, from_zero) as consumer:
         await until(lambda: len(consumer.assigned()) == 2, "all partitions")
         assert not await consumer.fetch(10, 0.05)
@@ -145,9 +146,9 @@ async def test_a_member_that_could_not_beat_holds_nothing_for_its_own(
     consumer: Consumer
     async with log.consume("g", TOPIC, from_zero) as consumer:
         await until(lambda: len(consumer.assigned()) == 2, "all partitions")
-        monkeypatch.setattr(postgres_module, "SESSION_TIMEOUT_S", -1.0)  # as if it had been frozen since
+        monkeypatch.setattr(postgres_consumer, "SESSION_TIMEOUT_S", -1.0)  # as if it had been frozen since
         await until(lambda: not consumer.assigned(), "nothing")
-        monkeypatch.setattr(postgres_module, "SESSION_TIMEOUT_S", 6.0)
+        monkeypatch.setattr(postgres_consumer, "SESSION_TIMEOUT_S", 6.0)
         await until(lambda: len(consumer.assigned()) == 2, "all partitions again")
 
 

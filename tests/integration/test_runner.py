@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from shared.errors import DatabaseUnavailable, Fenced, Rejected
 from shared.log.metrics import LogMetrics
 from shared.log.offsets import compare_and_set, lag, starting_offset
-from shared.log.postgres import PostgresConsumer, PostgresLog, postgres_log
+from shared.log.postgres import PostgresLog, postgres_log
+from shared.log.postgres_consumer import PostgresConsumer
 from shared.log.protocol import QUARANTINE, Outgoing, Record
 from shared.log.runner import Handler, Rejection, Runner, RunnerSettings
 from tests.waiting import until

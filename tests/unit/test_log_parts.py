@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.errors import LogTruncated, LogUnavailable, RecordTooLarge, Retryable, ThreadlineError
 from shared.log.headers import decode_headers, encode_headers
-from shared.log.kafka import COORDINATOR_LIMIT_S, STALL_CHECK_S, StandstillWatch
+from shared.log.kafka_consumer import COORDINATOR_LIMIT_S, STALL_CHECK_S, StandstillWatch
 from shared.log.kafka_errors import CLIENT_ERRORS, in_log
 from shared.log.membership import assignment, shares
 from shared.log.protocol import Record
