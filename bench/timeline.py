@@ -17,7 +17,7 @@ import uvloop
 from bench import ground
 from bench.report import Row, show
 from services.cli.ledger import CONVERSATION_GROUP, wait_for_end
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 from services.cli.traffic.world import World, history
 from services.conversation.app import build
 from shared.events import InboundEvent

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from services.cli.traffic.client import Client, SendingFailed, problem
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 from services.cli.traffic.mix import Mix, described
 from services.cli.traffic.truth import truth
 from services.cli.traffic.world import Courier, Going, World, deliveries

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 from services.cli.traffic.mix import Mix
 from services.cli.traffic.truth import truth
 from services.cli.traffic.world import World, cloudevent, deliveries

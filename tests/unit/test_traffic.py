@@ -11,7 +11,7 @@ from math import sqrt
 
 import pytest
 
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 from services.cli.traffic.mix import Mix, described
 from services.cli.traffic.truth import truth
 from services.cli.traffic.world import Courier, Going, World, cloudevent, deliveries, history

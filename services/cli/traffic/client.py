@@ -10,7 +10,7 @@ from types import TracebackType
 import httpx
 import orjson
 
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 from services.cli.traffic.world import cloudevent
 
 BATCH_TYPE = "application/cloudevents-batch+json"

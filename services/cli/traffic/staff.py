@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from random import Random
 from zoneinfo import ZoneInfo
 
-from services.cli.traffic.journeys import SOURCES, Event
+from services.cli.traffic.events import SOURCES, Event
 from services.cli.traffic.mix import Mix
 
 ZONE = ZoneInfo("Europe/Amsterdam")

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from services.cli.traffic.journeys import Event
+from services.cli.traffic.events import Event
 
 OPEN_WINDOW_S = 72 * 3600.0
 SESSIONS = frozenset({"chat", "phone"})

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from services.cli.traffic import journeys
-from services.cli.traffic.journeys import SOURCES, Event
+from services.cli.traffic.events import SOURCES, Event
 from services.cli.traffic.mix import Mix
 from services.cli.traffic.people import Person, person
 from services.cli.traffic.staff import DAY_S, ZONE, Books, rota
