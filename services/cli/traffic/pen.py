@@ -31,7 +31,6 @@ class Contact:
     id: str | None
     thread: str | None
     answered: bool = False
-    last_mail: str | None = None
     mails: list[str] = field(default_factory=list)
     last_text: str = ""
 
@@ -53,7 +52,6 @@ class Pen:
         self.contacts: list[Contact] = []
         self.agent = 0
         self.team = ""
-        self.asked = 0
 
     def _post(self, source: str, kind: str, /, reply_text: str | None = None, **data: Any) -> None:
         # One event a millisecond at least: the order of events of one matter is never in doubt.
