@@ -17,8 +17,8 @@ from services.metrics.entries import SECOND
 from services.metrics.kpis import DEFINITIONS
 from shared.business import Rules, Schedule, Sla
 from tests.kpi_histories import DAYS, FIRST, History, a_history
-from tests.kpi_reference import UNITS, WINDOWED, Reference, local_days
 from tests.kpi_timeline import OFFICE, ZONE, Model, ask
+from tests.reference.kpis import UNITS, WINDOWED, Reference, local_days
 
 SLA = {"first_reply_s": 3600, "resolution_s": 20_000}
 ALL = sorted({**UNITS, **WINDOWED})
