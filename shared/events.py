@@ -64,8 +64,9 @@ def family_of(channel: str | None) -> str | None:
 def rfc3339(at: datetime) -> str:
     """Write an aware datetime as RFC 3339 in UTC with microseconds and `Z`."""
     # Kept for a while: one event's times are written into its digest, its record and its row.
-    # isoformat pads years before 1000 on every platform, and costs a fifth of strftime.
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    # orjson pads years before 1000 on every platform, costs a fifth of isoformat, and leaves out a fraction of zero.
+    text = orjson.dumps(at.astimezone(UTC), option=orjson.OPT_UTC_Z)[1:-2].decode()
+    return text + ("Z" if at.microsecond else ".000000Z")
 
 
 def parse_rfc3339(text: str) -> datetime:

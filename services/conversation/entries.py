@@ -94,6 +94,28 @@ COLUMNS = Entry._fields
 """Attribute names in the order of the table's columns; `tenant` is its tenant_id."""
 
 
+class Line(NamedTuple):
+    """As much of an entry as is shown: a reader's page is spared the rest."""
+
+    entry_id: UUID
+    occurred_at: datetime
+    recorded_at: datetime
+    conversation_id: UUID | None
+    derived: bool
+    version: int
+    source: str
+    event_id: str
+    type: str
+    channel: str | None
+    contact_id: str | None
+    rule: str
+    stitch_key: str | None
+    new_text: str | None
+    quoted_text: str | None
+    html: str | None
+    data: dict[str, Any]
+
+
 def digest_of(event: InboundEvent) -> bytes:
     """Return a digest of what the sender said, to tell a repetition from other content under the same id.
 
@@ -204,7 +226,7 @@ def extra_of(data: dict[str, Any]) -> dict[str, Any]:
     return extra
 
 
-def render(entry: Entry, conversation_id: UUID | None, *, joined_whole: bool = False) -> dict[str, Any]:
+def render(entry: Entry | Line, conversation_id: UUID | None, *, joined_whole: bool = False) -> dict[str, Any]:
     """Return the entry as the API gives it, without what depends on the reader (`via`, `customer_id`).
 
     `conversation_id` is the canonical one. `joined_whole`: an agent joined the conversation in which it was placed
@@ -243,7 +265,7 @@ def render(entry: Entry, conversation_id: UUID | None, *, joined_whole: bool = F
     }
 
 
-def _stitched(entry: Entry, joined_whole: bool) -> dict[str, str | None]:
+def _stitched(entry: Entry | Line, joined_whole: bool) -> dict[str, str | None]:
     if joined_whole and not entry.derived:
         return {"rule": "joined", "key": f"conversation:{entry.conversation_id}"}
     return {"rule": entry.rule, "key": entry.stitch_key}

@@ -12,8 +12,8 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from services.conversation.entries import COLUMNS, Entry, render
-from services.conversation.reading.shown import JOINED_WHOLE
+from services.conversation.entries import Line, render
+from services.conversation.reading.shown import JOINED_WHOLE, LINE, WIDTH
 from shared.database.engine import transaction
 from shared.errors import Retryable
 
@@ -93,8 +93,6 @@ async def _index_tenant(connection: asyncpg.Connection, tenant: str) -> bool:
 
 # --- asking -----------------------------------------------------------------------------------------------------------
 
-_COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
-
 # Marks that cannot be in a text: NUL never comes in, these are as rare, and both become <mark> after escaping.
 START, STOP = "\ue000", "\ue001"
 _HEADLINE = f'StartSel={START}, StopSel={STOP}, MaxFragments=2, MaxWords=30, MinWords=8, FragmentDelimiter=" … "'
@@ -104,7 +102,7 @@ SELECT f.score, ts_headline('simple', left(coalesce(e.new_text, e.data ->> 'text
                             websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
        ts_headline('simple', left(coalesce(e.data ->> 'subject', ''), 2000),
                    websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS subject_shown,
-       {_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
+       {LINE}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
        {JOINED_WHOLE}
 FROM conversation.find_entries($1, $2, $3, $4, $5, $6, $7, $8, $9) WITH ORDINALITY AS f (entry_id, score, place)
 JOIN conversation.entry e ON e.tenant_id = $10 AND e.entry_id = f.entry_id
@@ -148,8 +146,7 @@ async def find(connection: asyncpg.Connection, tenant: str, question: Question) 
 
 
 def _hit(row: asyncpg.Record) -> dict[str, Any]:
-    entry = Entry(*row[3 : 3 + len(COLUMNS)])
-    shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
+    shown = render(Line(*row[3 : 3 + WIDTH]), row["canonical_id"], joined_whole=row["joined_whole"])
     shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
     highlights = {"text": _marked(row["text_shown"]), "subject": _marked(row["subject_shown"])}
     return {"entry": shown, "score": round(row["score"], 6), "highlights": highlights}

@@ -19,8 +19,9 @@ import orjson
 import structlog
 
 from services.conversation import tables
-from services.conversation.entries import COLUMNS, Entry, render
+from services.conversation.entries import Line, render
 from services.conversation.reading import conversations, customers
+from services.conversation.reading.shown import LINE, WIDTH
 from shared.database.engine import tenant_reader
 from shared.errors import Retryable
 from shared.events import DERIVED_SOURCE
@@ -42,10 +43,8 @@ SELECT s.position AS last,
 FROM conversation.tenant_state s WHERE s.tenant_id = $1
 """
 
-_COLUMNS = ", ".join(f"e.{'tenant_id' if name == 'tenant' else name}" for name in COLUMNS)
-
 CHANGES = f"""
-SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {_COLUMNS},
+SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {LINE},
        coalesce(k.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
        coalesce(k.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole
 FROM conversation.change c
@@ -223,8 +222,7 @@ def _told(row: asyncpg.Record) -> bytes:
     kind, gone = row["kind"], row[5] is None
     if kind == tables.changes.GONE or gone:
         return _event("correction", row["position"], {"id": str(row["changed_id"]), "deleted": True})
-    entry = Entry(*row[5 : 5 + len(COLUMNS)])
-    shown = render(entry, row["canonical_id"], joined_whole=row["joined_whole"])
+    shown = render(Line(*row[5 : 5 + WIDTH]), row["canonical_id"], joined_whole=row["joined_whole"])
     shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
     return _event("entry" if kind == tables.changes.NEW else "correction", row["position"], shown)
 

@@ -10,9 +10,8 @@ import asyncpg
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
 from services.conversation.reading.customers import customer
-from services.conversation.reading.shown import seen_by
+from services.conversation.reading.shown import LINE, seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
-from services.conversation.tables.entries import ENTRY_COLUMNS
 
 SURVEYS = 20
 """Answered surveys that a brief tells of, the latest."""
@@ -40,7 +39,7 @@ GROUP BY k.topic ORDER BY max(k.last_entry_at) DESC LIMIT 5
 RECENT_SURVEYS = f"""
 SELECT e.*, e.conversation_id AS canonical_id, $2::uuid AS customer_id, false AS joined_whole
 FROM conversation.leaf l, LATERAL (
-    SELECT {ENTRY_COLUMNS} FROM conversation.entry e
+    SELECT {LINE} FROM conversation.entry e
     WHERE e.tenant_id = $1 AND e.leaf_id = l.leaf_id AND e.type = 'threadline.survey.answered'
     ORDER BY e.occurred_at DESC LIMIT {SURVEYS}) AS e
 WHERE l.tenant_id = $1 AND l.customer_id = $2

@@ -8,15 +8,13 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation.entries import COLUMNS, Entry
 from services.conversation.reading.conversations import conversations
 from services.conversation.reading.customers import customer
-from services.conversation.reading.shown import JOINED_WHOLE, seen_by
-from services.conversation.tables.entries import ENTRY_COLUMNS
+from services.conversation.reading.shown import JOINED_WHOLE, LINE, seen_by
 from shared.events import rfc3339
 
 EXPORTED = f"""
-SELECT {ENTRY_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
+SELECT {LINE}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
 FROM conversation.leaf l
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
 LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
@@ -50,10 +48,9 @@ async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID)
     yield {"kind": "customer", **await customer(connection, tenant, customer_id)}
     met: set[UUID] = set()
     async for row in connection.cursor(EXPORTED, tenant, customer_id, prefetch=200):
-        entry = Entry(*row[: len(COLUMNS)])
         if row["canonical_id"] is not None:
             met.add(row["canonical_id"])
-        yield {"kind": "entry", **seen_by(customer_id, row), "data": entry.data}
+        yield {"kind": "entry", **seen_by(customer_id, row), "data": row["data"]}
     for kind, query in (("copy", COPIES), ("conflict", CONFLICTS)):
         for row in await connection.fetch(query, tenant, customer_id):
             yield {"kind": kind, **row, "occurred_at": rfc3339(row["occurred_at"])}

@@ -14,11 +14,11 @@ import asyncpg
 import orjson
 
 from services.conversation import past
+from services.conversation.entries import Line
 from services.conversation.reading.query import Query
-from services.conversation.reading.shown import JOINED_WHOLE, seen_by
+from services.conversation.reading.shown import LINE, seen_by
 from services.conversation.tables.conversations import WEEK
-from services.conversation.tables.entries import ENTRY_COLUMNS
-from shared.events import FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
+from shared.events import DERIVED_SOURCE, FAMILY, TYPE_PREFIX, parse_rfc3339, rfc3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +94,44 @@ def _ordered(page: Page) -> str:
 
 _MINE = "mine AS MATERIALIZED (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2)"
 
-# The conversations in which others said something that the page may hold: those that went on until its oldest entry.
-# OFFSET 0 and LIMIT keep the look-ups nested; joined, the planner takes them for reasons to read whole tables. A
-# coalesce in the comparison would keep it from the index, since row security trusts but few kinds of expressions.
-_OTHERS = f"""
-reach AS MATERIALIZED (SELECT coalesce({WEEK.format("greatest({}::timestamptz, ({}))")}, {-(2**31)}) AS week),
-part AS MATERIALIZED (
-    SELECT DISTINCT c.canonical_id FROM mine,
+_PLACE = f"conversation_id, canonical_id, merged_source = '{DERIVED_SOURCE}' AS joined_whole"
+_NAMES = ", ".join(f"e.{name}" for name in Line._fields)
+
+
+_OWN = """
+SELECT e.*, coalesce(met.canonical_id, e.conversation_id) AS canonical_id, $2 AS customer_id, met.joined_whole
+FROM own e LEFT JOIN met USING (conversation_id)
+"""
+
+
+def _met(found: str) -> str:
+    """Return SQL for what the conversations of the statement `found` are now: once each, however many entries it has.
+
+    OFFSET 0 keeps the look-ups nested; joined, the planner takes them for reasons to read whole tables.
+    """
+    return f"""met AS MATERIALIZED (SELECT c.* FROM ({found}) AS m,
+        LATERAL (SELECT {_PLACE} FROM conversation.conversation
+                 WHERE tenant_id = $1 AND conversation_id = m.conversation_id OFFSET 0) AS c)"""  # noqa: S608
+
+
+# The conversations that went on until the oldest of the customer's own entries: in no others did anybody say something
+# that the page may hold. A coalesce in the comparison would keep it from the index, since row security trusts but few
+# kinds of expressions.
+_REACHED = """
+    SELECT conversation_id FROM own
+    UNION
+    SELECT p.conversation_id FROM mine,
     LATERAL (SELECT conversation_id FROM conversation.participation
              WHERE tenant_id = $1 AND leaf_id = mine.leaf_id
-                 AND active_week >= (SELECT week FROM reach) OFFSET 0) AS p,
-    LATERAL (SELECT canonical_id FROM conversation.conversation
-             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c),
+                 AND active_week >= (SELECT week FROM reach) OFFSET 0) AS p"""
+
+_OTHERS = f"""
 others AS MATERIALIZED (
-    SELECT k.conversation_id FROM part,
-    LATERAL (SELECT conversation_id FROM conversation.conversation
+    SELECT k.* FROM (SELECT DISTINCT canonical_id FROM met) AS part,
+    LATERAL (SELECT {_PLACE} FROM conversation.conversation
              WHERE tenant_id = $1 AND canonical_id = part.canonical_id OFFSET 0) AS k,
     LATERAL (SELECT FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = k.conversation_id
-                 AND leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1) AS another)
-"""  # noqa: S608
+                 AND leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1) AS another)"""  # noqa: S608
 
 
 async def timeline(
@@ -133,18 +152,26 @@ async def timeline(
             "WHERE tenant_id = $1 AND canonical_id = {})",
             page.conversation_id,
         )
+    ordered = _ordered(page)
     own = f"""own AS MATERIALIZED (SELECT e.* FROM mine, LATERAL (
-        SELECT {ENTRY_COLUMNS} FROM conversation.entry e
-        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{query.text()} {_ordered(page)}) AS e
-        {_ordered(page)})"""  # noqa: S608
-    tables, parts = [_MINE, own], ["SELECT * FROM own"]
-    if not page.own_only:
-        parts.append(f"""SELECT e.* FROM others, LATERAL (
-            SELECT {ENTRY_COLUMNS} FROM conversation.entry e
+        SELECT {LINE} FROM conversation.entry e
+        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{query.text()} {ordered}) AS e {ordered})"""  # noqa: S608
+    tables = [_MINE, own]
+    parts = [_OWN]
+    if page.own_only:
+        tables.append(_met("SELECT DISTINCT conversation_id FROM own"))
+    else:
+        parts.append(f"""SELECT {_NAMES}, others.canonical_id, l.customer_id, others.joined_whole FROM others, LATERAL (
+            SELECT {LINE}, e.leaf_id FROM conversation.entry e
             WHERE e.tenant_id = $1 AND e.conversation_id = others.conversation_id
-                AND e.leaf_id NOT IN (SELECT leaf_id FROM mine){query.text()} {_ordered(page)}) AS e""")  # noqa: S608
-        tables.append(_OTHERS.format(query.parameter(_begins(page)), _oldest(page)))
-    statement = f"WITH {', '.join(tables)}, e AS ({' UNION ALL '.join(parts)}) {_WITH_PEOPLE} {_ordered(page)}"
+                AND e.leaf_id NOT IN (SELECT leaf_id FROM mine){query.text()} {ordered}) AS e,
+            LATERAL (SELECT customer_id FROM conversation.leaf
+                     WHERE tenant_id = $1 AND leaf_id = e.leaf_id OFFSET 0) AS l""")  # noqa: S608
+        begins = f"greatest({query.parameter(_begins(page))}::timestamptz, ({_oldest(page)}))"
+        tables.append(f"reach AS MATERIALIZED (SELECT coalesce({WEEK.format(begins)}, {-(2**31)}) AS week)")
+        tables += [_met(_REACHED), _OTHERS]
+    shown = " UNION ALL ".join(parts)
+    statement = f"WITH {', '.join(tables)} SELECT e.* FROM ({shown}) AS e {ordered}"  # noqa: S608
     return await _page(connection, statement, query.arguments, page, customer_id)
 
 
@@ -170,17 +197,10 @@ async def _timeline_as_of(
         query.add(f"{canonical_id} = {{}}", page.conversation_id)
     place = f"CASE WHEN e.conversation_id IS NOT NULL THEN {canonical_id} END"
     statement = f"""{past.timeline_sql(own_only=page.own_only)}
-        SELECT {ENTRY_COLUMNS}, {place} AS canonical_id, {past.CUSTOMER_OF.format("e.leaf_id")} AS customer_id,
+        SELECT {LINE}, {place} AS canonical_id, {past.CUSTOMER_OF.format("e.leaf_id")} AS customer_id,
                {past.JOINED_WHOLE.format("e.conversation_id")} AS joined_whole
         FROM e WHERE true{query.text()} {_ordered(page)}"""  # noqa: S608
     return await _page(connection, statement, query.arguments, page, customer_id)
-
-
-_WITH_PEOPLE = f"""
-SELECT {ENTRY_COLUMNS}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
-FROM e JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = e.leaf_id
-LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
-"""  # noqa: S608
 
 
 async def conversation_entries(
@@ -189,12 +209,17 @@ async def conversation_entries(
     """Return a page of the entries of one conversation (by canonical id), newest first, and whether more follows."""
     query = Query([tenant, conversation_id])
     _filters(query, page)
-    statement = f"""WITH raw AS (
-            SELECT conversation_id FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = $2),
-        e AS (SELECT e.* FROM raw, LATERAL (
-            SELECT {ENTRY_COLUMNS} FROM conversation.entry e
-            WHERE e.tenant_id = $1 AND e.conversation_id = raw.conversation_id{query.text()} {_ordered(page)}) AS e)
-        {_WITH_PEOPLE} {_ordered(page)}"""  # noqa: S608
+    ordered = _ordered(page)
+    statement = f"""WITH placed AS (
+            SELECT {_PLACE} FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = $2),
+        e AS MATERIALIZED (SELECT e.*, placed.canonical_id, placed.joined_whole FROM placed, LATERAL (
+            SELECT {LINE}, e.leaf_id FROM conversation.entry e
+            WHERE e.tenant_id = $1 AND e.conversation_id = placed.conversation_id{query.text()} {ordered}) AS e
+            {ordered}),
+        whose AS MATERIALIZED (SELECT l.* FROM (SELECT DISTINCT leaf_id FROM e) AS e, LATERAL (
+            SELECT leaf_id, customer_id FROM conversation.leaf
+            WHERE tenant_id = $1 AND leaf_id = e.leaf_id OFFSET 0) AS l)
+        SELECT {_NAMES}, canonical_id, customer_id, joined_whole FROM e JOIN whose USING (leaf_id) {ordered}"""  # noqa: S608
     return await _page(connection, statement, query.arguments, page, None)
 
 

@@ -1,0 +1,20 @@
+"""How an instant is written, for everybody who reads it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import parse_rfc3339, rfc3339
+
+OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+INSTANTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC) | OFFSETS)
+
+
+@given(INSTANTS | INSTANTS.map(lambda at: at.replace(microsecond=0)))
+def test_an_instant_is_written_in_utc_with_six_digits_of_a_second_whatever_it_is(at: datetime) -> None:
+    utc = at.astimezone(UTC)
+    assert rfc3339(at) == f"{utc.year:04}-{utc:%m-%dT%H:%M:%S.%fZ}"
+    assert parse_rfc3339(rfc3339(at)) == at
