@@ -59,3 +59,5 @@ class Service:
     """Path prefix → most bytes of a request's body below it; the longest prefix wins, without one it is 5 MiB."""
     pages: Mapping[str, str] = field(default_factory=dict)
     """Pages for people: title → path, printed by `threadline up`."""
+    scraped: bool = False
+    """Whether its router has `GET /metrics`, with what the process counts in it. Else the process adds it."""

@@ -21,6 +21,7 @@ from shared import auth, pages, problems
 from shared.database import engine
 from shared.database.migrate import current, head
 from shared.errors import ThreadlineError
+from shared.scrape import scrape_router
 from shared.service import Platform, Service
 from shared.telemetry import HttpMetrics, logger
 
@@ -40,7 +41,8 @@ SECURITY_HEADERS = {
 
 
 def create_app(platform: Platform, services: Sequence[Service], title: str = "Threadline") -> FastAPI:
-    """Return the application of `services`: their routes, `/v1/session`, `/healthz`, `/readyz`, `/openapi.json`."""
+    """Return the application of `services`: their routes, `/v1/session`, `/metrics`, `/healthz`, `/readyz` and
+    `/openapi.json`."""
     app = FastAPI(
         title=title,
         version=_version(),
@@ -58,6 +60,8 @@ def create_app(platform: Platform, services: Sequence[Service], title: str = "Th
     # Routes are tried in this order for every request: those of the services first.
     for service in services:
         app.include_router(service.router)
+    if not any(service.scraped for service in services):
+        app.include_router(scrape_router(platform))
     app.include_router(auth.router)
     if any(service.pages for service in services):
         app.include_router(pages.pages_router())

@@ -48,7 +48,8 @@ async def run(
     await migrate(settings.dsn())
     async with AsyncExitStack() as stack:
         platform = await open_platform(settings, stack, name=f"threadline {command}")
-        await _first_keys(platform, command)
+        own_folder = command == "up" or reached.server is not None
+        await _first_keys(platform, own_folder)
         services = [await _build(name, platform, stack) for name in names]
         loops = [loop for service in services for loop in service.background]
         if reached.server is not None:
@@ -56,7 +57,7 @@ async def run(
 
         def announce() -> None:
             url = _url(listener)
-            _print_addresses(command, url, settings, services)
+            _print_addresses(command, url, settings, services, own_folder)
             if ready is not None:
                 ready(url)
 
@@ -146,11 +147,13 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _print_addresses(command: str, url: str, settings: Settings, services: Sequence[Service]) -> None:
+def _print_addresses(
+    command: str, url: str, settings: Settings, services: Sequence[Service], own_folder: bool
+) -> None:
     lines = [f"Threadline ({command}) is ready at {url}"]
     lines += [f"  {title}: {url}{path}" for service in services for title, path in service.pages.items()]
     lines.append(f"  API description: {url}/openapi.json")
-    if command == "up":
+    if own_folder:
         lines.append(f"  first key: in {_shown(settings.data.expanduser().absolute() / directory.ADMIN_KEY_FILE)}")
     print("\n".join(lines), flush=True)
 
@@ -160,12 +163,12 @@ def _shown(path: Path) -> str:
     return inside if not inside.startswith("..") else str(path)
 
 
-async def _first_keys(platform: Platform, command: str) -> None:
-    """Make the keys that settings and `up` promise: the bootstrap key, and the one in DIR/admin.key."""
+async def _first_keys(platform: Platform, own_folder: bool) -> None:
+    """Make the bootstrap key where the settings have one, and with a folder of its own the key in DIR/admin.key."""
     settings = platform.settings
     async with platform.pool.acquire() as connection:
         if settings.bootstrap_key is not None:
             await keys.ensure_bootstrap_key(connection, settings.bootstrap_key.get_secret_value())
-        if command == "up":
+        if own_folder:
             key = directory.admin_key(directory.prepare(settings.data), keys.new_key)
             await keys.create_key(connection, keys.DEFAULT_TENANT, [keys.ADMIN], label=keys.FIRST_LABEL, key=key)

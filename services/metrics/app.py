@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -16,11 +15,10 @@ from services.metrics.exposition import encode, snapshot
 from services.metrics.revision import reevaluate_for_ever
 from services.metrics.routes import kpi_router
 from services.metrics.rules_routes import rules_router
-from shared.auth import Principal
 from shared.database.statistics import analyse_for_ever
 from shared.log.protocol import TIMELINE
 from shared.log.runner import Runner, RunnerSettings
-from shared.problems import Problem
+from shared.scrape import PATH, RESPONSES, scraper
 from shared.service import Platform, Service
 
 GROUP = "metrics"
@@ -63,12 +61,8 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         background=[runner.run, revise, check, partial(analyse_for_ever, platform.pool, ("metrics",))],
         ready=[runner.ready],
         pages={"KPIs": "/ops"},
+        scraped=True,
     )
-
-
-EXPOSITION_TYPES: dict[str, Any] = {
-    media_type: {"schema": {"type": "string"}} for media_type in ("text/plain", "application/openmetrics-text")
-}
 
 
 def exposition_router(platform: Platform) -> APIRouter:
@@ -76,27 +70,14 @@ def exposition_router(platform: Platform) -> APIRouter:
     router = APIRouter(tags=["metrics"])
 
     @router.get(
-        "/metrics",
-        summary="KPIs and service metrics for Prometheus",
-        response_class=Response,
-        responses={200: {"content": EXPOSITION_TYPES, "description": "one metric family after the other"}},
+        PATH, summary="KPIs and service metrics for Prometheus", response_class=Response, responses=RESPONSES
     )
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
-        principal = await _principal(platform, request)
+        principal = await scraper(platform, request)
         now = micros(platform.clock.now())
         shown = await snapshot(platform.pool, principal.tenant, now) if principal else None
         body, content_type = encode(shown, platform.registry, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     return router
-
-
-async def _principal(platform: Platform, request: Request) -> Principal | None:
-    """Return whose KPIs to show; None where only service metrics are, because they are open and no key came."""
-    try:
-        return await platform.auth.authorize(request, "metrics:read")
-    except Problem as problem:
-        if platform.settings.metrics_open and problem.status == 401 and "authorization" not in request.headers:
-            return None
-        raise

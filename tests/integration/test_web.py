@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from shared.auth import Authenticator
 from shared.clock import SystemClock
 from shared.errors import LogUnavailable
+from shared.keys import create_key
 from shared.log.metrics import LogMetrics
 from shared.problems import Fault, Problem, from_validation, not_found, pointer
 from shared.service import Platform, Service
@@ -246,6 +247,27 @@ async def test_database_that_is_away_is_a_fault_and_the_process_stays_alive(
     assert answer.status_code == 503
     assert set(answer.json()["faults"]) == {"database", "migrations"}
     assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_process_without_the_metrics_service_shows_what_it_counts_to_who_may_scrape(
+    client: httpx.AsyncClient, platform: Platform
+) -> None:
+    async with platform.pool.acquire() as connection:
+        may = await create_key(connection, "acme", ["metrics:read"])
+        may_not = await create_key(connection, "acme", ["kpis:read"])
+
+    async def scrape(key: str | None, accept: str = "") -> httpx.Response:
+        bearer = {} if key is None else {"authorization": f"Bearer {key}"}
+        return await client.get("/metrics", headers={"accept": accept, **bearer})
+
+    await client.get("/fails/missing")
+    answer = await scrape(may)
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert 'threadline_http_request_seconds_count{method="GET",route="/fails/{how}",status="4xx"} 1.0' in answer.text
+    open_metrics = await scrape(may, "application/openmetrics-text")
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert open_metrics.text.endswith("# EOF\n")
+    assert ((await scrape(may_not)).status_code, (await scrape(None)).status_code) == (403, 401)
 
 
 async def test_requests_are_measured_by_route_not_by_path(client: httpx.AsyncClient, platform: Platform) -> None:
