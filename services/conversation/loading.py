@@ -13,6 +13,7 @@ from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, Key, facts_of, with_copies
+from services.conversation.regrouping import Regrouping, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, sent_key
 from shared.entry_ids import entry_id_bytes
@@ -41,8 +42,8 @@ class Loading:
         """(leaf, conversation before merges) of everybody in the conversations of the scope."""
         self._names_of_conversations: set[UUID] = set()
         """Ids that events name, each perhaps a conversation's."""
-        self._regrouped: dict[UUID, datetime] = {}
-        """Components of people who are grouped otherwise now, from which instant on."""
+        self._regrouped: dict[UUID, Regrouping] = {}
+        """Components of people who are grouped otherwise now."""
 
     async def take(self, events: Sequence[InboundEvent]) -> None:
         """Take a batch: tell the new from the known, learn who is who, and load what the new ones touch."""
@@ -57,9 +58,10 @@ class Loading:
         await self._ask_bulk(facts)
         for fact in facts:
             self._scope.touch(self._names(fact), fact.occurred_at)
-        for component, at in self._regrouped.items():
-            # Rule 4 at an instant knows the evidence up to the open window after it.
-            self._scope.touch((component_name(component),), self._decided_by(at))
+        for component, change in self._regrouped.items():
+            since = await self._placed_otherwise_since(change)
+            if since is not None:
+                self._scope.touch((component_name(component),), since)
         await self._load_connected()
         await self._load_past_links()
 
@@ -313,11 +315,10 @@ class Loading:
             self._later |= {entry for id_, (held_by, entry) in found.items() if held_by is None or id_ in put}
 
     async def _load_conversations(self, bound: Sequence[tables.conversations.Bound]) -> None:
-        window = self._batch.policy.open_window
         wanted = []
         for component in self._scope.components():
             since = self._scope.since(component_name(component))
-            active_since = max(since - window, BEGINNING) if since - BEGINNING > window else BEGINNING
+            active_since = self._window_before(since)
             wanted += [(self._people.leaves[n].leaf_id, active_since) for n in self._people.members[component]]
         leaves = self._unasked("leaf's conversations", wanted)
         owned = await tables.conversations.open_conversations(self._connection, self._tenant, leaves) if leaves else []
@@ -446,8 +447,17 @@ class Loading:
         if components:
             await self._load_links(components)
 
-    def _decided_by(self, at: datetime) -> datetime:
-        """Return the first instant at which rule 4 knows evidence from `at`: the open window before it."""
+    async def _placed_otherwise_since(self, change: Regrouping) -> datetime | None:
+        """Return from when on people who are grouped otherwise may be placed otherwise; None: they are not."""
+        since = self._window_before(change.at)
+        if not change.sides:
+            return since
+        leaves = [leaf_id for side in change.sides for leaf_id in side]
+        active = await tables.leaves.active(self._connection, self._tenant, leaves, since, self._window_before(since))
+        return placed_otherwise_since(since, [[active[leaf_id] for leaf_id in side] for side in change.sides])
+
+    def _window_before(self, at: datetime) -> datetime:
+        """Return the open window before `at`: the first instant at which rule 4 knows evidence from then."""
         window = self._batch.policy.open_window
         return at - window if at - BEGINNING > window else BEGINNING
 

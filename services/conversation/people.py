@@ -26,6 +26,7 @@ from services.conversation.identity import (
     resolve,
 )
 from services.conversation.policy import Policy
+from services.conversation.regrouping import Regrouping
 
 
 @dataclass(slots=True)
@@ -141,11 +142,11 @@ class People:
                 found.update(self.links[node])
         return list(found.values())
 
-    def learn(self, evidence: Iterable[Evidence]) -> dict[UUID, datetime]:
+    def learn(self, evidence: Iterable[Evidence]) -> dict[UUID, Regrouping]:
         """Take new evidence and group anew every component that it touches, whose links must be loaded.
 
-        Returns component → the instant of the earliest evidence, for those where it changes who was one customer
-        among people who already have entries: what was decided from then on may be decided otherwise.
+        Returns component → what the evidence did, for those where it changes who was one customer among people who
+        already have entries: what was decided from its earliest instant on may be decided otherwise.
         """
         evidence = list(evidence)
         before, since = self._known_together(evidence), self._may_change_since(evidence)
@@ -166,7 +167,7 @@ class People:
                     latest[leaf.component_id] = max(link.occurred_at, latest[leaf.component_id] or link.occurred_at)
                 self.changed.add(node)
         self.regroup(latest)
-        return self._decided_otherwise(since, before, overtaken)
+        return self._decided_otherwise(evidence, since, before, overtaken)
 
     def _replaces(self, link: Evidence) -> bool:
         """Tell whether it is an agent's new word on a pair, in the place of an earlier one."""
@@ -211,21 +212,44 @@ class People:
         return first_connected(links, decided)
 
     def _decided_otherwise(
-        self, since: dict[tuple[Node, Node], datetime], before: dict[UUID, UUID], overtaken: set[Node]
-    ) -> dict[UUID, datetime]:
-        earliest: dict[UUID, datetime] = {}
+        self,
+        evidence: Iterable[Evidence],
+        since: dict[tuple[Node, Node], datetime],
+        before: dict[UUID, UUID],
+        overtaken: set[Node],
+    ) -> dict[UUID, Regrouping]:
+        instants: dict[UUID, set[datetime]] = defaultdict(set)
         out_of_order: set[UUID] = set()
         for pair, at in since.items():
             for component in {self.leaves[node].component_id for node in pair}:
-                earliest[component] = min(earliest.get(component, at), at)
+                instants[component].add(at)
                 if pair[0] in overtaken:
                     out_of_order.add(component)
+        # Who was one customer may also have changed before that, or have been another in between.
+        doubtful = {self.leaves[node].component_id for e in evidence if e.rule == DO_NOT_LINK for node in e.pair}
+        doubtful |= {component for component, at in instants.items() if len(at) > 1} | out_of_order
         regrouped = self._regrouped(before)
         return {
-            component: at
-            for component, at in earliest.items()
+            component: Regrouping(
+                min(at), () if component in doubtful or self.newly_shared else self._united(component, before)
+            )
+            for component, at in instants.items()
             if component in out_of_order or not regrouped.isdisjoint(self.members[component])
         }
+
+    def _united(self, component: UUID, before: dict[UUID, UUID]) -> tuple[tuple[UUID, ...], ...]:
+        """Return the leaves with entries of each customer that is one with others now; none where any came apart."""
+        was: dict[UUID, list[UUID]] = defaultdict(list)
+        became: dict[UUID, set[UUID]] = defaultdict(set)
+        for leaf_id, old in before.items():
+            leaf = self.by_id[leaf_id]
+            if leaf.component_id == component:
+                was[old].append(leaf_id)
+            became[old].add(leaf.customer_id)
+        if any(len(became[old]) > 1 for old in was):
+            return ()
+        count = Counter(new for old in was for new in became[old])
+        return tuple(tuple(leaves) for old, leaves in was.items() if count[next(iter(became[old]))] > 1)
 
     def _regrouped(self, before: dict[UUID, UUID]) -> set[Node]:
         """Return the nodes of those who had entries (`before`: leaf → customer) and are grouped otherwise now."""

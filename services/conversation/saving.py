@@ -63,7 +63,7 @@ class Saving:
         await tables.conversations.save_bindings(
             self._connection, self._tenant, [*self._batch.stored, *self._batch.displaced], bindings
         )
-        own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale)}
+        own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale, *displaced)}
         changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
         self._publish(changed, [*fresh, *kept], stale)
         added = {entry.entry_id for entry in (*new, *fresh)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from datetime import datetime
 from operator import attrgetter
 from uuid import UUID
 
@@ -11,7 +12,9 @@ import asyncpg
 
 from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
+from services.conversation.regrouping import Active
 from services.conversation.seen import Seen
+from services.conversation.tables.conversations import WEEK
 from services.conversation.tables.rows import Rows, columns
 
 KNOWN_NODES = """
@@ -144,6 +147,34 @@ async def links_of_pairs(
 async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Evidence]:
     """Return all evidence that names one of these nodes."""
     return [Evidence(*row) for row in await connection.fetch(LINKS_OF_NODES, tenant, list(nodes))]
+
+
+# What each leaf has to do with the window from $3 on, of which $4 is the one before. A bulk mail's id is bound as
+# `<id>|<leaf>` (index binding_bulk).
+ACTIVE = f"""
+SELECT l.leaf_id,
+    (SELECT occurred_at FROM conversation.entry
+     WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= $3 ORDER BY occurred_at LIMIT 1),
+    (SELECT min(k.opened_at) FROM (
+        SELECT conversation_id FROM conversation.participation
+        WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$4::timestamptz")} OFFSET 0) AS p,
+     LATERAL (SELECT canonical_id FROM conversation.conversation
+              WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+     LATERAL (SELECT opened_at, last_entry_at FROM conversation.conversation
+              WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
+     WHERE k.last_entry_at >= $4),
+    EXISTS (SELECT FROM conversation.binding
+            WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%')
+FROM unnest($2::uuid[]) AS l (leaf_id)
+"""  # noqa: S608
+
+
+async def active(
+    connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID], since: datetime, window_before: datetime
+) -> dict[UUID, Active]:
+    """Return for each leaf what it has to do with the time from `since` on; open is what went on at `window_before`."""
+    rows = await connection.fetch(ACTIVE, tenant, list(leaves), since, window_before)
+    return {row[0]: Active(row[1], row[2], row[3]) for row in rows}
 
 
 async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence]) -> None:

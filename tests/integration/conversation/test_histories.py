@@ -24,7 +24,7 @@ from tests.integration.conversation.test_dialogues import dump
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
 ONCE_WRONG = [6, 14, 17, 39, 47, 58, 64, 115, 125, 141, 268, 530, 853, 10635, 20395, 30185, 90212]
-DECISIONS_ONCE_WRONG = [70_092, 70_240, 70_325]
+DECISIONS_ONCE_WRONG = [70_092, 70_240, 70_325, 70_840]
 SEEDS = [*ONCE_WRONG, *range(20_000, 20_000 + HISTORIES)]
 GROUPS = 4
 WRITERS = 16

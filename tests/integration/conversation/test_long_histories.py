@@ -11,8 +11,11 @@ import asyncpg
 from bench import persons
 from services.conversation.policy import DEFAULT
 from services.conversation.reading import timelines
+from services.conversation.update import resolve_again
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
+from tests.comparing import places
+from tests.integration.conversation.test_dialogues import dump
 
 WRITTEN_AGAIN = """
 SELECT e.event_id, e.occurred_at FROM conversation.change c JOIN conversation.entry e USING (tenant_id, entry_id)
@@ -38,6 +41,77 @@ async def test_a_merge_writes_nothing_again_that_is_older_than_the_open_window(p
     touched = {row["event_id"] for row in bound - await bindings(pool)}
     assert "mail" not in written
     assert touched <= written.keys(), "what is decided again as before binds its keys as before, and is not written"
+
+
+async def test_a_merge_decides_nothing_again_where_who_joins_has_nothing_open(pool: asyncpg.Pool) -> None:
+    await persons.live(pool, "large", 610, 10)
+    await persons.put(pool, [a_text("old", persons.END - timedelta(days=7))])
+    before = await versions(pool)
+    await persons.put(pool, [persons.merged("m", "email:large@mail.example", "phone:+31612345678")])
+    assert await customers(pool) == 1
+    assert await versions(pool) == before
+    await is_what_is_decided_from_scratch(pool)
+
+
+async def test_a_merge_decides_again_from_where_one_side_may_meet_what_the_other_has_open(pool: asyncpg.Pool) -> None:
+    await persons.live(pool, "large", 610, 10, days=30)
+    await persons.put(pool, [a_text("new", persons.END - timedelta(hours=10))])
+    before = await versions(pool)
+    await persons.put(pool, [persons.merged("m", "email:large@mail.example", "phone:+31612345678")])
+    touched = {row["conversation_id"] for row in before - await versions(pool)}
+    assert touched, "what was open when both wrote is decided again"
+    last = await pool.fetchval(
+        "SELECT min(last_entry_at) FROM conversation.conversation WHERE conversation_id = ANY ($1::uuid[])", touched
+    )
+    assert last >= persons.END - timedelta(hours=10)
+    await is_what_is_decided_from_scratch(pool)
+
+
+async def test_a_merge_moves_an_answer_to_what_the_other_one_was_sent_with_many_however_long_ago(
+    pool: asyncpg.Pool,
+) -> None:
+    def mail(name: str, kind: str, days: int, person: str, **data: object) -> InboundEvent:
+        handles = {"handles": [{"kind": "email", "value": f"{person}@x.example"}]}
+        told = {"channel": "email", "message_id": f"<{name}@x.example>", "customer": handles, **data}
+        return persons.event(f"{name}-{person}", f"message.{kind}", persons.END - timedelta(days=days), told)
+
+    sent = [mail("offer", "sent", 20, person) for person in ("ann", "bob", "cem")]
+    answer = mail("yes", "received", 1, "private", thread={"in_reply_to": "<offer@x.example>"})
+    await persons.put(pool, [*sent, answer])
+    before = await conversation_of(pool, answer)
+    assert before != await conversation_of(pool, sent[0])
+    await persons.put(pool, [persons.merged("m", "email:private@x.example", "email:ann@x.example")])
+    assert await conversation_of(pool, answer) == await conversation_of(pool, sent[0])
+    await is_what_is_decided_from_scratch(pool)
+
+
+async def is_what_is_decided_from_scratch(pool: asyncpg.Pool) -> None:
+    before = await dump(pool, persons.TENANT)
+    async with pool.acquire() as connection, connection.transaction():
+        await resolve_again(connection, persons.TENANT, persons.SECRET, persons.END)
+    assert await dump(pool, persons.TENANT) == before
+
+
+async def conversation_of(pool: asyncpg.Pool, event: InboundEvent) -> UUID | None:
+    found = await places(pool, persons.TENANT)
+    return found[event.source, event.id][1]
+
+
+async def customers(pool: asyncpg.Pool) -> int:
+    count: int = await pool.fetchval(
+        "SELECT count(DISTINCT l.customer_id) FROM conversation.leaf l JOIN conversation.entry USING (leaf_id)"
+    )
+    return count
+
+
+async def versions(pool: asyncpg.Pool) -> set[asyncpg.Record]:
+    """Return every version of a conversation and of who takes part in it that is stored."""
+    return set(
+        await pool.fetch(
+            "SELECT conversation_id, c.xmin::text, p.leaf_id, p.xmin::text AS written FROM conversation.conversation c "
+            "JOIN conversation.participation p USING (tenant_id, conversation_id)"
+        )
+    )
 
 
 async def bindings(pool: asyncpg.Pool) -> set[asyncpg.Record]:
