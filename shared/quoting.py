@@ -313,13 +313,13 @@ def _gather(lines: _Text, marks: list[bool]) -> tuple[str, str]:
     new: list[str] = []
     old: list[str] = []
     cut = False
-    for raw, bare, is_quoted in zip(lines.raw, lines.bare, marks, strict=True):
+    for raw, is_quoted in zip(lines.raw, marks, strict=True):
         if is_quoted:
             old.append(raw)
             cut = True
         elif not cut:
             new.append(raw)
-        elif bare:
+        elif raw.strip():
             # Where a quote was cut out, one blank line is left.
             while new and not new[-1].strip():
                 new.pop()

@@ -37,6 +37,7 @@ def test_what_the_fuzzer_starts_from_is_in_order(name: str) -> None:
 
 
 FOUND = {
+    "a line of an asterisk behind a quote": ("reply", b"Ann\n\nOn Tue, 4 rote:\n> Wl?\n*"),
     "a NUL in the type of a form's file": (
         "delivery",
         bytes([PROVIDERS.index("sendgrid_inbound"), 1])
