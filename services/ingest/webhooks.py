@@ -112,13 +112,17 @@ class WebhookEndpoint:
         channel = await self._channels.by_token(clean_text(token))
         if channel is None or channel.account.provider != provider or provider not in self._adapters:
             raise not_found("webhook")
+        headers = Headers(
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
+        )
         try:
-            size_bytes = self._pressure.hold(request.headers.get("content-length"))
+            size_bytes = self._pressure.hold(headers.get("content-length"))
         except TooMuch as error:
             # Not 429: there are providers that throw away what is answered 4xx.
             raise unavailable(str(error)) from error
         try:
-            raw = await _raw_request(request, self._platform.clock.now())
+            received_at = self._platform.clock.now()
+            raw = _raw_request(request, headers, await whole_body(request), received_at)
             return await self._take(raw, channel.account)
         finally:
             self._pressure.release(size_bytes)
@@ -145,10 +149,7 @@ class WebhookEndpoint:
         answer = delivery.answer
         if answer.status >= 400:
             self._metrics.refused.labels(account.provider, str(answer.status)).inc()
-        response = Response(answer.body, answer.status)
-        for name, value in answer.headers:
-            response.headers[name] = value
-        return response
+        return Response(answer.body, answer.status, headers=dict(answer.headers))
 
     def _hold_to_the_rate(self, delivery: Delivery, account: Account) -> None:
         """Raise Problem (429) where the account bounds what one sender may send and this one sends more."""
@@ -184,11 +185,13 @@ class WebhookEndpoint:
                     await keep(connection, part, raw, account)
                 await self._append(events)
         self._accepted[account.provider].inc(len(events))
-        self._quarantined[account.provider].inc(len(quarantined))
+        if quarantined:
+            self._quarantined[account.provider].inc(len(quarantined))
 
     async def _append(self, events: Sequence[tuple[InboundEvent, bytes]]) -> None:
-        with self._metrics.append_seconds.time():
-            await self._intake.accept(events)
+        began_s = monotonic()
+        await self._intake.accept(events)
+        self._metrics.append_seconds.observe(monotonic() - began_s)
 
 
 def events_of(
@@ -261,13 +264,13 @@ async def keep(connection: asyncpg.Connection, part: Quarantined, raw: RawReques
     )
 
 
-async def _raw_request(request: Request, received_at: datetime) -> RawRequest:
+def _raw_request(request: Request, headers: Headers, body: bytes, received_at: datetime) -> RawRequest:
     return RawRequest(
         method=request.method,
         path=_path(request.scope["path"]),
         query=request.scope["query_string"].decode("latin-1"),
-        headers=Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]),
-        body=await whole_body(request),
+        headers=headers,
+        body=body,
         received_at=received_at,
     )
 

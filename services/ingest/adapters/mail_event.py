@@ -109,7 +109,7 @@ def _headers(mail: Mail, automatic: bool) -> dict[str, str]:
 
 def _thread(mail: Mail, account: Account, written_to: list[str], facts: dict[str, Any] | None) -> dict[str, Any]:
     envelope = ((facts or {}).get("envelope") or {}).get("to") or []
-    delivered = [value for name in _DELIVERED for value in mail.headers.get_all(name)]
+    delivered = [value for name in _DELIVERED if name in mail.headers for value in mail.headers.get_all(name)]
     secret = account.options.get("ticket_secret")
     secrets = [secret] if isinstance(secret, str) and secret else account.secrets
     return without_nothing(

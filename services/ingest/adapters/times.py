@@ -13,11 +13,11 @@ _LATEST_MS = 253_402_300_799_000
 """The end of the year 9999 in Unix milliseconds."""
 
 _MONTH_NAMES = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
-_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split("|"), start=1)}
+_MONTHS = {name: f"{number:02}" for number, name in enumerate(_MONTH_NAMES.split("|"), start=1)}
 # What nearly all mail has; the standard library's reading of everything that was ever written costs four times as much.
 _PLAIN_DATE = re.compile(
-    rf"(?:[A-Z][a-z]{{2}}, )?([0-3]?[0-9]) ({_MONTH_NAMES}) ([12][0-9]{{3}}) ([0-9]{{2}}):([0-9]{{2}}):([0-9]{{2}})"
-    r" ([+-])([01][0-9])([0-5][0-9])"
+    rf"(?:[A-Z][a-z]{{2}}, )?([0-3]?[0-9]) ({_MONTH_NAMES}) ([12][0-9]{{3}}) ([0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}})"
+    r" ([+-][01][0-9])([0-5][0-9])"
 )
 
 
@@ -70,10 +70,9 @@ def from_rfc2822(value: Json) -> datetime | None:
     try:
         plain = _PLAIN_DATE.fullmatch(value)
         if plain is not None:
-            day, month, year, hour, minute, second, sign, hours, minutes = plain.groups()
-            at = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=UTC)
-            ahead = timedelta(hours=int(hours), minutes=int(minutes))
-            return at - ahead if sign == "+" else at + ahead
+            day, month, year, clock, hours, minutes = plain.groups()
+            written = f"{year}-{_MONTHS[month]}-{day:0>2}T{clock}{hours}:{minutes}"
+            return datetime.fromisoformat(written).astimezone(UTC)
         at = parsedate_to_datetime(value)
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):

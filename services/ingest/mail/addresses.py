@@ -27,7 +27,8 @@ def read(value: str | None) -> list[Address]:
         return []
     plain = _PLAIN.fullmatch(value)
     if plain is not None:
-        return [Address(plain["address"], _name(plain["name"] or plain["quoted"] or ""))]
+        name, quoted, address = plain.groups()
+        return [Address(address, _name(name or quoted or ""))]
     return read_slowly(value)
 
 

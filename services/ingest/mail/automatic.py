@@ -20,7 +20,7 @@ _FAILED = ("x-autoreply", "x-autorespond", "x-failed-recipients")
 def telling_headers(mail: Mail) -> dict[str, str]:
     """Return the headers that tell automatic mail, as written; Content-Type only for a delivery report."""
     headers = mail.headers
-    found = {name: (headers.get(key) or "")[:1_000] for key, name in _TELLING.items() if key in headers}
+    found = {_TELLING[key]: (headers.get(key) or "")[:1_000] for key in headers if key in _TELLING}
     if mail.media_type == "multipart/report":
         found["Content-Type"] = "multipart/report"
     return found

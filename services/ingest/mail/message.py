@@ -150,8 +150,11 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         start += 1
     if raw.startswith((b"From ", b">From "), start):
         start = raw.find(b"\n", start) + 1 or len(raw)
-    fields: list[tuple[str, str | bytes]] = []
-    at, end, stray = start, len(raw), 0
+    at, end, stray = _FIELDS.match(raw, start).end(), len(raw), 0  # type: ignore[union-attr]
+    # All at once as far as they follow each other, which is nearly always all of them.
+    fields: list[tuple[str, str | bytes]] = [
+        (_name(name), value[:LONGEST_HEADER]) for name, value in _FIELD.findall(raw, start, at)
+    ]
     match = _FIELD.match
     while at < end:
         field = match(raw, at)
@@ -174,8 +177,10 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
     return Headers(fields), raw[at:]
 
 
-_FIELD = re.compile(rb"([^:\n ]{1,200}+)[ \t]*+:([^\n]*\n?(?:[ \t][^\n]*\n?)*)")
+_FIELD = re.compile(rb"([^:\n ]{1,200}+)[ \t]*+:([^\n]*+\n?(?:[ \t][^\n]*+\n?)*+)")
 """A header field with its continuation lines. Possessive, so that no line is gone over twice."""
+
+_FIELDS = re.compile(rb"(?:%s){0,%d}+" % (_FIELD.pattern, MOST_HEADERS))
 
 
 @lru_cache(maxsize=1024)

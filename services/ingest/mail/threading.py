@@ -18,14 +18,14 @@ _COMMENT = re.compile(r"\([^()]*\)")
 
 def own_id(headers: Headers) -> str | None:
     """Return the mail's own id without its brackets, or None where Message-ID does not hold exactly one."""
-    found: set[str] = set()
-    for value in headers.get_all("message-id"):
-        found.update(_ID.findall(value))
-    return found.pop() if len(found) == 1 else None
+    found = [written for value in headers.get_all("message-id") for written in _ID.findall(value)]
+    return found[0] if found and found.count(found[0]) == len(found) else None
 
 
 def in_reply_to(headers: Headers) -> str | None:
     """Return `<id@host>` of In-Reply-To where it is exactly that, comments in parentheses aside; free text is no id."""
+    if "in-reply-to" not in headers:
+        return None
     for value in headers.get_all("in-reply-to"):
         match = _ID.fullmatch(_COMMENT.sub("", value[:5_000]).strip())
         if match:

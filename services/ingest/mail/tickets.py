@@ -27,7 +27,7 @@ def ticket_of(addresses: Iterable[str], secrets: Iterable[str]) -> str | None:
     """Return the first ticket that one of `secrets` signed in one of `addresses`."""
     keys = list(secrets)
     for address in addresses:
-        match = _TAG.search(address.strip().rpartition("@")[0])
+        match = _TAG.search(address.strip().rpartition("@")[0]) if "+" in address else None
         if match and any(hmac.compare_digest(match[2], _signature(match[1], secret)) for secret in keys):
             return match[1]
     return None

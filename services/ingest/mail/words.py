@@ -81,6 +81,10 @@ def _guess(raw: bytes) -> str:
 
 def header_text(raw: bytes) -> str:
     """Return a raw header value as text (8-bit bytes by guess), unfolded, encoded words left as they are."""
+    raw = raw.strip()
+    if raw.isascii() and b"\n" not in raw and b"\r" not in raw and b"\0" not in raw:
+        # Nearly all of them: there is nothing to guess, to clean or to unfold.
+        return raw.decode("ascii").strip()
     return clean(_guess(raw)).replace("\r", "").replace("\n", "").strip()
 
 
