@@ -36,9 +36,7 @@ def scrape_router(platform: Platform) -> APIRouter:
     """Return the route by which a process shows what it counts of itself; KPIs are the metrics service's to show."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get(
-        PATH, summary="Metrics of this process for Prometheus", response_class=Response, responses=RESPONSES
-    )
+    @router.get(PATH, summary="Metrics of this process for Prometheus", response_class=Response, responses=RESPONSES)
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks. KPIs are shown where the metrics service runs."""
         await scraper(platform, request)

@@ -7,30 +7,26 @@ The log is streamed once into temporary tables of the database, and the database
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
-from shared.entry_ids import entry_id_of
+from services.conversation.auditing import carried
 from shared.errors import Rejected
-from shared.events import InboundEvent, TimelineRecord
+from shared.events import TimelineRecord
 from shared.log.offsets import stored_offsets
 from shared.log.protocol import INBOUND, TIMELINE, Log, Record
-from shared.tombstones import is_erasure, stub_of
+from shared.log.stretch import stretch
 
 CONVERSATION_GROUP = "conversation"
 METRICS_GROUP = "metrics"
 EXAMPLES = 10
 """How many examples of one kind of fault are listed."""
-
-BATCH = 2_000
-SILENCE_S = 30.0
-"""How long a read of the log may bring nothing before it counts as a fault."""
 
 CREATE = """
 CREATE TEMP TABLE seen_inbound (
@@ -199,29 +195,6 @@ async def wait_for_end(
         await asyncio.sleep(pause_s)
 
 
-async def read(log: Log, topic: str, ends: Mapping[int, int]) -> AsyncIterator[Sequence[Record]]:
-    """Yield the records of `topic` before `ends`, a few at a time. Raises NotDone where the log falls silent."""
-    begins = await log.begin_offsets(topic)
-    reached = dict(begins)
-
-    async def from_the_start(_: str, partition: int) -> int:
-        return reached[partition]
-
-    async with log.consume(f"verify-{uuid4()}", topic, from_the_start) as consumer:
-        heard = monotonic()
-        while any(reached[partition] < end for partition, end in ends.items()):
-            fetched = await consumer.fetch(BATCH, 1.0)
-            some = [r for rs in fetched.values() for r in rs if reached[r.partition] <= r.offset < ends[r.partition]]
-            for partition, records in fetched.items():
-                if records:
-                    reached[partition] = max(reached[partition], records[-1].offset + 1)
-                    heard = monotonic()
-            if some:
-                yield some
-            if monotonic() - heard > SILENCE_S:
-                raise NotDone(f"{log.name(topic)} gave nothing for {SILENCE_S:.0f} s before its end was read")
-
-
 async def check(
     pool: asyncpg.Pool,
     log: Log,
@@ -243,16 +216,16 @@ async def check(
             told("waiting for the conversation service")
             ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
             told("reading the inbound topic")
-            async for records in read(log, INBOUND, ends):
-                rows = [row for record in records if (row := _inbound(record, secret))]
-                await connection.copy_records_to_table("seen_inbound", records=rows)
+            async for records in stretch(log, INBOUND, await log.begin_offsets(INBOUND), ends):
+                events = [event for record in records if (event := carried(record, secret))]
+                await connection.copy_records_to_table("seen_inbound", records=events)
             await connection.execute(SNAPSHOT, timeout=PATIENCE_S)
             faults = await _on_timelines(connection, log)
             told("waiting for the metrics service")
             await published()
             ends = await wait_for_end(pool, log, METRICS_GROUP, TIMELINE, deadline)
             told("reading the timeline topic")
-            async for records in read(log, TIMELINE, ends):
+            async for records in stretch(log, TIMELINE, await log.begin_offsets(TIMELINE), ends):
                 rows = [row for record in records if (row := _timeline(record))]
                 await connection.copy_records_to_table("seen_timeline", records=rows)
             await connection.execute(NEWEST, timeout=PATIENCE_S)
@@ -303,20 +276,6 @@ async def _fault(connection: Any, what: str, query: str, *arguments: object) -> 
     )
     shown = [", ".join(f"{name} {value}" for name, value in row.items() if name != "n") for row in rows]
     return Fault(what, rows[0]["n"] if rows else 0, shown)
-
-
-def _inbound(record: Record, secret: bytes) -> tuple[Any, ...] | None:
-    """Return the row of an event; None for what is none: a stub of an erased one, or the word of an erasure."""
-    if stub_of(record.value) is not None:
-        return None
-    try:
-        event = InboundEvent.decode(record.value)
-    except Rejected:
-        return (None, None, None, None, record.partition, record.offset)
-    if is_erasure(event):
-        return None
-    entry_id = entry_id_of(secret, event.tenant, event.source, event.id)
-    return (event.tenant, event.source, event.id, entry_id, record.partition, record.offset)
 
 
 def _timeline(record: Record) -> tuple[Any, ...] | None:

@@ -147,9 +147,7 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _print_addresses(
-    command: str, url: str, settings: Settings, services: Sequence[Service], own_folder: bool
-) -> None:
+def _print_addresses(command: str, url: str, settings: Settings, services: Sequence[Service], own_folder: bool) -> None:
     lines = [f"Threadline ({command}) is ready at {url}"]
     lines += [f"  {title}: {url}{path}" for service in services for title, path in service.pages.items()]
     lines.append(f"  API description: {url}/openapi.json")

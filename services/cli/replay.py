@@ -27,6 +27,7 @@ from shared.entry_ids import entry_secret
 from shared.errors import Rejected, SetupError
 from shared.events import InboundEvent
 from shared.log.protocol import INBOUND, TIMELINE, Record
+from shared.log.stretch import stretch
 from shared.service import Platform
 from shared.settings import Settings
 from shared.tombstones import ERASED, Erasure, erasure_of, is_erasure, stub_of
@@ -77,7 +78,7 @@ async def _read_erasures(platform: Platform, ends: Mapping[int, int], bar: Progr
     """Carry out what the log says of erasures, so that nothing of them is put on a timeline even for a moment."""
     task = bar.add_task("erasures", total=size)
     found: dict[str, list[Erasure]] = defaultdict(list)
-    async for records in ledger.read(platform.log, INBOUND, ends):
+    async for records in stretch(platform.log, INBOUND, await platform.log.begin_offsets(INBOUND), ends):
         for event in _erasures(records):
             found[event.tenant].append(erasure_of(event))
         bar.advance(task, len(records))
@@ -111,7 +112,8 @@ class Replay:
     async def run(self, ends: Mapping[int, int], bar: Progress, size: int) -> Counter[str]:
         """Replay everything before `ends`; return how many records did what."""
         task = bar.add_task("timelines", total=size)
-        async for records in ledger.read(self._platform.log, INBOUND, ends):
+        begins = await self._platform.log.begin_offsets(INBOUND)
+        async for records in stretch(self._platform.log, INBOUND, begins, ends):
             await self._put(records)
             self._tally["read"] += len(records)
             self._tally["erased"] += sum(1 for record in records if stub_of(record.value) is not None)

@@ -8,10 +8,11 @@ from functools import partial
 
 from fastapi import APIRouter, Depends
 
+from services.conversation.auditing import watch_for_ever
 from services.conversation.console import console_router
 from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.erasure.retention import forget_for_ever
-from services.conversation.metrics import ConversationMetrics
+from services.conversation.metrics import ConversationMetrics, LedgerMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.erasing import erasing_router
@@ -80,6 +81,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             tail.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             partial(index_for_ever, platform.pool),
+            partial(watch_for_ever, platform, LedgerMetrics(platform.registry)),
             partial(analyse_for_ever, platform.pool, ("conversation", "privacy")),
             *forgetting,
             *webhooks.background,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.conversation.update import Outcome
 
@@ -27,3 +27,23 @@ class ConversationMetrics:
         self._events.labels("conflict").inc(outcome.conflicts)
         self._events.labels("copy").inc(outcome.copies)
         self._events.labels("moved").inc(outcome.moved)
+
+
+class LedgerMetrics:
+    """What the database says about what was accepted, of all tenants. Every process shows the same."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.quarantined = Gauge(
+            "threadline_quarantine_records",
+            "Records held in quarantine now, until somebody retries or drops them.",
+            registry=registry,
+        )
+        self.gaps = Gauge(
+            "threadline_ledger_gaps",
+            "Accepted events that a look at samples of the log found on no timeline, not in quarantine and not erased, "
+            "and that are nowhere still. Anything but 0 is a loss.",
+            registry=registry,
+        )
+        self.checked = Counter(
+            "threadline_ledger_checked_events", "Accepted events that those looks looked up.", registry=registry
+        )

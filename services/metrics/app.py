@@ -69,9 +69,7 @@ def exposition_router(platform: Platform) -> APIRouter:
     """Return the route that Prometheus scrapes."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get(
-        PATH, summary="KPIs and service metrics for Prometheus", response_class=Response, responses=RESPONSES
-    )
+    @router.get(PATH, summary="KPIs and service metrics for Prometheus", response_class=Response, responses=RESPONSES)
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
         principal = await scraper(platform, request)

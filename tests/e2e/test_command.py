@@ -429,10 +429,10 @@ async def test_single_services_share_the_embedded_database_of_a_directory(open_f
         await one.start()
         await two.start()
         headers = {"Authorization": f"Bearer {(open_folder / 'admin.key').read_text().strip()}"}
-        for process in (one, two):
-            scraped = httpx.get(f"{process.url}/metrics", headers=headers, trust_env=False)
-            assert "threadline_http_request_seconds" in scraped.text, scraped.text
         async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as client:
+            for process in (one, two):
+                scraped = await client.get(f"{process.url}/metrics")
+                assert "threadline_http_request_seconds" in scraped.text, scraped.text
             assert (await client.post("/v1/events", json=_event(1))).status_code == 202
             await until(lambda: _is_on_timeline(client, 1), "the event is on a timeline")
     finally:
