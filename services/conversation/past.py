@@ -18,7 +18,7 @@ from services.conversation.entries import COLUMNS
 from shared.events import DERIVED_SOURCE
 
 SAYS = frozenset({"new_text", "quoted_text", "html", "data"})
-"""Columns of what an entry says, kept here only of one that is no more."""
+"""Columns of what an entry says, kept here only of one that is no more, or says something else since."""
 
 _NAMES = ["tenant_id" if name == "tenant" else name for name in COLUMNS]
 _PLACED = ", ".join(name for name in _NAMES if name not in SAYS)
@@ -60,7 +60,7 @@ async def keep(
     moved: Iterable[UUID] = (),
     gone: Iterable[UUID] = (),
 ) -> None:
-    """Keep where these stand, just before they move (`gone`: entries that are deleted)."""
+    """Keep where these stand, just before they move (`gone`: entries that are deleted, or say something else now)."""
     for statement, ids in ((LEAVES, leaves), (CONVERSATIONS, conversations), (MOVED, moved), (GONE, gone)):
         if ids := list(ids):
             await connection.execute(statement, tenant, ids, now)
@@ -109,7 +109,7 @@ def _stood(table: str, key: str, condition: str) -> str:
 def _entries(condition: str) -> str:
     """Return the SQL of the entries that were known at the instant and of which `condition` held."""
     now = ", ".join(f"t.{name}" for name in _NAMES)
-    then = ", ".join(f"coalesce(t.{n}, e.{n}, g.{n}) AS {n}" if n in SAYS else f"t.{n}" for n in _NAMES)
+    then = ", ".join(f"coalesce(t.{n}, g.{n}, e.{n}) AS {n}" if n in SAYS else f"t.{n}" for n in _NAMES)
     return f"""
     SELECT {now} FROM conversation.entry t
     WHERE t.tenant_id = $1 AND t.recorded_at <= $2 AND {condition} AND NOT EXISTS (SELECT {_LATER.format("entry", "t")})

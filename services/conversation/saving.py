@@ -47,12 +47,17 @@ class Saving:
         await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence)
         await self._save_seen(moved)
         displaced = list(self._batch.displaced.values())
-        moves = (entry.entry_id for entry in (*moved, *kept))
-        await self._keep(moved=moves, gone=(entry.entry_id for entry in (*stale, *displaced)))
-        await tables.entries.delete_entries(self._connection, self._tenant, [e.entry_id for e in (*stale, *displaced)])
+        # What follows from another entry may say something else than before: a late one was between.
+        told_otherwise = [e for e in kept if e.data != self._batch.derived[e.entry_id].data]
+        gone = [entry.entry_id for entry in (*stale, *displaced)]
+        await self._keep(
+            moved=(entry.entry_id for entry in (*moved, *kept)), gone=(*gone, *(e.entry_id for e in told_otherwise))
+        )
+        await tables.entries.delete_entries(self._connection, self._tenant, gone)
         await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
         await tables.entries.insert_entries(self._connection, [*new, *fresh])
         await tables.entries.move_entries(self._connection, self._tenant, [*moved, *kept])
+        await tables.entries.rewrite_entries(self._connection, self._tenant, told_otherwise)
         await self._save_participations(new, moved)
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
         await tables.conversations.recount_participations(self._connection, self._tenant, reowned_in)
@@ -120,7 +125,9 @@ class Saving:
         kept = []
         for id_, entry in holds.items():
             old = self._batch.derived.get(id_)
-            if old and (old.leaf_id, old.conversation_id) != (entry.leaf_id, entry.conversation_id):
+            if old and (old.leaf_id, old.conversation_id, old.data) != (
+                entry.leaf_id, entry.conversation_id, entry.data
+            ):  # fmt: skip
                 kept.append(entry._replace(version=old.version + 1))
         return fresh, stale, kept
 

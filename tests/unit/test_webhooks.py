@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -176,6 +177,15 @@ def test_first_version_later_version_and_removal_are_events_of_their_own_with_id
     ]  # fmt: skip
     assert len({one.webhook_id for one in (first, later, gone)}) == 3
     assert told(a_record()).webhook_id == first.webhook_id
+
+
+def test_a_derived_entry_is_told_as_new_though_its_record_is_numbered_by_the_tenants_changes() -> None:
+    opened = a_record(type="threadline.conversation.opened", source="/threadline")
+    first, later = replace(opened, version=7), replace(opened, version=9, body={**opened.body, "version": 2})
+    assert [told(one).type for one in (first, later)] == [
+        "threadline.conversation.opened", "threadline.conversation.opened.updated"
+    ]  # fmt: skip
+    assert told(first).webhook_id != told(later).webhook_id
 
 
 def test_the_body_is_the_entry_as_the_api_gives_it_with_the_ids_that_answer_now() -> None:

@@ -156,6 +156,11 @@ FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::inte
 WHERE e.tenant_id = $1 AND e.entry_id = m.entry_id
 """
 
+REWRITE_ENTRIES = """
+UPDATE conversation.entry e SET data = m.data FROM unnest($2::uuid[], $3::jsonb[]) AS m (entry_id, data)
+WHERE e.tenant_id = $1 AND e.entry_id = m.entry_id
+"""
+
 DELETE_ENTRIES = "DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
 
 # Entries that belong to whoever owns their conversation follow its owner.
@@ -193,6 +198,12 @@ async def move_entries(connection: asyncpg.Connection, tenant: str, entries: Seq
     ]
     if rows:
         await connection.execute(MOVE_ENTRIES, tenant, *columns(rows, 8))
+
+
+async def rewrite_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry]) -> None:
+    """Store what derived entries that are there say now."""
+    if entries:
+        await connection.execute(REWRITE_ENTRIES, tenant, *columns([(e.entry_id, e.data) for e in entries], 2))
 
 
 async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> None:

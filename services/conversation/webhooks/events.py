@@ -72,7 +72,9 @@ def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
         return None
     body = record.body
     own_type = body.get("type") or UNKNOWN_TYPE
-    suffix = DELETED if record.deleted else UPDATED if record.version > 1 else ""
+    # A derived entry may go and come back, so its record is numbered by the changes of its tenant; the entry from 1.
+    version = body.get("version", record.version)
+    suffix = DELETED if record.deleted else UPDATED if version > 1 else ""
     conversation = body.get("conversation_id")
     occurred = body.get("occurred_at")
     return Told(

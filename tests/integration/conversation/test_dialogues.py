@@ -136,7 +136,8 @@ async def dump(pool: asyncpg.Pool, tenant: str) -> dict[str, list[Any]]:
     """Return all that must not depend on the path that led here."""
     queries = {
         "entry": "SELECT entry_id, leaf_id, conversation_id, cause_id, type, rule, stitch_key, automatic, "
-        "by_conversation FROM conversation.entry WHERE tenant_id = $1",
+        "by_conversation, CASE WHEN cause_id IS NOT NULL THEN data::text END "
+        "FROM conversation.entry WHERE tenant_id = $1",
         "conversation": "SELECT conversation_id, canonical_id, merged_into, merged_at, opened_at, owner_leaf_id, "
         "last_entry_at, last_activity_at, resolved_at, tickets, follow_up_of, last_channel, channels, assignee, team, "
         "topic, waiting_since, entries FROM conversation.conversation WHERE tenant_id = $1",

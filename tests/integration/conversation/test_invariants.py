@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -110,6 +111,18 @@ async def shape(pool: asyncpg.Pool, tenant: str) -> dict[Name, tuple[Hashable, H
     return {name: (frozenset(together[who]), founders.get(where, where)) for name, (who, where) in found.items()}
 
 
+async def derived(pool: asyncpg.Pool, tenant: str) -> set[tuple[str, str]]:
+    """Return of each entry that follows from another which that is, and what it says, ids by their entries' names."""
+    named = {str(entry_id_of(SECRET, tenant, *name)): "/".join(name) for name in await places(pool, tenant)}
+    rows = await pool.fetch(
+        "SELECT event_id, data FROM conversation.entry WHERE tenant_id = $1 AND cause_id IS NOT NULL", tenant
+    )
+    id_ = re.compile("|".join(named) or "-")
+    return {
+        tuple(id_.sub(lambda m: named[m[0]], text) for text in (row[0], str(sorted(row[1].items())))) for row in rows
+    }
+
+
 async def handles_by_customer(pool: asyncpg.Pool, tenant: str) -> set[frozenset[str]]:
     rows = await pool.fetch(
         "SELECT array_agg(node) FROM conversation.leaf WHERE tenant_id = $1 AND node !~ '^(visitor|anonymous):' "
@@ -131,6 +144,7 @@ async def test_any_order_and_repetition_give_the_same_and_a_replay_changes_nothi
         await begun(pool, tenant, policy)
         await deliver(pool, moved_to(tenant, events), chance)
     assert await shape(pool, tenants[0]) == await shape(pool, tenants[1])
+    assert await derived(pool, tenants[0]) == await derived(pool, tenants[1])
     before = await dump(pool, tenants[0])
     await deliver(pool, events, chance)
     assert await dump(pool, tenants[0]) == before
