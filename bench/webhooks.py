@@ -1,15 +1,19 @@
 """Deliveries per second over the webhook path, beside the same events posted to `/v1/events`, each one in a request.
 
-`python -m bench webhooks` starts a real `threadline ingest`, and loads webhook and events in turns over loopback with
-requests that are signed beforehand. Medians; the ratio of one run is the figure.
+`python -m bench.webhooks [PROVIDER …]` starts a real `threadline ingest`, and loads webhook and events in turns over
+loopback with requests that are signed beforehand. Medians; the ratio of one run is the figure. `python -m bench
+webhooks` does it for all providers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import cycle
 from shutil import rmtree
 from time import perf_counter
@@ -26,10 +30,11 @@ from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import receive
 from shared import directory
 from shared.events import rfc3339
-from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, Provider, Signing
+from tests.contract.adapters.providers import FORM, PROVIDERS, Provider, Signing
+from tests.contract.adapters.recorded import recorded
 
 DELIVERIES = 3_000
-SECONDS = 1.5
+SECONDS = 0.7
 TEXT = "Some criminal withdrew 300 dollars from an ATM using my lost debit card! " * 3
 
 
@@ -83,21 +88,82 @@ def _mail(number: int) -> Signing:
     return Signing(head.encode() + TEXT.encode(), "message/rfc822")
 
 
+def _chat(number: int) -> Signing:
+    said = {"type": "message", "client_message_id": f"3b241101-e2bb-4255-8caf-{number:012}", "text": TEXT}
+    return Signing(orjson.dumps({"events": [said]}))
+
+
+def _postmark(number: int) -> Signing:
+    person = {"Email": f"p{number % 999}@x.example", "Name": "Ann", "MailboxHash": ""}
+    us = {"Email": "support@acme.example", "Name": "", "MailboxHash": ""}
+    return Signing(
+        orjson.dumps(
+            {
+                "FromName": "Ann", "MessageStream": "inbound", "From": person["Email"], "FromFull": person,
+                "To": us["Email"], "ToFull": [us], "Cc": "", "CcFull": [], "Bcc": "", "BccFull": [],
+                "OriginalRecipient": us["Email"], "Subject": "My card", "MessageID": f"73e6d360-66eb-11e1-{number:016}",
+                "ReplyTo": "", "MailboxHash": "", "Date": "Tue, 3 Mar 2026 10:00:00 +0100", "TextBody": TEXT,
+                "HtmlBody": "", "StrippedTextReply": "", "Tag": "",
+                "Headers": [{"Name": "Message-ID", "Value": f"<{number}@x.example>"}], "Attachments": [],
+            }
+        )
+    )  # fmt: skip
+
+
+def _sendgrid_events(number: int) -> Signing:
+    event = {
+        "email": "ann@x.example", "timestamp": 1772532000, "smtp-id": "<14c5d75ce93@x.example>", "event": "delivered",
+        "sg_event_id": f"{number:022}", "sg_message_id": "14c5d75ce93.dfd.64b469", "response": "250 OK",
+    }  # fmt: skip
+    return Signing(orjson.dumps([event]))
+
+
+def _as_recorded(provider: str, name: str, written: str, unique: str) -> Callable[[int], Signing]:
+    """Return what makes a recorded delivery one of its own: by `unique`, with a number in it, for what is `written`."""
+    signing = next(one.signing for one in recorded() if (one.provider.name, one.name) == (provider, name))
+    assert written.encode() in signing.body, (provider, written)
+    return lambda number: replace(
+        signing, body=signing.body.replace(written.encode(), unique.replace("N", f"{number:06}").encode())
+    )
+
+
 DELIVERED: dict[str, Callable[[int], Signing]] = {
     "line": _line, "twilio": _twilio, "whatsapp_cloud": _whatsapp, "telegram": _telegram, "email_raw": _mail,
+    "chat": _chat, "postmark": _postmark, "sendgrid_events": _sendgrid_events,
+    **{
+        provider: _as_recorded(provider, name, written, unique)
+        for provider, name, written, unique in (
+            ("asterisk", "ami_text", "1772531880.100000", "1772531880.N"),
+            ("instagram", "message_as_a_change", "random_mid", "mid_N"),
+            ("mailgun", "route", "mg1%40x", "mgN%40x"),
+            ("messenger", "text_with_reply", "m_1", "m_N"),
+            ("sendgrid_inbound", "fields_in_different_charsets", "sg1@x", "sgN@x"),
+            ("slack", "message_in_channel", "1772531880.000200", "1772531880.N"),
+            ("standard_webhooks", "csat", "Quick help", "Quick help, N"),
+            ("teams", "message", "1485983408511", "1485983N"),
+            ("viber", "text", "4912661846655238145", "4912661846655N"),
+            ("wechat", "text", "6054768590064713728", "6054768590064N"),
+            ("x", "activity_dm", "2080765901528535098", "2080765901528N"),
+        )
+    },
 }  # fmt: skip
+"""Provider → its delivery of one event, by a number that makes it unique."""
+
+OPTIONS = {"chat": {"events_per_minute": 10_000_000}}
+"""What an account needs besides, so that all may come from one sender."""
 
 
 def both(provider: Provider, path: str, port: int) -> tuple[list[bytes], list[bytes]]:
     """Return whole requests of the deliveries, and of the events that the adapter makes of them."""
     adapter, account = ADAPTERS[provider.name], provider.account()
     webhooks, events = [], []
+    now = datetime.now(UTC)
     for number in range(DELIVERIES):
-        signed = provider.sign(DELIVERED[provider.name](number), provider.secrets[0])
-        (draft,) = receive(adapter, signed, account).events
+        signed = provider.sign(replace(DELIVERED[provider.name](number), at=now), provider.secrets[0])
+        (draft,) = receive(adapter, replace(signed, received_at=now), account).events
         event = {
             "specversion": "1.0", "id": draft.id, "source": f"/bench/{provider.name}", "type": draft.type,
-            "time": rfc3339(draft.time or NOW), "data": draft.data,
+            "time": rfc3339(draft.time or now), "data": draft.data,
         }  # fmt: skip
         events.append(request(port, orjson.dumps(event), STRUCTURED))
         target = f"{path}?{signed.query}" if signed.query else path
@@ -150,11 +216,11 @@ def _account(port: int, provider: Provider) -> str:
     return str(answered.raise_for_status().json()["webhook_path"])
 
 
-async def measure(port: int, process: psutil.Process) -> list[Row]:
-    """Measure each provider of DELIVERED; webhooks and events take turns, so that drift meets both alike."""
+async def measure(port: int, process: psutil.Process, names: Sequence[str] = ()) -> list[Row]:
+    """Measure these providers, or all; webhooks and events take turns, so that drift meets both alike."""
     found = []
-    for name in DELIVERED:
-        provider = PROVIDERS[name]
+    for name in names or DELIVERED:
+        provider = replace(PROVIDERS[name], options={**PROVIDERS[name].options, **OPTIONS.get(name, {})})
         path = await asyncio.to_thread(_account, port, provider)
         requests = both(provider, path, port)
         taken: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
@@ -171,8 +237,8 @@ async def measure(port: int, process: psutil.Process) -> list[Row]:
     return found
 
 
-def rows() -> Sequence[Row]:
-    """Measure, and return the rows."""
+def rows(names: Sequence[str] = ()) -> Sequence[Row]:
+    """Measure these providers, or all, and return the rows."""
     folder = directory.temporary("threadline-bench-")
     environment = {"THREADLINE_BOOTSTRAP_KEY": KEY, "THREADLINE_LOG_LEVEL": "warning"}
     try:
@@ -180,10 +246,10 @@ def rows() -> Sequence[Row]:
             command = ("-m", "services.cli.main", "ingest", "--data", str(folder), "--port", "0")
             process = stack.enter_context(server(*command, **environment))
             port = urlsplit(first_line(process).rpartition(" ")[2]).port or 0
-            return uvloop.run(measure(port, psutil.Process(process.pid)))
+            return uvloop.run(measure(port, psutil.Process(process.pid), names))
     finally:
         rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    show(rows())
+    show(rows(sys.argv[1:]))

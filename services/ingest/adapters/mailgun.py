@@ -6,7 +6,7 @@ The signature covers a timestamp and a token, not the body: a token counts once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from hashlib import sha256
 
@@ -69,9 +69,9 @@ class Mailgun(Plain):
 
     def parse(self, request: RawRequest, account: Account) -> Delivery:
         """Return the mail, or the status of one that was sent."""
-        token = ReplayToken(_proof(request)[1], int(2 * WINDOW.total_seconds()))
         if media_type(request.headers.get("content-type")) == "application/json":
-            return _webhook(read_object(request.body), token, self, account)
+            body = read_object(request.body)
+            return _webhook(body, _counts_once(mapping(body.get("signature"))), self, account)
         fields, files = _form(request)
         mail = _mail(fields, files)
         event_id = mail_id(mail, request.body)
@@ -81,7 +81,11 @@ class Mailgun(Plain):
         verdicts = {name: mail.headers.text(f"x-mailgun-{name}") for name in ("spf", "dkim-check-result", "sscore")}
         facts = without_nothing({"envelope": envelope, "verdicts": without_nothing(verdicts)})
         draft = mail_event(mail, account, event_id, facts)
-        return Delivery(self.taken(account, event_id), (draft,), replay_token=token)
+        return Delivery(self.taken(account, event_id), (draft,), replay_token=_counts_once(fields))
+
+
+def _counts_once(proof: Mapping[str, Json]) -> ReplayToken:
+    return ReplayToken(text(proof.get("token")) or "", int(2 * WINDOW.total_seconds()))
 
 
 def _proof(request: RawRequest) -> tuple[str, str, str]:

@@ -26,6 +26,7 @@ _DEEPEST = 200
 _MOST_FIELDS = 10_000
 _MOST_PARTS = 2_000
 _SHORT_FORM = 16_384
+_SHORT_HEAD = 200
 
 
 def read_json(body: bytes) -> Json:
@@ -221,6 +222,12 @@ def _part(chunk: bytes) -> Part | None:
     head, found, content = chunk.partition(b"\r\n\r\n")
     if not found:
         head, found, content = chunk.partition(b"\n\n")
+    named = _known_head(head) if len(head) <= _SHORT_HEAD else _head(head)
+    return Part(*named, content) if named is not None else None
+
+
+def _head(head: bytes) -> tuple[str, str | None, str, str | None] | None:
+    """Return name, filename, media type and charset of a part; None where it has no name."""
     headers = {}
     for line in clean(head.decode("utf-8", "replace")).splitlines()[:50]:
         name, _, value = line.partition(":")
@@ -229,10 +236,9 @@ def _part(chunk: bytes) -> Part | None:
     kind, options = parameters(headers.get("content-type", "text/plain"))
     if "name" not in disposition:
         return None
-    return Part(
-        name=clean(disposition["name"]),
-        filename=clean(disposition["filename"]) if "filename" in disposition else None,
-        media_type=kind,
-        charset=options.get("charset"),
-        content=content,
-    )
+    filename = clean(disposition["filename"]) if "filename" in disposition else None
+    return clean(disposition["name"]), filename, kind, options.get("charset")
+
+
+# The forms of one provider have the same few fields.
+_known_head = lru_cache(maxsize=512)(_head)

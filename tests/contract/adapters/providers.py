@@ -149,7 +149,7 @@ def sendgrid(signing: Signing, secret: str) -> RawRequest:
 
 
 def mailgun(signing: Signing, secret: str) -> RawRequest:
-    token = "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0"
+    token = hashlib.sha256(signing.body).hexdigest()[:50]
     signature = hex256(secret, (signing.seconds + token).encode())
     if signing.content_type == JSON:
         proof = f'{{"signature": {{"timestamp": "{signing.seconds}", "token": "{token}", "signature": "{signature}"}}, '
