@@ -137,4 +137,8 @@ def from_validation(errors: Sequence[Any]) -> Problem:
 def pointer(location: Sequence[str | int]) -> str:
     """Return FastAPI's location of a field as a JSON pointer fragment; the body's own fields begin at the root."""
     parts = location[1:] if location and location[0] == "body" else location
+    if parts and parts[-1] == "[key]":
+        parts = parts[
+            :-1
+        ]  # pydantic's word for a key that is wrong: the member with that key is what can be pointed at
     return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -29,6 +29,24 @@ def definition_of(kpi: str) -> Definition:
     found = BY_ID.get(kpi)
     if found is None:
         raise not_found(f"KPI as {kpi[:80]!r}; GET /v1/kpis lists them")
+    return found
+
+
+def once(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return a query's parameters by name; several `group_by` are one list, in order.
+
+    Any other that comes with two values would be answered for one of them alone. Raises Problem 422.
+    """
+    found: dict[str, str] = {}
+    twice = {}
+    for name, value in pairs:
+        if name == "group_by" and name in found:
+            found[name] += f",{value}"
+        elif found.setdefault(name, value) != value:
+            twice[name] = Fault(f"#/query/{name}", "is given twice with different values: ask for one after the other")
+    if twice:
+        detail = "some parameters of the query are not valid; see errors"
+        raise Problem(422, "Not valid", detail, errors=list(twice.values()))
     return found
 
 
@@ -88,6 +106,8 @@ class _Reading:
             allowed = self.definition.parameters[name]
             if allowed and value not in allowed:
                 self.wrong(name, f"must be one of {', '.join(allowed)}")
+            elif name == "currency" and not re.fullmatch("[A-Z]{3}", value):
+                self.wrong(name, "must be a currency by its three capitals of ISO 4217, such as EUR")
             elif name == "threshold_s" and not _threshold(value):
                 self.wrong(name, "must be a number of seconds above 0, at most 31622400")
             else:

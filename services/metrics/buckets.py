@@ -220,9 +220,12 @@ class Histogram:
         return total / n
 
     def deviation(self) -> float | None:
-        """Return the standard deviation of one value (n − 1), taking each bucket at its mean; None below two."""
+        """Return the standard deviation of one value (n − 1), taking each bucket at its mean.
+
+        None below two values, and where values were counted without a bucket: then nobody knows how far they lie apart.
+        """
         cells, count = [self.buckets[bucket] for bucket in self.filled], self.count
-        if count < 2:
+        if count < 2 or NO_BUCKET in self.filled:
             return None
         mean = sum([total for _, total in cells]) / count
         return math.sqrt(sum([n * (total / n - mean) ** 2 for n, total in cells]) / (count - 1))

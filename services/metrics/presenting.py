@@ -81,15 +81,16 @@ def provisional(query: Query, end: int) -> bool:
 
 
 def as_csv(query: Query, found: Answer) -> str:
-    """Return the points of an answer as CSV, one line a point."""
+    """Return the points of an answer as CSV, one line a point; amounts of money with a column for their currency."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(["kpi", "unit", "start", "end", *query.group_by, *FIGURES, "provisional"])
+    currency = {name: query.parameters[name] for name in ("currency",) if name in query.parameters}
+    writer.writerow(["kpi", "unit", *currency, "start", "end", *query.group_by, *FIGURES, "provisional"])
     for point in found.points:
         shown = _point(query, point)
         labels = [_label(point.group.get(name)) for name in query.group_by]
         figures = ["" if shown[name] is None else shown[name] for name in FIGURES]
-        head = [query.definition.id, query.definition.unit, shown["start"], shown["end"]]
+        head = [query.definition.id, query.definition.unit, *currency.values(), shown["start"], shown["end"]]
         writer.writerow([*head, *labels, *figures, str(shown["provisional"]).lower()])
     return out.getvalue()
 

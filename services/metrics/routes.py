@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.metrics import sums
-from services.metrics.asking import PAGING, definition_of, query_of
+from services.metrics.asking import PAGING, definition_of, once, query_of
 from services.metrics.entries import micros
 from services.metrics.presenting import as_csv, catalogue, present
 from services.metrics.reading.question import Query as Asked
@@ -45,14 +46,14 @@ def kpi_router(platform: Platform) -> APIRouter:
 
         `Accept: text/csv` gives the points as CSV. null is 0/0. A provisional value may still change by rule.
         """
-        given = dict(request.query_params)
+        given = once(request.query_params.multi_items())
         async with tenant_reader(platform.pool, principal.tenant) as connection:
             asked = await _asked(platform, connection, principal.tenant, kpi, given)
             try:
                 found = await sums.ask(connection, principal.tenant, asked)
             except TooManyPoints as error:
                 raise Problem(422, "Not valid", str(error), errors=[Fault("#/query/group_by", str(error))]) from error
-        if _wants_csv(request):
+        if wants_csv(request.headers.get("accept", "")):
             return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
         return Response(orjson.dumps(present(asked, found)), media_type="application/json")
 
@@ -65,7 +66,7 @@ def kpi_router(platform: Platform) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=2000)] = None,
     ) -> Response:
         """One receipt for each unit of the denominator: conversation, call, survey, customer, with its event ids."""
-        given = {name: value for name, value in request.query_params.items() if name not in PAGING}
+        given = once((name, value) for name, value in request.query_params.multi_items() if name not in PAGING)
         async with tenant_reader(platform.pool, principal.tenant) as connection:
             asked = await _asked(platform, connection, principal.tenant, kpi, given)
             page = await receipts(connection, principal.tenant, asked, limit, cursor)
@@ -91,9 +92,19 @@ async def _asked(platform: Platform, connection: Connection, tenant: str, kpi: s
     return query_of(kpi, given, rules, micros(platform.clock.now()), currency)
 
 
-def _wants_csv(request: Request) -> bool:
-    accept = request.headers.get("accept", "")
-    return "text/csv" in accept and "application/json" not in accept
+def wants_csv(accept: str) -> bool:
+    """Tell whether an `Accept` header prefers CSV to JSON; where it likes both alike, CSV only if it names it alone."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        media, *parameters = (word.strip() for word in part.split(";"))
+        weight = next((word.removeprefix("q=") for word in parameters if word.startswith("q=")), "1")
+        weights[media] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 1.0
+
+    def liked(media: str) -> float:
+        return next((weights[m] for m in (media, f"{media.split('/')[0]}/*", "*/*") if m in weights), 0.0)
+
+    csv, json = liked("text/csv"), liked("application/json")
+    return csv > json or (csv == json > 0 and "text/csv" in weights and "application/json" not in weights)
 
 
 def _text(name: str, description: str) -> dict[str, Any]:
@@ -106,7 +117,7 @@ _PARAMETERS: dict[str, Any] = {
         _text("end", "instant after the last, RFC 3339; default: now"),
         _text("step", "1m, 5m, 15m, 1h, 1d, 1w or 1M in tz; without it one point for the whole span"),
         _text("tz", "IANA time zone; default: the tenant's"),
-        _text("group_by", "dimensions of the KPI, comma-separated"),
+        _text("group_by", "dimensions of the KPI, comma-separated or repeated"),
         *(_text(name, f"only this {name}") for name in ("channel", "family", "team", "agent", "segment", "language")),
         _text("as_of", "the values as they stood at this instant"),
         _text("threshold_s", "seconds, where the KPI has a threshold"),
@@ -115,7 +126,7 @@ _PARAMETERS: dict[str, Any] = {
         _text("to_channel", "for escalation_ratio"),
         _text("sentiment", "for mention_ratio"),
         _text("variant", "as the catalogue lists"),
-        _text("currency", "for amounts of money; default: the tenant's most used"),
+        _text("currency", "for amounts of money, e.g. EUR; default: the tenant's most used"),
     ]
 }
 

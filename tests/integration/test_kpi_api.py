@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from services.metrics.kpis import DEFINITIONS
+from services.metrics.routes import wants_csv
 from shared.settings import Settings
 from tests.conftest import needs
 from tests.kpi_timeline import posted, records_of
@@ -132,6 +133,49 @@ async def test_csv_has_one_line_a_point(service: Metrics) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("accept", "csv_first"),
+    [
+        ("text/csv", True),
+        ("TEXT/CSV; charset=utf-8", True),
+        ("text/csv, */*;q=0.1", True),
+        ("text/csv, */*", True),
+        ("text/*", True),
+        ("text/csv;q=0.9, application/json;q=0.1", True),
+        ("text/csv;q=0.1, application/json", False),
+        ("text/csv, application/json", False),
+        ("text/csv;q=0", False),
+        ("*/*", False),
+        ("", False),
+        ("application/xml", False),
+        ("text/csv;q=x", True),
+    ],
+)
+def test_csv_is_given_to_who_prefers_it(accept: str, csv_first: bool) -> None:
+    assert wants_csv(accept) is csv_first
+
+
+async def test_csv_of_money_says_in_which_currency(service: Metrics) -> None:
+    await take_lines(service, 0, 35)
+    found = await service.get("/v1/kpis/cost_per_contact", accept="text/csv", start=D1, end=D2)
+    assert [(line["value"], line["currency"]) for line in csv.DictReader(io.StringIO(found.text))] == [("12.0", "EUR")]
+
+
+async def test_dimensions_may_be_repeated_and_nothing_else(service: Metrics) -> None:
+    await take_lines(service, 0, 35)
+    commas, repeated = [
+        await service.kpi("messages_received", start=D1, end=D3, group_by=by)
+        for by in ("channel,family", ["channel", "family"])
+    ]
+    assert commas == repeated
+    assert {tuple(point["group"]) for point in repeated["points"]} == {("channel", "family")}
+    for path in ("/v1/kpis/messages_received", "/v1/kpis/messages_received/receipts"):
+        twice = await service.get(path, start=D1, end=D3, channel=["chat", "email"])
+        assert twice.status_code == 422, "half an answer would look like a whole one"
+        assert [fault["pointer"] for fault in twice.json()["errors"]] == ["#/query/channel"]
+        assert (await service.get(path, start=D1, end=D3, channel=["chat", "chat"])).status_code == 200
+
+
 async def test_the_catalogue_names_every_kpi(service: Metrics) -> None:
     found = (await service.get("/v1/kpis")).json()["kpis"]
     assert {k["id"] for k in found} >= COUNTS
@@ -143,6 +187,7 @@ async def test_the_catalogue_names_every_kpi(service: Metrics) -> None:
 BAD = {
     "an unknown KPI": ("/v1/kpis/nonsense", {}, 404, None),
     "a zone that does not exist": ("/v1/kpis/nps", {"tz": "Mars/Olympus"}, 422, "#/query/tz"),
+    "a currency that is none": ("/v1/kpis/cost_per_contact", {"currency": "eur"}, 422, "#/query/currency"),
     "a zone that is a path": ("/v1/kpis/nps", {"tz": "../../etc/passwd"}, 422, "#/query/tz"),
     "an end before the start": ("/v1/kpis/nps", {"start": D2, "end": D1}, 422, "#/query/end"),
     "an end at the start": ("/v1/kpis/nps", {"start": D1, "end": D1}, 422, "#/query/end"),

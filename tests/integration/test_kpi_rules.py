@@ -184,6 +184,8 @@ async def test_the_scoreboard_shows_each_benchmark_with_its_sample_and_interval(
     csat = rows["csat"]
     assert (csat["figure"], csat["value"], csat["denominator"]) == (0.86, 1, 1)
     assert csat["ci95"] == pytest.approx([0.2065, 1], abs=1e-4)
+    assert rows["messages_before_answer"]["value"] == pytest.approx(4 / 3)
+    assert rows["messages_before_answer"]["ci95"] is None, "of single counts only the sum is known, so no spread"
     assert rows["first_reply_fastest"]["value"] == 120
     assert rows["cost_per_ticket"]["value"] == 12
     assert rows["chat_to_email"]["value"] == 1 and rows["email_to_call"]["value"] == 0.5

@@ -162,6 +162,7 @@ async def test_body_that_is_not_json_is_400(client: httpx.AsyncClient) -> None:
 def test_pointers_are_escaped() -> None:
     assert pointer(("body", 17, "a/b", "c~d")) == "#/17/a~1b/c~0d"
     assert pointer(("body",)) == "#"
+    assert pointer(("body", "rules", "monday", "[key]")) == "#/rules/monday"
     assert from_validation([{"type": "missing", "loc": ("body", "a"), "msg": "needed"}]).status == 422
 
 
