@@ -51,6 +51,9 @@ FAMILY = {
 }  # fmt: skip
 """Channel → family. A channel that is not listed is its own family."""
 
+SEALED_TYPE = f"{TYPE_PREFIX}sealed"
+"""Type of a record that is sealed (shared/log/record_keys.py); who reads the log through ours never sees it."""
+
 DERIVED_SOURCE = "/threadline"
 """`source` of entries that Threadline derives (opened, reopened, escalated, merged …); outside the ledger."""
 
@@ -124,6 +127,8 @@ class InboundEvent:
         """Read a record's value. Raises Rejected with the reason where it is not one of ours."""
         try:
             event = orjson.loads(value)
+            if event["type"] == SEALED_TYPE:
+                raise Rejected("the record is sealed, and its key is not in this database")
             data = event["data"]
             if not isinstance(data, dict):
                 raise Rejected("the record's data is not a JSON object")

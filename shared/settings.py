@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     encrypt_log: bool = _setting(
         False,
         "true|false",
-        "what the timeline topic says of a person is encrypted under a key of theirs, which an erasure destroys",
+        "what the topics say of people is encrypted (on Kafka all of them, else the timeline) under keys that an "
+        "erasure destroys; the log is then of no use without the database",
     )
     log_timeout_s: float = _setting(10.0, "s", "an append that is not durable by then is refused with 503", gt=0)
     max_record_bytes: int = _setting(1_000_000, "bytes", "a larger record is refused by the log", ge=1024)

@@ -30,6 +30,7 @@ from services.conversation.webhooks.app import build_webhooks
 from shared.database.statistics import analyse_for_ever
 from shared.entry_ids import entry_secret
 from shared.log.protocol import INBOUND, TIMELINE
+from shared.log.record_keys import forget_for_ever as forget_keys
 from shared.log.runner import Runner, RunnerSettings
 from shared.service import Platform, Service
 
@@ -71,6 +72,8 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     forgetting = []
     if settings.forget_after_s is not None:
         forgetting.append(partial(forget_for_ever, platform, timedelta(seconds=settings.forget_after_s)))
+    if settings.kafka is not None:
+        forgetting.append(partial(forget_keys, platform.pool, timedelta(seconds=settings.log_retention_s)))
     webhooks = await build_webhooks(platform, stack)
     router.include_router(webhooks.router)
     return Service(

@@ -17,6 +17,7 @@ from shared.clock import Clock
 from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
 from shared.events import InboundEvent
+from shared.log import record_keys
 from shared.log.protocol import INBOUND, Log, Record
 from shared.log.quarantine import Rejection
 from shared.tombstones import erasure_of, is_erasure, stub, stub_of
@@ -104,6 +105,7 @@ class InboundConsumer:
                 stubs[record.partition, record.offset] = stub(tenant, id_)
                 said.append((event.source, event.id))
         await self._log.replace(connection, INBOUND, stubs)
+        await record_keys.destroy(connection, [tenant], erased)
         await blobs.forget(connection, tenant, said)
 
     async def _events(

@@ -54,7 +54,9 @@ def document(prefix: str, version: str) -> dict[str, Any]:
             "title": "Threadline topics",
             "version": version,
             "description": "What ingest, conversation and metrics say to each other. All records are CloudEvents 1.0 "
-            "in structured JSON. With Kafka these are its topics, without it topics of the same names in PostgreSQL.",
+            "in structured JSON. With Kafka these are its topics, without it topics of the same names in PostgreSQL. "
+            "With THREADLINE_ENCRYPT_LOG on Kafka records of the inbound and the quarantine topic have the type "
+            "threadline.sealed, with tenant, about and data_base64, which only Threadline itself can open.",
         },
         "defaultContentType": "application/cloudevents+json",
         "channels": {

@@ -41,7 +41,7 @@ async def open_log(
     `metrics` is for the relay of the outbox.
     """
     inner = await _open_plain(settings, pool, stack, metrics)
-    return SealedLog(inner, pool, settings.secret(), seals=settings.encrypt_log)
+    return SealedLog(inner, pool, settings.secret(), seals=settings.encrypt_log, lasting=settings.kafka is not None)
 
 
 async def _open_plain(settings: Settings, pool: asyncpg.Pool, stack: AsyncExitStack, metrics: LogMetrics | None) -> Log:

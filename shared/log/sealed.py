@@ -1,18 +1,22 @@
-"""A log whose timeline topic is sealed: what a record says of a person opens only with the key of their leaf.
+"""A log that is sealed: what a record says of a person opens only with a key that an erasure destroys.
 
-Erasure destroys the key, and every record under it is unreadable at once, also where the log cannot change what it
-holds (Kafka). Keys stand in the database, each sealed under the installation's. Readers that come through here read as
-if nothing were sealed; a record whose key is gone reads as one of something that is there no longer.
+Then every record under it is unreadable at once, also where the log cannot change what it holds (Kafka). Keys stand in
+the database, each sealed under the installation's. Readers that come through here read as if nothing were sealed; a
+record whose key was destroyed reads as one of something that is there no longer.
 
-Source: docs/decisions/0014-sealed-topic.md
+The timeline topic has a key for each leaf. Whose the records of the other topics are is not known when they are
+written, so each has its own (record_keys.py); they are sealed on Kafka only, since an erasure rewrites PostgreSQL's.
+
+Source: docs/decisions/0014-sealed-topic.md, docs/decisions/0018-sealed-records.md
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import NamedTuple
 from uuid import UUID
@@ -21,11 +25,34 @@ import asyncpg
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from shared.database.engine import translated
+from shared.entry_ids import entry_id_of, entry_secret
 from shared.errors import Rejected
-from shared.events import TimelineRecord
+from shared.events import InboundEvent, TimelineRecord
 from shared.log.database import Connection, in_log
-from shared.log.protocol import TIMELINE, Change, Consumer, Log, Outgoing, Position, Record, StartingOffset
+from shared.log.protocol import (
+    INBOUND,
+    QUARANTINE,
+    TIMELINE,
+    Change,
+    Consumer,
+    Log,
+    Outgoing,
+    Position,
+    Record,
+    StartingOffset,
+)
+from shared.log.record_keys import (
+    NOBODYS,
+    PLAIN,
+    PLAIN_EVERY,
+    Place,
+    RecordKeys,
+    about_quarantined,
+    name_of,
+)
 from shared.sealing import Sealer
+from shared.tombstones import is_erasure, stub_of
 
 PERSONAL = ("entry", "leaf")
 """Kinds of timeline records that tell of a person; a conversation's are ids alone."""
@@ -64,7 +91,7 @@ def sealed(line: TimelineRecord, leaf: Leaf, key: bytes) -> TimelineRecord:
     return replace(line, body={"leaf_id": str(leaf.leaf_id), "sealed": base64.b64encode(secret).decode()})
 
 
-def opened(line: TimelineRecord, key: bytes | None) -> TimelineRecord:
+def opened_line(line: TimelineRecord, key: bytes | None) -> TimelineRecord:
     """Return what a sealed record says; without the key that there is no longer such a thing."""
     if key is None:
         return replace(line, deleted=True, body={"leaf_id": line.body["leaf_id"]})
@@ -103,17 +130,82 @@ def _owner(leaf: Leaf) -> str:
     return f"{leaf.tenant}/{leaf.leaf_id}"
 
 
-class SealedLog:
-    """`inner` with a timeline topic that is sealed. What was sealed is opened also while nothing new is (`seals`)."""
+def _about_event(record: Outgoing, secret: bytes) -> tuple[str, UUID] | None:
+    try:
+        event = InboundEvent.decode(record.value)
+    except Rejected:
+        return None  # sealed already, put back from the quarantine; or nothing of ours
+    return None if is_erasure(event) else (event.tenant, entry_id_of(secret, event.tenant, event.source, event.id))
 
-    def __init__(self, inner: Log, pool: asyncpg.Pool, secret_key: bytes, *, seals: bool) -> None:
-        self._inner, self._pool, self._seals = inner, pool, seals
+
+def _about_quarantined(record: Outgoing, _: bytes) -> tuple[str, UUID]:
+    told = {name: value.decode() for name, value in record.headers if name.startswith("threadline-")}
+    place = (told["threadline-group"], told["threadline-topic"], told["threadline-position"])
+    return told.get("threadline-tenant", NOBODYS), about_quarantined(*place)
+
+
+ABOUT: Mapping[str, Callable[[Outgoing, bytes], tuple[str, UUID] | None]] = {
+    INBOUND: _about_event,
+    QUARANTINE: _about_quarantined,
+}
+"""Topic → tenant of a record and what it is about; None where it says nothing of anybody."""
+
+
+def told_in_the_plain(records: Sequence[Record]) -> datetime | None:
+    """Return when the latest of some records of the inbound topic that tell something to everybody was appended."""
+    for record in sorted(records, key=lambda record: record.appended_at, reverse=True):
+        if name_of(record.value) is None and stub_of(record.value) is None:
+            try:
+                if is_erasure(InboundEvent.decode(record.value)):
+                    continue
+            except Rejected:
+                pass
+            return record.appended_at
+    return None
+
+
+class PlainTopics:
+    """Notes until when topics were told things in the plain: an erasure has to say whether that may be read still."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._noted: dict[str, datetime] = {}
+
+    async def note(self, name: str, at: datetime) -> None:
+        """Note to the minute when a topic was told something in the plain. Raises DatabaseUnavailable."""
+        if name not in self._noted or at >= self._noted[name] + PLAIN_EVERY:
+            with translated():
+                await self._pool.execute(PLAIN, name, at)
+            self._noted[name] = at
+
+
+class SealedLog:
+    """`inner`, sealed. What was sealed is opened also while nothing new is (`seals`).
+
+    `lasting`: the log cannot change what it holds, so that every topic is sealed, not the timeline alone.
+    """
+
+    def __init__(
+        self, inner: Log, pool: asyncpg.Pool, secret_key: bytes, *, seals: bool, lasting: bool = False
+    ) -> None:
+        self._inner, self._pool = inner, pool
+        self._seals, self._lasting = seals, lasting
         self._keys = Keys(secret_key)
+        self._record_keys = RecordKeys(pool, secret_key)
+        self._entry_secret = entry_secret(secret_key)
+        self._plain = PlainTopics(pool)
+
+    async def append(self, topic: str, records: Sequence[Outgoing]) -> Sequence[Position]:
+        """See Log.append. Where records are sealed raises DatabaseUnavailable, too: then nothing is appended."""
+        return await self._inner.append(topic, await self._each_sealed(topic, records))
 
     async def emit(self, connection: Connection, topic: str, records: Sequence[Outgoing]) -> None:
         """See Log.emit."""
-        if self._seals and topic == TIMELINE:
+        if topic == TIMELINE and self._seals:
             records = await self._sealed(connection, records)
+        records = await self._each_sealed(topic, records, connection)
+        if self._lasting and not self._seals and records:
+            await self._plain.note(self._inner.name(topic), datetime.now(UTC))
         await self._inner.emit(connection, topic, records)
 
     async def _sealed(self, connection: Connection, records: Sequence[Outgoing]) -> list[Outgoing]:
@@ -125,21 +217,26 @@ class SealedLog:
             for record, line, leaf in zip(records, lines, leaves, strict=True)
         ]
 
+    async def _each_sealed(
+        self, topic: str, records: Sequence[Outgoing], connection: Connection | None = None
+    ) -> Sequence[Outgoing]:
+        """Return records, each sealed under a key of its own where the topic asks for that."""
+        if not self._seals or not self._lasting or topic not in ABOUT:
+            return records
+        about = [ABOUT[topic](record, self._entry_secret) for record in records]
+        wanted = [(record, *named) for record, named in zip(records, about, strict=True) if named is not None]
+        made = iter(await self._record_keys.sealed(wanted, connection))
+        return [record if named is None else next(made) for record, named in zip(records, about, strict=True)]
+
     def consume(self, group: str, topic: str, starting_offset: StartingOffset) -> AbstractAsyncContextManager[Consumer]:
         """See Log.consume."""
-        joined = self._inner.consume(group, topic, starting_offset)
-        return joined if topic != TIMELINE else self._opening(joined)
+        return self._opening(self._inner.consume(group, topic, starting_offset), topic)
 
     @asynccontextmanager
-    async def _opening(self, joined: AbstractAsyncContextManager[Consumer]) -> AsyncIterator[Consumer]:
+    async def _opening(self, joined: AbstractAsyncContextManager[Consumer], topic: str) -> AsyncIterator[Consumer]:
         async with joined as consumer:
-            yield OpeningConsumer(consumer, self._pool, self._keys)
-
-    # Everything else is the log's own.
-
-    async def append(self, topic: str, records: Sequence[Outgoing]) -> Sequence[Position]:
-        """See Log.append."""
-        return await self._inner.append(topic, records)
+            plain = self._plain if self._lasting and topic == INBOUND else None
+            yield OpeningConsumer(consumer, self._pool, self._keys, self._record_keys, plain, self._inner.name(topic))
 
     async def rewrite(
         self,
@@ -150,8 +247,14 @@ class SealedLog:
         keys: Collection[bytes] = (),
         ids: Collection[str] = (),
     ) -> int | None:
-        """See Log.rewrite."""
-        return await self._inner.rewrite(connection, topic, change, keys=keys, ids=ids)
+        """See Log.rewrite. Records with keys of their own stay as they are: the erasure destroys those."""
+
+        def of_readable(record: Record) -> tuple[bytes, bytes] | None:
+            return None if name_of(record.value) is not None else change(record)
+
+        return await self._inner.rewrite(connection, topic, of_readable, keys=keys, ids=ids)
+
+    # Everything else is the log's own.
 
     async def replace(self, connection: Connection, topic: str, values: Mapping[tuple[int, int], bytes]) -> None:
         """See Log.replace."""
@@ -183,15 +286,28 @@ class SealedLog:
 
 
 class OpeningConsumer:
-    """A consumer of a sealed topic."""
+    """A consumer of a topic that may be sealed. `plain` hears what is not, under the topic's stored `name`."""
 
-    def __init__(self, inner: Consumer, pool: asyncpg.Pool, keys: Keys) -> None:
-        self._inner, self._pool, self._keys = inner, pool, keys
+    def __init__(
+        self,
+        inner: Consumer,
+        pool: asyncpg.Pool,
+        keys: Keys,
+        record_keys: RecordKeys,
+        plain: PlainTopics | None,
+        name: str,
+    ) -> None:
+        self._inner, self._pool, self._keys, self._record_keys = inner, pool, keys, record_keys
+        self._plain, self._name = plain, name
 
     async def fetch(self, max_records: int, max_wait_s: float) -> Mapping[int, Sequence[Record]]:
         """See Consumer.fetch."""
         fetched = await self._inner.fetch(max_records, max_wait_s)
         try:
+            if self._plain is not None:
+                told_at = told_in_the_plain([record for records in fetched.values() for record in records])
+                if told_at is not None:
+                    await self._plain.note(self._name, told_at)
             return await self._opened(fetched)
         except Exception as error:
             # The keys could not be had: the same records come again.
@@ -200,21 +316,24 @@ class OpeningConsumer:
             raise in_log(error) from error
 
     async def _opened(self, fetched: Mapping[int, Sequence[Record]]) -> Mapping[int, Sequence[Record]]:
-        lines: dict[tuple[int, int], tuple[TimelineRecord, Leaf]] = {}
-        for record in (record for records in fetched.values() for record in records):
+        flat = [record for records in fetched.values() for record in records]
+        opened = await self._record_keys.opened(self._pool, flat)
+        lines: dict[Place, tuple[TimelineRecord, Leaf]] = {}
+        for record in flat:
             if (line := _sealed_line(record.value)) is not None:
                 leaf = Leaf(line.tenant, UUID(line.body["leaf_id"]))
                 lines[record.partition, record.offset] = line, leaf
-        if not lines:
-            return fetched
-        keys = await self._keys.known(self._pool, (leaf for _, leaf in lines.values()))
+        keys = await self._keys.known(self._pool, (leaf for _, leaf in lines.values())) if lines else {}
 
         def readable(record: Record) -> Record:
-            if (record.partition, record.offset) not in lines:
-                return record
-            line, leaf = lines[record.partition, record.offset]
-            return replace(record, value=opened(line, keys.get(leaf)).encode())
+            place = record.partition, record.offset
+            if place not in lines:
+                return opened.get(place, record)
+            line, leaf = lines[place]
+            return replace(record, value=opened_line(line, keys.get(leaf)).encode())
 
+        if not lines and not opened:
+            return fetched
         return {partition: [readable(record) for record in records] for partition, records in fetched.items()}
 
     def assigned(self) -> frozenset[int]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from shared import directory
+from tests.conftest import needs
 from tests.faults import traffic
+from tests.kafka_broker import Broker, broker
 from tests.processes import Caller, System, run, up_for_a_module
 from tests.waiting import until
 
@@ -106,12 +113,22 @@ def a_life(caller: Caller) -> Person:
     return her
 
 
-@pytest.fixture(scope="module")
-async def system() -> AsyncIterator[System]:
-    async with up_for_a_module("privacy", {"THREADLINE_ENCRYPT_LOG": "true"}) as running:
-        _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=17, people=5))
-        await posting
-        yield running
+@dataclass(frozen=True)
+class Place:
+    """Where everything is that there is: a system with a sealed log, and the broker where it has one."""
+
+    system: System
+    broker: Broker | None
+
+
+@pytest.fixture(params=["postgres", pytest.param("kafka", marks=needs("kafka"))])
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    with broker() if request.param == "kafka" else nullcontext() as on:
+        env = {"THREADLINE_ENCRYPT_LOG": "true", **({"THREADLINE_KAFKA": on.bootstrap} if on else {})}
+        async with up_for_a_module("privacy", env) as running:
+            _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=17, people=5))
+            await posting
+            yield Place(running, on)
 
 
 def verified(system: System, caller: Caller) -> None:
@@ -152,6 +169,28 @@ async def tables_that_tell(folder: Path) -> dict[str, int]:
         await connection.close()
 
 
+async def topics_that_tell(on: Broker) -> tuple[set[str], dict[str, int]]:
+    """Return the topics that a broker holds, and how many records of them, as anybody reads them, tell of her."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=on.bootstrap)
+    await admin.start()
+    described = await admin.describe_topics()
+    await admin.close()
+    places = [TopicPartition(topic["topic"], part["partition"]) for topic in described for part in topic["partitions"]]
+    client = AIOKafkaConsumer(bootstrap_servers=on.bootstrap, enable_auto_commit=False)
+    await client.start()
+    try:
+        client.assign(places)
+        await client.seek_to_beginning()
+        ends, found = await client.end_offsets(places), Counter[str]()
+        while any([await client.position(place) < end for place, end in ends.items()]):
+            for place, messages in (await client.getmany(timeout_ms=500)).items():
+                told = [repr((m.key, m.value, m.headers)).lower() for m in messages]
+                found[place.topic] += sum(any(needle in one for needle in NEEDLES) for one in told)
+        return {place.topic for place in places}, dict(+found)
+    finally:
+        await client.stop()
+
+
 async def no_file_tells(folder: Path) -> bool:
     """Tell whether no file of the data folder tells of her, once PostgreSQL has let go of what is deleted."""
     url = directory.offered(folder)
@@ -176,8 +215,9 @@ def _files_with(folder: Path, needles: list[bytes]) -> list[str]:
 
 
 async def test_a_person_erased_is_found_in_no_table_topic_or_file_and_no_replay_brings_them_back(
-    system: System,
+    place: Place,
 ) -> None:
+    system, on = place.system, place.broker
     folder = system.ingest.folder
     with system.caller(TENANT, system.ingest) as caller:
         her = a_life(caller)
@@ -193,15 +233,18 @@ async def test_a_person_erased_is_found_in_no_table_topic_or_file_and_no_replay_
         caller.call("POST", "/v1/events", json.dumps(clash).encode(), "application/cloudevents+json")
         verified(system, caller)
         before, told = numbers(caller), await tables_that_tell(folder)
-        assert {"conversation.entry", "conversation.leaf", "conversation.conflict", "log.record", "ingest.blob",
-                "metrics.entity"} <= told.keys()  # fmt: skip
+        assert {"conversation.entry", "conversation.leaf", "conversation.conflict", "ingest.blob", "metrics.entity",
+                *(() if on else ("log.record",))} <= told.keys()  # fmt: skip
 
         receipt = caller.call("DELETE", f"/v1/customers/{other['id']}")
         assert receipt.status_code == 200, receipt.text
         found = receipt.json()["found"]
         assert found["entries"] == len(her.said)  # all but Bob's, and the merge
         assert found["large data"] == 1 and found["conflicts"] == 1 and found["policy changes"] > 1
-        assert {topic["state"] for topic in receipt.json()["topics"].values()} == {"erased"}
+        topics = receipt.json()["topics"]
+        state = "unreadable" if on else "erased"
+        assert [topics[name]["state"] for name in ("inbound.v1", "timeline.v1")] == [state, state]
+        assert topics["inbound.v1"]["records"] >= len(her.said)
         assert not any(needle in receipt.text.lower() for needle in NEEDLES)
 
         assert await tables_that_tell(folder) == {}
@@ -223,6 +266,10 @@ async def test_a_person_erased_is_found_in_no_table_topic_or_file_and_no_replay_
         verified(system, caller)
         assert await tables_that_tell(folder) == {}
         assert numbers(caller) == before
+        if on:
+            names, telling = await topics_that_tell(on)
+            assert {"threadline.inbound.v1", "threadline.timeline.v1"} <= names and telling == {}
+            assert _files_with(on.folder, [needle.encode() for needle in NEEDLES]) == []
         # A row that some transaction may still see stays in the files until that has ended.
         await until(partial(no_file_tells, folder), "her in no file")
 

@@ -237,8 +237,7 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     await _note(connection, tenant, erasure._replace(entries=(*erasure.entries, *condemned.ids)), customers)
     await erasures.begin(connection, tenant, erasure, replayed=replayed, notes=traces.notes)
     await erasures.add_findings(connection, tenant, erasure.erasure_id, found)
-    if not replayed:
-        await traces.tell(erasure)
+    await traces.tell(erasure, replayed=replayed)
     batch.outcome.records = []
 
 

@@ -26,6 +26,7 @@ from shared.entry_ids import entry_id_of
 from shared.erasures import PATIENCE_S
 from shared.errors import Rejected
 from shared.events import DERIVED_SOURCE, InboundEvent, TimelineRecord
+from shared.log import record_keys
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Outgoing, Record
 from shared.routing import routing_key
 from shared.tombstones import STUB_KEY, Erasure, events_of, stub, stub_of
@@ -37,7 +38,8 @@ SHORTEST_NEEDLE = 6
 SHORTEST_WORD = 3
 
 QUARANTINED = """
-SELECT q.id, q.source, q.event_id, q.topic, q.partition, q."offset", q.key FROM log.quarantine q
+SELECT q.id, q.source, q.event_id, q.group_name, q.topic, q.partition, q."offset", q.key, q.quarantined_at
+FROM log.quarantine q
 WHERE (q.tenant_id = $1 OR (q.tenant_id IS NULL AND position($2::bytea IN q.key) = 1)) AND q.reason <> 'erased' AND (
     (q.source, q.event_id) IN (SELECT * FROM unnest($3::text[], $4::text[]))
     OR q.key = ANY($5::bytea[])
@@ -86,6 +88,8 @@ class Traces:
         self.derived: list[Entry] = []
         self.derived_ids: list[UUID] = []
         """Of all that may ever have been derived from their entries."""
+        self._unreadable: list[InboundEvent] = []
+        """Events of those who stay whose record in the inbound topic was made unreadable: they are told again."""
         self.notes: dict[str, object] = {}
 
     @property
@@ -163,12 +167,19 @@ class Traces:
         words |= {row["name"] for row in self._leaves if row["name"]}
         return frozenset(word for word in words if len(word) >= SHORTEST_WORD)
 
-    async def tell(self, erasure: Erasure) -> None:
-        """Append the erasure to the inbound topic, for whoever reads the log again."""
-        whole = erasure._replace(entries=(*erasure.entries, *self._quarantined - set(erasure.entries)))
-        key = f"{self._tenant}|{DERIVED_SOURCE}".encode()
-        records = [Outgoing(key, event.encode()) for event in events_of(self._tenant, whole)]
-        await self._log.emit(self._connection, INBOUND, records)
+    async def tell(self, erasure: Erasure, *, replayed: bool) -> None:
+        """Append the erasure to the inbound topic, for whoever reads the log again, unless it was read there.
+
+        With it what lost the handles of the erased, where the record that still names them was made unreadable.
+        """
+        records = []
+        if not replayed:
+            whole = erasure._replace(entries=(*erasure.entries, *self._quarantined - set(erasure.entries)))
+            key = f"{self._tenant}|{DERIVED_SOURCE}".encode()
+            records = [Outgoing(key, event.encode()) for event in events_of(self._tenant, whole)]
+        records += [Outgoing(routing_key(event), event.encode()) for event in self._unreadable]
+        if records:
+            await self._log.emit(self._connection, INBOUND, records)
 
     async def _inbound(self, positions: set[tuple[int, int]]) -> int | None:
         gone = {entry.entry_id for entry in self._entries} | self._copies.keys() | self._quarantined
@@ -209,8 +220,9 @@ class Traces:
         said = {(event.source, event.id) for event in self._said}
         said |= {(row["source"], row["event_id"]) for row in blanked if row["source"] is not None}
         large = await blobs.forget(self._connection, self._tenant, said)
-        await self._found(INBOUND, await self._inbound(positions))
-        await self._found(QUARANTINE, await self._quarantine_topic(blanked))
+        await self._found(INBOUND, await self._inbound(positions), await self._destroyed())
+        keys = await self._destroyed_in_quarantine(blanked)
+        await self._found(QUARANTINE, await self._quarantine_topic(blanked), keys, blanked)
         return {"quarantine": len(blanked), "large data": large}
 
     async def _blank_quarantine(self) -> Sequence[asyncpg.Record]:
@@ -254,11 +266,40 @@ class Traces:
         keys = {row["key"] for row in blanked if row["key"] is not None}
         return await self._log.rewrite(self._connection, QUARANTINE, change, keys=keys) if keys else 0
 
-    async def _found(self, topic: str, count: int | None) -> None:
-        """Note what became of the records of a topic."""
+    async def _destroyed(self) -> int:
+        """Destroy the keys of their records in the inbound topic; return how many there were."""
+        gone = {entry.entry_id for entry in self._entries} | self._copies.keys() | self._quarantined
+        abouts = await record_keys.destroy(self._connection, [self._tenant], gone | self._restated.keys())
+        self._unreadable = [self._restated[id_] for id_ in self._restated.keys() & set(abouts)]
+        return len(abouts)
+
+    async def _destroyed_in_quarantine(self, blanked: Sequence[asyncpg.Record]) -> int:
+        topics = {self._log.name(topic): topic for topic in (INBOUND, TIMELINE)}
+        found = [row for row in blanked if row["topic"] in topics]
+        at = [f"{row['partition']}/{row['offset']}" for row in found]
+        places = [
+            record_keys.about_quarantined(row["group_name"], topics[row["topic"]], position)
+            for row, position in zip(found, at, strict=True)
+        ]
+        return len(await record_keys.destroy(self._connection, [self._tenant, record_keys.NOBODYS], places))
+
+    async def _found(
+        self, topic: str, count: int | None, keys: int | None = None, blanked: Sequence[asyncpg.Record] = ()
+    ) -> None:
+        """Note what became of the records of a topic: how many were rewritten or, on Kafka, whose keys destroyed."""
         topics = self.notes.setdefault("topics", {})
         assert isinstance(topics, dict)
-        topics[topic] = "until retention" if count is None else "erased"
+        since = min(
+            (*(event.received_at for event in self._said), *(row["quarantined_at"] for row in blanked)),
+            default=self._batch.now,
+        )
+        if count is not None:
+            topics[topic] = "erased"
+        elif await record_keys.was_sealed(self._connection, self._log.name(topic), since):
+            topics[topic] = "unreadable"
+            count = keys
+        else:
+            topics[topic] = "until retention"
         if count is not None:
             counts = self.notes.setdefault("records", {})
             assert isinstance(counts, dict)

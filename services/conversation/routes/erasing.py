@@ -40,6 +40,7 @@ REMAINS = (
 )
 """What no erasure takes away, for the receipt."""
 ON_KAFKA = "records of Kafka topics, until their retention ends"
+UNREADABLE = "records of Kafka topics that nobody can read any more, until their retention ends"
 
 
 def erasing_router(platform: Platform) -> APIRouter:
@@ -97,11 +98,11 @@ async def _receipt(pool: asyncpg.Pool, tenant: str, erasure_id: UUID) -> dict[st
         erased_at, notes = await erasures.erasure(connection, tenant, erasure_id)
         found = await erasures.findings(connection, tenant, erasure_id)
     topics = {topic: notes["topics"].get(topic, "erased") for topic in (INBOUND, TIMELINE, QUARANTINE)}
-    on_kafka = "until retention" in topics.values()
+    on_kafka = {"until retention": ON_KAFKA, "unreadable": UNREADABLE}
     return {
         "erasure_id": str(erasure_id),
         "erased_at": rfc3339(erased_at),
         "found": found,
         "topics": {t: {"state": state, "records": notes.get("records", {}).get(t)} for t, state in topics.items()},
-        "remains": [*REMAINS, *([ON_KAFKA] if on_kafka else [])],
+        "remains": [*REMAINS, *(text for state, text in on_kafka.items() if state in topics.values())],
     }

@@ -251,6 +251,28 @@ async def lease(
     ]  # fmt: skip
 
 
+# A post that was broken off may have arrived: it is repeated under the same id.
+GIVE_BACK = """
+UPDATE conversation.webhook_delivery d SET leased_until = NULL
+FROM unnest($1::text[], $2::uuid[], $3::text[]) AS w (tenant_id, endpoint_id, webhook_id)
+WHERE d.tenant_id = w.tenant_id AND d.endpoint_id = w.endpoint_id AND d.webhook_id = w.webhook_id AND d.state = 'p'
+"""
+
+GIVE_BACK_LANES = """
+UPDATE conversation.webhook_lane l SET lease = NULL, leased_until = NULL
+FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS w (tenant_id, endpoint_id, lease)
+WHERE l.tenant_id = w.tenant_id AND l.endpoint_id = w.endpoint_id AND l.lease = w.lease
+"""
+
+
+async def give_back(connection: Connection, held: Sequence[Due]) -> None:
+    """Let others take at once what is in hand and not settled, inside the caller's transaction."""
+    await keep_endpoints(connection, sorted({due.tenant for due in held}))
+    key = [due.tenant for due in held], [due.endpoint_id for due in held]
+    await connection.execute(GIVE_BACK, *key, [due.webhook_id for due in held])
+    await connection.execute(GIVE_BACK_LANES, *key, [due.lease for due in held])
+
+
 # Settling -------------------------------------------------------------------------------------------------------------
 
 SETTLE = """

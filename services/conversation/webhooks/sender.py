@@ -1,7 +1,8 @@
 """Makes deliveries: takes what is due in hand, posts it, settles what came of it. Any number of processes may.
 
-A process that dies leaves leases that run out, after which another posts the same again under the same id: at least
-once. While a lease holds nobody else posts anything of that customer to that endpoint.
+A process that is stopped lets its posts come to an end for a moment, and gives back what it still has in hand. One that
+dies leaves leases that run out, after which another posts the same again under the same id: at least once. While a
+lease holds nobody else posts anything of that customer to that endpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from uuid import uuid4
@@ -35,6 +37,8 @@ AT_ONCE = 256
 ENDPOINTS_AT_ONCE = 100
 LOOK_EVERY_S = 0.25
 SETTLE_TRIES = 5
+STOP_S = 1.0
+"""How long a stop waits for posts under way, and then for what is given back."""
 WATCH_EVERY_S = 10.0
 FORGET_EVERY_S = 600.0
 
@@ -87,7 +91,7 @@ class Sender:
         self._settings = settings
         self._agent = f"Threadline/{version} (+webhooks)"
         self._woken = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Due] = {}
 
     def wake(self) -> None:
         """Look for work soon."""
@@ -107,7 +111,25 @@ class Sender:
                 if not started:
                     await wait_at_most(self._woken, LOOK_EVERY_S)
         finally:
-            await end(*self._running)
+            # Whoever ends a process may say so several times; what is in hand goes back all the same.
+            stopping = asyncio.create_task(self._stop())
+            while not stopping.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(stopping)
+
+    async def _stop(self) -> None:
+        """Let what is being posted come to its end for a moment; give back the rest, for others to take at once."""
+        held = dict(self._running)
+        if not held:
+            return
+        await asyncio.wait(held, timeout=STOP_S)
+        left = [due for task, due in held.items() if not task.done() or task.cancelled() or task.exception()]
+        await end(*held)
+        try:
+            async with asyncio.timeout(STOP_S), transaction(self._pool) as connection:
+                await deliveries.give_back(connection, left)
+        except (Retryable, TimeoutError) as error:
+            log.warning("deliveries in hand are free only when their leases run out", error=type(error).__name__)
 
     async def test(self, endpoint: Endpoint) -> tuple[str, Answer]:
         """Post a test event to an endpoint now, whatever else waits; return its id and what came of it."""
@@ -131,7 +153,7 @@ class Sender:
                 )
             for due in taken:
                 task = asyncio.create_task(self._deliver(due))
-                self._running.add(task)
+                self._running[task] = due
                 task.add_done_callback(self._done)
             started += len(taken)
             if started >= room:
@@ -139,7 +161,7 @@ class Sender:
         return started
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         self._woken.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its lease runs out and it is tried again; the text may quote somebody, so the log gets its kind only.

@@ -170,6 +170,25 @@ async def test_hanging_receiver_holds_up_nobody_else_and_is_not_called_more_than
         await until_as_time_passes(timelines, lambda: len(slow.taken) == 12, "the slow one has all of its own")
 
 
+async def test_a_clean_stop_leaves_nothing_in_hand_that_the_next_process_would_have_to_wait_for(
+    pool: asyncpg.Pool, settings: Settings, receiver: Receiver
+) -> None:
+    # What dies with posts under way is taken by others after 310 s.
+    patient = settings.model_copy(update={"webhook_allowed_networks": "127.0.0.1/32", "webhook_timeout_s": 300.0})
+    everything = {f"{person} {number}" for person in range(3) for number in range(2)}
+    receiver.answer = lambda _: HANG
+    async with running_timelines(pool, patient) as stopped:
+        await put(stopped, receiver.url())
+        for said in sorted(everything):
+            await stopped.post(reply(stopped, f"09:00:0{said[2]}", f"email:p{said[0]}@example.com", said))
+        await until(lambda: len(receiver.seen) == 3, "a post of each person's is under way")
+    receiver.answer = lambda _: 204
+    async with running_timelines(pool, patient):
+        await until(lambda: set(receiver.texts()) == everything, "all of it arrived")
+    assert all(receiver.texts().index(f"{person} 0") < receiver.texts().index(f"{person} 1") for person in range(3))
+    assert {one.id for one in receiver.seen} == {one.id for one in receiver.taken}
+
+
 async def test_receiver_that_answers_410_is_disabled_and_gets_all_that_it_missed_once_it_is_enabled(
     timelines: Timelines, receiver: Receiver
 ) -> None:
