@@ -41,11 +41,21 @@ from shared.timestamps import read_rfc3339
 
 T = TypeVar("T")
 
-app = new_app(no_args_is_help=True, help="Channel accounts: list, put, delete, and find out what is wrong with one.")
+app = new_app()
 
 Provider = Annotated[str, typer.Argument(help=f"One of {', '.join(ADAPTERS)}.")]
 AccountName = Annotated[str, typer.Argument(help="The account's name in sources and handles, chosen by you.")]
 TenantOption = Annotated[str, typer.Option(help="Whose account it is.")]
+
+
+@app.callback(invoke_without_command=True)
+def accounts(context: typer.Context, tenant: TenantOption = "default", data: DataOption = None) -> None:
+    """Channel accounts: list (also without a word), put, delete, and find out what is wrong with one."""
+    if context.invoked_subcommand is None:
+        list_(tenant, data)
+    elif data is not None or tenant != "default":
+        word = context.invoked_subcommand
+        raise typer.BadParameter(f"write the options behind the command: threadline channels {word} …")
 
 
 @app.command("list")

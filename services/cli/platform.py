@@ -44,13 +44,19 @@ def reach_database(
     *,
     lasting: bool = False,
     alone: bool = False,
+    begun: bool = False,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[Reached]:
     """Make the database answer inside the context: the configured one, the running embedded one, or one started here.
 
-    With `alone`, the data directory must be held by nobody else, whatever the database. Raises SetupError, and
-    what `checkpoint` raises, which is called between the slow steps of starting one.
+    With `alone`, the data directory must be held by nobody else, whatever the database; with `begun`, it is not made:
+    what looks after data would find all well in a folder that a typing error named. Raises SetupError, and what
+    `checkpoint` raises, which is called between the slow steps of starting one.
     """
+    if begun and settings.database_url is None and not embedded.is_begun(settings.data):
+        raise SetupError(
+            f"there is no database in {settings.data}; give the --data of the `threadline up` that is meant"
+        )
     if settings.database_url is not None and not alone:
         yield Reached(settings)
         return

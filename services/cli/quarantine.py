@@ -302,5 +302,5 @@ def _with_platform(settings: Settings, work: Callable[[Platform], Awaitable[T]])
             with translated():
                 return await work(platform)
 
-    with reach_database(settings, "quarantine") as reached:
+    with reach_database(settings, "quarantine", begun=True) as reached:
         return asyncio.run(run(with_secret(reached.settings, database_is_ours=settings.database_url is None)))

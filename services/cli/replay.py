@@ -39,7 +39,7 @@ def replay(data: DataOption = None) -> None:
     Safe beside running services, to repeat and to interrupt.
     """
     settings = data_settings(data)
-    with reach_database(settings, "replay") as reached:
+    with reach_database(settings, "replay", begun=True) as reached:
         sealed = with_secret(reached.settings, database_is_ours=settings.database_url is None)
         tally = asyncio.run(_replay(sealed))
     read, added, known, erased, refused = (tally[name] for name in ("read", "added", "known", "erased", "refused"))

@@ -41,7 +41,7 @@ def verify(
     """Check the ledger and recount every KPI. Silent where all is right; else a list and exit 1. Also beside `up`."""
     settings = load(data=data)
     configure_logging("error", json_lines=False)
-    with reach_database(settings, "verify") as reached:
+    with reach_database(settings, "verify", begun=True) as reached:
         sealed = with_secret(reached.settings, database_is_ours=settings.database_url is None)
         faults, counted = asyncio.run(_verify(sealed, timeout))
     if counts:

@@ -110,7 +110,8 @@ def _json(body: bytes) -> Any:
     try:
         return read_json(body)
     except NotJson as error:
-        raise Refused(400, str(error), "") from error
+        # Nothing sent is a fault of the content, as at the webhooks; what is there and no JSON is one of the syntax.
+        raise Refused(400 if body.strip() else 422, str(error), "") from error
 
 
 def _structured(essence: str, body: bytes) -> Posted:

@@ -423,6 +423,25 @@ def test_doctor_names_what_is_wrong(open_folder: Path) -> None:
         assert any(name in fault for fault in faults)
 
 
+@pytest.mark.parametrize("command", [("verify",), ("quarantine", "list"), ("replay",)])
+def test_what_looks_after_data_makes_none_where_a_typing_error_points(
+    open_folder: Path, command: tuple[str, ...]
+) -> None:
+    nowhere = open_folder / "typo"
+    assert "there is no database in" in _one_line(run(*command, "--data", str(nowhere)))
+    assert not nowhere.exists()
+
+
+def test_channels_without_a_word_are_listed(open_folder: Path) -> None:
+    data = ("--data", str(open_folder))
+    assert run("channels", "put", "telegram", "bot", "--secret", "s3cret", *data).returncode == 0
+    listed = run("channels", *data)
+    assert (listed.returncode, listed.stdout) == (0, run("channels", "list", *data).stdout)
+    assert "telegram" in listed.stdout
+    refused = run("channels", *data, "list")
+    assert refused.returncode == 2 and "threadline channels list" in refused.stderr
+
+
 async def test_single_services_share_the_embedded_database_of_a_directory(open_folder: Path) -> None:
     one, two = (Process((name, "--data", str(open_folder)), open_folder) for name in ("ingest", "conversation"))
     try:

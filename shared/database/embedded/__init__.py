@@ -17,6 +17,7 @@ Source: docs/decisions/0002-embedded-postgresql-by-our-own-module.md
 """
 
 from shared.database.embedded.binaries import find_binaries
+from shared.database.embedded.cluster import is_begun
 from shared.database.embedded.server import Server, running
 
-__all__ = ["Server", "find_binaries", "running"]
+__all__ = ["Server", "find_binaries", "is_begun", "running"]

@@ -21,6 +21,15 @@ PASSWORD_FILE = "postgres.password"  # noqa: S105 a file name
 USER = "threadline"
 
 
+def is_begun(directory: Path) -> bool:
+    """Tell whether the folder has a database, or somebody who holds it and may be making one."""
+    directory = directory.expanduser()
+    try:
+        return (directory / CLUSTER).exists() or directories.holder_of(directory) is not None
+    except OSError:
+        return True  # whoever opens it will say what is wrong with it
+
+
 def password_of(directory: Path, cluster: Path) -> str:
     """Return the password beside `cluster`, a new one before the cluster is made. Raises SetupError."""
     path = directory / PASSWORD_FILE
