@@ -31,6 +31,9 @@ from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Outgoing, Re
 from shared.routing import routing_key
 from shared.tombstones import STUB_KEY, Erasure, events_of, stub, stub_of
 
+NAMED_BY_POLICY = "handles in the identity policy"
+"""What of them the tenant's own policy names; it is found, and stays."""
+
 DERIVED_KINDS = ("conversation.opened", "conversation.reopened", "conversation.escalated", "conversation.merged")
 
 SHORTEST_NEEDLE = 6
@@ -223,7 +226,20 @@ class Traces:
         await self._found(INBOUND, await self._inbound(positions), await self._destroyed())
         keys = await self._destroyed_in_quarantine(blanked)
         await self._found(QUARANTINE, await self._quarantine_topic(blanked), keys, blanked)
-        return {"quarantine": len(blanked), "large data": large}
+        found = {"quarantine": len(blanked), "large data": large}
+        return {**found, NAMED_BY_POLICY: named} if (named := self._named_by_policy()) else found
+
+    def _named_by_policy(self) -> int:
+        """Return how many handles of theirs, or named in what they said, the tenant's policy bars by name.
+
+        They stay: that such a handle identifies nobody is the tenant's own word, and it goes on being true.
+        """
+        policy = self._batch.policy
+        named: set[str | None] = {node for node, _ in self._shown}
+        for event in self._said:
+            for handle in (event.data.get("customer") or {}).get("handles") or ():
+                named.add(handles.matching(handle["kind"], handle["value"], event.region or policy.default_region))
+        return len(named & (policy.barred - policy.own))
 
     async def _blank_quarantine(self) -> Sequence[asyncpg.Record]:
         said = [(event.source, event.id) for event in self._said]

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends
 
 from services.conversation.consumer import GROUP
 from services.conversation.erasure.erasing import NobodysOwn, erase_customer
+from services.conversation.erasure.traces import NAMED_BY_POLICY
 from services.conversation.routes.parameters import id_of
 from shared import erasures
 from shared.auth import Principal, require
@@ -40,6 +41,10 @@ REMAINS = (
 )
 """What no erasure takes away, for the receipt."""
 ON_KAFKA = "records of Kafka topics, until their retention ends"
+IN_POLICY = (
+    "handles that your identity policy blocks or shares and that they were seen with: take out of it what is theirs "
+    "alone (PUT /v1/identity/policy)"
+)
 UNREADABLE = "records of Kafka topics that nobody can read any more, until their retention ends"
 
 
@@ -104,5 +109,5 @@ async def _receipt(pool: asyncpg.Pool, tenant: str, erasure_id: UUID) -> dict[st
         "erased_at": rfc3339(erased_at),
         "found": found,
         "topics": {t: {"state": state, "records": notes.get("records", {}).get(t)} for t, state in topics.items()},
-        "remains": [*REMAINS, *(text for state, text in on_kafka.items() if state in topics.values())],
+        "remains": [*REMAINS, *([IN_POLICY] if NAMED_BY_POLICY in found else []), *(text for state, text in on_kafka.items() if state in topics.values())],
     }

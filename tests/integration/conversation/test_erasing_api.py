@@ -53,6 +53,25 @@ async def test_the_erased_answer_with_nothing_but_their_receipt(pool: asyncpg.Po
         assert await pool.fetchval(telling, ["%ann@x%", "%crm:ann%", "%hello%"]) == 0
 
 
+async def test_the_receipt_tells_of_handles_that_the_policy_names_and_they_stay_barred(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        barred = {"blocked": ["email:Ann@X.example", "email:zoe@x.example"], "shared": ["phone:06 12345678"]}
+        assert (await timelines.call("PUT", "/v1/identity/policy", json=barred)).status_code == 200
+        await timelines.post(timelines.message("09:00:00", "crm:ann", "email:ann@x.example", "phone:+31612345678"))
+        await timelines.post(timelines.message("09:01:00", "crm:bo", "email:bo@x.example"))
+        told = {}
+        for name in ("ann", "bo"):
+            customer = await timelines.customer(f"crm:{name}")
+            assert customer is not None
+            told[name] = (await timelines.call("DELETE", f"/v1/customers/{customer['id']}")).json()
+        assert told["ann"]["found"]["handles in the identity policy"] == 2
+        assert "handles in the identity policy" not in told["bo"]["found"]
+        assert [any("identity policy" in text for text in told[name]["remains"]) for name in told] == [True, False]
+        assert (await timelines.get("/v1/identity/policy"))["blocked"] == barred["blocked"]
+
+
 async def test_only_the_privacy_scope_of_the_same_tenant_erases(pool: asyncpg.Pool, settings: Settings) -> None:
     async with running_timelines(pool, settings) as timelines:
         await timelines.post(timelines.message("09:00:00", "crm:ann"))
