@@ -105,6 +105,47 @@ def some_decisions(chance: random.Random, tenant: str, events: Sequence[InboundE
     return found
 
 
+def a_history_of_merges(chance: random.Random, tenant: str, length: int) -> list[InboundEvent]:
+    """Return what a few people write, each by an address of their own, until one by one they are found to be the same.
+
+    Much asks for the open conversation, some matters are resolved, some mails go to many, and the word that makes two
+    people one comes after what they wrote: as it mostly is.
+    """
+    people = [("email", "ann@a.example"), ("email", "bob@b.example"), ("phone", "+31612345671"), ("crm", "1")]
+    at, events = BEGINNING, list[InboundEvent]()
+    steps = [HOUR, 5 * HOUR, 20 * HOUR, 30 * HOUR, 2 * DAY, WINDOW - SECOND, WINDOW, WINDOW + SECOND, 5 * DAY, 20 * DAY]
+    hurry = chance.choice([2, 5, len(steps)])
+    mails = [f"<m{number}@x.example>" for number in range(3)]
+    for number in range(length):
+        at += chance.choice(steps[:hurry])
+        one, other = chance.sample(people, 2)
+        handles = [{"kind": one[0], "value": one[1]}]
+        data: dict[str, Any] = {"channel": "sms", "customer": {"handles": handles}, "actor": {"type": "customer"}}
+        source, kind = "/a", "message.received"
+        match chance.choice(["text"] * 4 + ["mail", "mail", "answer", "offer", "chat", "end", "end", "same", "merge"]):
+            case "mail":
+                data |= {"channel": "email", "message_id": f"<own{number}@x.example>"}
+            case "answer":
+                parent = chance.choice([*mails, f"<own{chance.randrange(length)}@x.example>"])
+                data |= {"channel": "email", "message_id": f"<own{number}@x.example>"}
+                data["thread"] = {"in_reply_to": parent}
+            case "offer":
+                kind = "message.sent"
+                data |= {"channel": "email", "message_id": chance.choice(mails), "actor": {"type": "agent"}}
+            case "chat":
+                data |= {"channel": "chat", "contact_id": f"s{chance.randrange(3)}"}
+            case "end":
+                kind = "conversation.resolved"
+            case "same":
+                kind = "customer.identified"
+                data["customer"] = {"handles": [*handles, {"kind": other[0], "value": other[1]}]}
+            case "merge":
+                source, kind = "/threadline", chance.choice(["customer.merged"] * 3 + ["customer.unmerged"])
+                data = {"actor": {"type": "agent"}, "sides": [[f"{kind_}:{value}"] for kind_, value in (one, other)]}
+        events.append(InboundEvent(tenant, source, f"e{number:02}", f"threadline.{kind}", at, at, data))
+    return events
+
+
 def some_joins(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
     """Return joins by agents, of entries and of whole conversations, and merges that integrations post."""
     found = []

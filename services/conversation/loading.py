@@ -452,9 +452,10 @@ class Loading:
         since = self._window_before(change.at)
         if not change.sides:
             return since
-        leaves = [leaf_id for side in change.sides for leaf_id in side]
-        active = await tables.leaves.active(self._connection, self._tenant, leaves, since, self._window_before(since))
-        return placed_otherwise_since(since, [[active[leaf_id] for leaf_id in side] for side in change.sides])
+        ids = [leaf_id for side in change.sides for leaf_id in side]
+        active = await tables.leaves.active(self._connection, self._tenant, ids, since, self._window_before(since))
+        sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
+        return placed_otherwise_since(since, self._batch.policy.open_window, sides)
 
     def _window_before(self, at: datetime) -> datetime:
         """Return the open window before `at`: the first instant at which rule 4 knows evidence from then."""

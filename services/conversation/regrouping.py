@@ -1,18 +1,23 @@
 """From which instant on people who became one customer may be placed otherwise than when they were several. Pure.
 
 Only two rules ask who is one customer: the one open conversation (rule 4), and answers to mails that we sent to several
-customers. Where one side has nothing open by the time the other one writes, nothing is decided otherwise.
+customers. The first that could be decided otherwise is an event of one side that asked for an open conversation while
+the other side had one. Where there is none, nothing is decided otherwise.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from services.conversation.stitching import NEVER
+from services.conversation.stitching import NEVER, Rule
+
+ASKING: tuple[Rule, ...] = ("open_conversation", "new", "none", "joined")
+"""Rules by which what asked for the customer's open conversation may be placed; by any other one nothing asked."""
 
 
 class Regrouping(NamedTuple):
@@ -23,34 +28,47 @@ class Regrouping(NamedTuple):
     """The leaves of each customer of whom it made one, where that is all that it did; else none."""
 
 
+class Open(NamedTuple):
+    """A conversation, as far as it says when it was open at the most: since it opened, until it ended for good."""
+
+    opened_at: datetime
+    last_activity_at: datetime
+    resolved_at: datetime | None
+
+    def until(self, window: timedelta) -> datetime:
+        """Return the last instant at which an event may have found it open."""
+        warm = min(self.last_activity_at, NEVER - window) + window
+        return min(warm, self.resolved_at) if self.resolved_at else warm
+
+
 @dataclass(frozen=True, slots=True)
 class Active:
-    """What a leaf has to do with the time from an instant on: when it first wrote then, and had a matter open."""
+    """What a leaf has to do with the time from an instant on."""
 
-    wrote_at: datetime | None
-    open_at: datetime | None
-    """When the first was opened of the conversations that went on into the window: perhaps long before."""
+    asked_at: Sequence[datetime]
+    """When its events may have asked for an open conversation."""
+    open: Sequence[Open]
+    """The conversations that it takes part in and that were open then."""
     bulk: bool
     """Whether it ever got or answered a mail that we sent to several customers."""
 
 
-def placed_otherwise_since(since: datetime, sides: Iterable[Sequence[Active]]) -> datetime | None:
+def placed_otherwise_since(since: datetime, window: timedelta, sides: Iterable[Sequence[Active]]) -> datetime | None:
     """Return the first instant from `since` on at which one side may meet what another has open; None: at none."""
-    known = [_Side.of(since, leaves) for leaves in sides]
-    if sum(side.bulk for side in known) > 1:
+    known = list(sides)
+    if sum(any(leaf.bulk for leaf in side) for side in known) > 1:
         return since  # such an answer asks for mails of any age
-    met = [max(one.wrote_at, other.open_at) for one in known for other in known if one is not other]
-    first = min(met, default=NEVER)
+    first = NEVER
+    for one in known:
+        asked = sorted(at for leaf in one for at in leaf.asked_at)
+        for other in known:
+            if other is not one:
+                met = (_first(asked, conversation, window) for leaf in other for conversation in leaf.open)
+                first = min(first, min(met, default=NEVER))
     return first if first < NEVER else None
 
 
-class _Side(NamedTuple):
-    wrote_at: datetime
-    open_at: datetime
-    bulk: bool
-
-    @classmethod
-    def of(cls, since: datetime, leaves: Sequence[Active]) -> _Side:
-        wrote_at = min((leaf.wrote_at for leaf in leaves if leaf.wrote_at), default=NEVER)
-        open_at = min((leaf.open_at for leaf in leaves if leaf.open_at), default=NEVER)
-        return cls(wrote_at, max(open_at, since), any(leaf.bulk for leaf in leaves))
+def _first(asked: Sequence[datetime], conversation: Open, window: timedelta) -> datetime:
+    """Return the first of the instants at which a conversation may have been found open."""
+    index = bisect_left(asked, conversation.opened_at)
+    return asked[index] if index < len(asked) and asked[index] <= conversation.until(window) else NEVER

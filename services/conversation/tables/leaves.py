@@ -12,7 +12,7 @@ import asyncpg
 
 from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
-from services.conversation.regrouping import Active
+from services.conversation.regrouping import ASKING, Active, Open
 from services.conversation.seen import Seen
 from services.conversation.tables.conversations import WEEK
 from services.conversation.tables.rows import Rows, columns
@@ -149,23 +149,26 @@ async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Ite
     return [Evidence(*row) for row in await connection.fetch(LINKS_OF_NODES, tenant, list(nodes))]
 
 
-# What each leaf has to do with the window from $3 on, of which $4 is the one before. A bulk mail's id is bound as
-# `<id>|<leaf>` (index binding_bulk).
+# What each leaf has to do with the time from $3 on, at which what went on at $4 may still be open. A bulk mail's id is
+# bound as `<id>|<leaf>` (index binding_bulk).
 ACTIVE = f"""
 SELECT l.leaf_id,
-    (SELECT occurred_at FROM conversation.entry
-     WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= $3 ORDER BY occurred_at LIMIT 1),
-    (SELECT min(k.opened_at) FROM (
-        SELECT conversation_id FROM conversation.participation
-        WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$4::timestamptz")} OFFSET 0) AS p,
-     LATERAL (SELECT canonical_id FROM conversation.conversation
-              WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
-     LATERAL (SELECT opened_at, last_entry_at FROM conversation.conversation
-              WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-     WHERE k.last_entry_at >= $4),
+    ARRAY(SELECT occurred_at FROM conversation.entry
+          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= $3 AND rule = ANY($5::text[])),
+    o.opened_at, o.last_activity_at, o.resolved_at,
     EXISTS (SELECT FROM conversation.binding
             WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%')
-FROM unnest($2::uuid[]) AS l (leaf_id)
+FROM unnest($2::uuid[]) AS l (leaf_id), LATERAL (
+    SELECT array_agg(k.opened_at) AS opened_at, array_agg(k.last_activity_at) AS last_activity_at,
+           array_agg(k.resolved_at) AS resolved_at
+    FROM (SELECT conversation_id FROM conversation.participation
+          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$4::timestamptz")}
+          OFFSET 0) AS p,
+    LATERAL (SELECT canonical_id FROM conversation.conversation
+             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+    LATERAL (SELECT opened_at, last_activity_at, resolved_at FROM conversation.conversation
+             WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
+    WHERE k.last_activity_at >= $4) AS o
 """  # noqa: S608
 
 
@@ -173,8 +176,8 @@ async def active(
     connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID], since: datetime, window_before: datetime
 ) -> dict[UUID, Active]:
     """Return for each leaf what it has to do with the time from `since` on; open is what went on at `window_before`."""
-    rows = await connection.fetch(ACTIVE, tenant, list(leaves), since, window_before)
-    return {row[0]: Active(row[1], row[2], row[3]) for row in rows}
+    rows = await connection.fetch(ACTIVE, tenant, list(leaves), since, window_before, ASKING)
+    return {row[0]: Active(row[1], list(map(Open, *(times or () for times in row[2:5]))), row[5]) for row in rows}
 
 
 async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence]) -> None:

@@ -18,7 +18,7 @@ from services.conversation import tables
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
-from tests.histories import SECRET, a_history, a_policy, arrivals, some_decisions, some_joins
+from tests.histories import SECRET, a_history, a_history_of_merges, a_policy, arrivals, some_decisions, some_joins
 from tests.integration.conversation.test_dialogues import dump
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -81,6 +81,22 @@ async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch
         events += chance.choice([some_decisions, some_joins])(chance, tenant, events)
         for batch in arrivals(chance, sorted(events, key=lambda event: event.occurred_at)):
             reader.read((await put(pool, tenant, batch)).records)
+        got = await places(pool, tenant)
+        assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
+        await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+async def test_people_found_to_be_one_give_what_deciding_from_scratch_gives_at_every_step(pool: asyncpg.Pool) -> None:
+    for seed in range(110_000, 110_000 + HISTORIES):
+        chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
+        events = a_history_of_merges(chance, tenant, chance.choice([10, 20, 40]))
+        await decide_again(pool, tenant, policy=a_policy(chance))
+        late = set(chance.sample(range(len(events)), chance.choice([0, 0, 0, 1, 2])))
+        ordered = [event for number, event in enumerate(events) if number not in late]
+        for event in [*ordered, *(events[number] for number in late)]:
+            reader.read((await put(pool, tenant, [event])).records)
+            if event.type.startswith("threadline.customer."):
+                await is_what_is_decided_from_scratch(pool, tenant, seed)
         got = await places(pool, tenant)
         assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
         await is_what_is_decided_from_scratch(pool, tenant, seed)
