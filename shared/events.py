@@ -21,7 +21,12 @@ TYPE_PREFIX = "threadline."
 MADE_HERE = frozenset({"customer.merged", "customer.unmerged", "schedule.changed", "policy.changed"})
 """Event types that Threadline makes and nobody may post."""
 
-POSTED = frozenset(
+COMINGS_AND_GOINGS = frozenset({"customer.subscribed", "customer.unsubscribed", "customer.entered", "customer.left"})
+"""What a customer does on a channel without saying anything: allows or forbids that one writes to them (follow, block,
+opt-in), enters a place where one meets them (opens the chat, comes by a link or code, joins a group) or leaves it. On
+the timeline; no message, no activity in a conversation, nothing that a KPI counts."""
+
+POSTED = COMINGS_AND_GOINGS | frozenset(
     {
         "message.received", "message.sent", "message.status", "message.edited", "message.deleted", "message.reacted",
         "acknowledgement.sent",

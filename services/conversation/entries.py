@@ -15,7 +15,15 @@ from services.conversation.markup import sanitised
 from services.conversation.policy import Policy
 from services.conversation.stitching import Placement
 from shared.entry_ids import entry_id_of
-from shared.events import DERIVED_SOURCE, TYPE_PREFIX, InboundEvent, TimelineRecord, family_of, rfc3339
+from shared.events import (
+    COMINGS_AND_GOINGS,
+    DERIVED_SOURCE,
+    TYPE_PREFIX,
+    InboundEvent,
+    TimelineRecord,
+    family_of,
+    rfc3339,
+)
 from shared.quoting import split_reply
 
 _OWN_FIELDS = frozenset(
@@ -205,6 +213,8 @@ def direction_of(type_: str, actor: str | None) -> str:
     kind = type_.removeprefix(TYPE_PREFIX)
     if kind in ("message.sent", "acknowledgement.sent", "survey.sent", "bot.answered"):
         return "out"
+    if kind in COMINGS_AND_GOINGS:
+        return "in"
     if kind.startswith(("message.", "survey.answered", "call.", "callback.", "selfservice.", "remedy.")):
         return "out" if actor in ("agent", "bot") and kind.startswith("message.") else "in"
     return "internal"

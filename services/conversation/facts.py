@@ -16,7 +16,7 @@ from uuid import UUID
 from services.conversation.identity import Node, strength
 from services.conversation.policy import Policy
 from shared import handles
-from shared.events import TYPE_PREFIX, InboundEvent, family_of
+from shared.events import COMINGS_AND_GOINGS, TYPE_PREFIX, InboundEvent, family_of
 
 Order = tuple[datetime, str, str]
 """(occurred_at, source, event id): the one order in which events are taken, whenever they arrive."""
@@ -49,7 +49,7 @@ UNITED = "conversation.merged"
 """Type by which an integration says that two conversations are one."""
 
 _MESSAGES = frozenset({"message.received", "message.sent"})
-_NO_ACTIVITY = frozenset({"message.status", JOINED, UNITED})
+_NO_ACTIVITY = COMINGS_AND_GOINGS | {"message.status", JOINED, UNITED}
 
 
 class Claim(NamedTuple):

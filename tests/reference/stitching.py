@@ -23,7 +23,7 @@ from itertools import combinations
 
 from services.conversation.policy import Policy
 from shared import handles
-from shared.events import FAMILY, InboundEvent
+from shared.events import COMINGS_AND_GOINGS, FAMILY, InboundEvent
 
 Name = tuple[str, str]
 """(source, event id)."""
@@ -432,7 +432,7 @@ class Stitching:
         reopens = kind == "message.received" and self.is_live(conversation, event)
         if reopens or kind == "conversation.reopened":
             conversation.resolved_at = None
-        if kind != "message.status":
+        if kind != "message.status" and kind not in COMINGS_AND_GOINGS:
             conversation.last_activity = at
 
     # Owners ----------------------------------------------------------------------------------------------------------

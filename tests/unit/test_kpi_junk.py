@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from services.metrics.entries import LABEL_LENGTH, NAME_LENGTH, compact
 from services.metrics.evaluation import Timeline, recount
 from services.metrics.kpis.surveys import MOODS
 from shared.anonymity import KEPT
-from shared.events import POSTED, TYPE_PREFIX
+from shared.events import COMINGS_AND_GOINGS, POSTED, TYPE_PREFIX
 from tests.kpi_histories import STEPS, a_history
 from tests.kpi_timeline import OFFICE_RULES, entry_body, uid
 
@@ -69,3 +70,20 @@ def test_histories_use_every_kind_of_step() -> None:
     types = {event["type"] for seed in range(30) for event in a_history(seed).events}
     assert len(types) > len(set(STEPS))
     assert entry_body(a_history(1).events[0])["type"].startswith(TYPE_PREFIX)
+
+
+@pytest.mark.parametrize("kind", sorted(COMINGS_AND_GOINGS))
+@pytest.mark.parametrize("conversation", [None, uid("k")], ids=["alone", "amid a conversation"])
+def test_comings_and_goings_count_for_nothing(kind: str, conversation: str | None) -> None:
+    def at(number: int, type_: str, actor: str, place: str | None) -> dict[str, Any]:
+        return {
+            "id": uid(f"e{number}"), "event_id": f"{number}", "source": "line", "type": f"{TYPE_PREFIX}{type_}",
+            "occurred_at": f"2026-03-03T0{number}:00:00Z", "conversation_id": place, "leaf_id": uid("l"),
+            "channel": "line", "actor": {"type": actor}, "data": {},
+        }  # fmt: skip
+
+    others = [at(1, "message.received", "customer", uid("k")), at(5, "message.sent", "agent", uid("k"))]
+    without = recount(Timeline([compact(one) for one in others], {}, {}), OFFICE_RULES)
+    with_it = [at(number, kind, "customer", conversation) for number in (0, 3, 9)]
+    assert recount(Timeline([compact(one) for one in (*others, *with_it)], {}, {}), OFFICE_RULES) == without
+    assert any(without.values())

@@ -16,7 +16,7 @@ from services.cli.traffic.mix import Mix, described
 from services.cli.traffic.truth import truth
 from services.cli.traffic.world import Courier, Going, World, cloudevent, deliveries, history
 from services.ingest.validation import validate
-from shared.events import POSTED, TYPE_PREFIX
+from shared.events import COMINGS_AND_GOINGS, POSTED, TYPE_PREFIX
 
 END = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
 DAY_S = 86_400.0
@@ -65,7 +65,7 @@ def test_traffic_has_nearly_every_type_that_can_be_posted(many: list[Event]) -> 
         # What only providers tell, or what Threadline derives unless somebody posts it.
         "message.status", "message.edited", "message.deleted", "message.reacted", "conversation.opened",
         "conversation.reopened", "conversation.merged", "conversation.pending", "selfservice.deflected",
-        "suggestion.offered", "suggestion.accepted",
+        "suggestion.offered", "suggestion.accepted", *COMINGS_AND_GOINGS,
     }  # fmt: skip
     assert POSTED - made - rare == never
 

@@ -14,6 +14,10 @@ STATUS = "threadline.message.status"
 EDITED = "threadline.message.edited"
 DELETED = "threadline.message.deleted"
 REACTED = "threadline.message.reacted"
+SUBSCRIBED = "threadline.customer.subscribed"
+UNSUBSCRIBED = "threadline.customer.unsubscribed"
+ENTERED = "threadline.customer.entered"
+LEFT = "threadline.customer.left"
 
 CONTRACT_FIELDS = frozenset(
     {

@@ -14,6 +14,8 @@ from services.ingest.adapters.payloads import Json, items, mapping, read_object,
 from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
 from services.ingest.adapters.times import from_unix_ms
 
+_COMINGS_AND_GOINGS = {"follow": events.SUBSCRIBED, "unfollow": events.UNSUBSCRIBED}
+_MEMBERS = {"memberJoined": ("joined", events.ENTERED), "memberLeft": ("left", events.LEFT)}
 _FILES = frozenset({"image", "video", "audio", "file"})
 
 
@@ -32,9 +34,31 @@ class Line(Plain):
         drafts: list[Draft] = []
         quarantined: list[Quarantined] = []
         for part in map(mapping, items(body.get("events"))):
-            found = _event(part, destination)
-            (drafts if isinstance(found, Draft) else quarantined).append(found)  # type: ignore[arg-type]
+            members = _members(part, destination)
+            drafts += members
+            if not members:
+                found = _event(part, destination)
+                (drafts if isinstance(found, Draft) else quarantined).append(found)  # type: ignore[arg-type]
         return Delivery(self.taken(account, ""), tuple(drafts), tuple(quarantined))
+
+
+def _members(part: Mapping[str, Json], destination: str) -> list[Draft]:
+    """Return one event for each person who came into a group or room, or left it."""
+    field, kind = _MEMBERS.get(text(part.get("type")) or "", ("", ""))
+    event_id, source = text(part.get("webhookEventId")), mapping(part.get("source"))
+    room = text(source.get("groupId")) or text(source.get("roomId"))
+    members = map(mapping, items(mapping(part.get(field)).get("members")))
+    users = [user for one in members if (user := text(one.get("userId")))]
+    if event_id is None or room is None:
+        return []
+    return [
+        events.draft(
+            kind, events.key(event_id, user), from_unix_ms(part.get("timestamp")), channel="line",
+            customer=events.customer("line", f"{destination}/{user}"), actor=events.CUSTOMER,
+            thread={"dm_thread": f"line:{destination}/{room}"}, how=field,
+        )
+        for user in users
+    ]  # fmt: skip
 
 
 def _event(part: Mapping[str, Json], destination: str) -> Draft | Quarantined:
@@ -72,6 +96,9 @@ def _event(part: Mapping[str, Json], destination: str) -> Draft | Quarantined:
         return events.draft(
             events.RECEIVED, event_id, at, **data, message_id=event_id, params=postback.get("params"), **said
         )
+    if kind in _COMINGS_AND_GOINGS and user:
+        again = True if mapping(part.get("follow")).get("isUnblocked") is True else None
+        return events.draft(_COMINGS_AND_GOINGS[kind], event_id, at, **data, how=kind, unblocked=again)
     delivered = text(mapping(part.get("delivery")).get("data"))
     if kind == "delivery" and delivered:
         data["actor"] = events.AUTOMATED

@@ -69,6 +69,7 @@ class _Part:
         for name, read in (
             ("message", self._message), ("message_edit", self._edit), ("reaction", self._reaction),
             ("postback", self._postback), ("read", self._read), ("delivery", self._delivery),
+            ("optin", self._optin), ("referral", self._referral),
         ):  # fmt: skip
             if isinstance(self.part.get(name), dict):
                 yield from read(mapping(self.part[name]))
@@ -135,6 +136,26 @@ class _Part:
             button={"payload": text(postback.get("payload"))},
             referral=postback.get("referral"),
         )
+
+    def _optin(self, optin: Mapping[str, Json]) -> Iterator[Draft]:
+        """A person lets the page write to them, or takes that back."""
+        if self.person is None:
+            return
+        stopped = text(optin.get("notification_messages_status")) == "STOP_NOTIFICATIONS"
+        topic = text(optin.get("title")) or text(optin.get("type"))
+        names = ("type", "payload", "ref", "title", "notification_messages_status")
+        yield self._draft(
+            events.UNSUBSCRIBED if stopped else events.SUBSCRIBED,
+            events.key(self.person, "optin", text(self.part.get("timestamp")), topic),
+            how="optin",
+            optin={name: value for name in names if (value := text(optin.get(name)))},
+        )
+
+    def _referral(self, referral: Mapping[str, Json]) -> Iterator[Draft]:
+        """A person came into the conversation by a link, a code or an advertisement."""
+        if self.person is not None:
+            identity = events.key(self.person, "referral", text(self.part.get("timestamp")))
+            yield self._draft(events.ENTERED, identity, how="referral", referral=dict(referral))
 
     def _read(self, read: Mapping[str, Json]) -> Iterator[Draft]:
         """Messenger says up to when, Instagram which message."""

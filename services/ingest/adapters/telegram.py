@@ -54,6 +54,8 @@ class _Update:
             return self._button(mapping(self.update["callback_query"]))
         if "message_reaction" in self.update:
             return self._reaction(mapping(self.update["message_reaction"]))
+        if "my_chat_member" in self.update:
+            return self._own_membership(mapping(self.update["my_chat_member"]))
         return None
 
     def _draft(
@@ -131,6 +133,15 @@ class _Update:
             events.REACTED, self.update_id, from_unix_s(reaction.get("date")), reaction, author,
             refers_to=_key(reaction), emoji=next((emoji for emoji in new if emoji), None), removed=not new,
         )  # fmt: skip
+
+    def _own_membership(self, change: Mapping[str, Json]) -> Draft | None:
+        """In a private chat this says that the person has blocked the bot, or begun with it (again)."""
+        status = text(mapping(change.get("new_chat_member")).get("status"))
+        kind = {"member": events.SUBSCRIBED, "kicked": events.UNSUBSCRIBED}.get(status or "")
+        if kind is None or mapping(change.get("chat")).get("type") != "private":
+            return None
+        at, author = from_unix_s(change.get("date")), mapping(change.get("from"))
+        return self._draft(kind, self.update_id, at, change, author, how=status)
 
 
 def _add_own_number(found: Draft, contact: Mapping[str, Json], author: Mapping[str, Json]) -> None:

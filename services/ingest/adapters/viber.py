@@ -11,6 +11,9 @@ from services.ingest.adapters.payloads import Json, mapping, read_object, requir
 from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_header, require_match
 from services.ingest.adapters.times import from_unix_ms
 
+_COMINGS_AND_GOINGS = {
+    "subscribed": events.SUBSCRIBED, "unsubscribed": events.UNSUBSCRIBED, "conversation_started": events.ENTERED,
+}  # fmt: skip
 _STATUSES = {"delivered": "delivered", "seen": "read", "failed": "failed"}
 
 
@@ -38,8 +41,8 @@ class Viber(Plain):
 
 def _event(kind: str, event_id: str, body: Mapping[str, Json], account: Account) -> Draft | None:
     at, token = from_unix_ms(body.get("timestamp")), text(body.get("message_token"))
-    sender = mapping(body.get("sender"))
-    user = text(sender.get("id")) if kind == "message" else text(body.get("user_id"))
+    sender = mapping(body.get("sender")) or mapping(body.get("user"))
+    user = text(sender.get("id")) or text(body.get("user_id"))
     data: dict[str, Any] = {
         "channel": "viber",
         "customer": events.customer("viber", f"{account.account}/{user}" if user else None, text(sender.get("name"))),
@@ -55,6 +58,11 @@ def _event(kind: str, event_id: str, body: Mapping[str, Json], account: Account)
         return events.draft(
             events.STATUS, event_id, at, **data, actor=events.AUTOMATED, refers_to=token, status=_STATUSES[kind],
             error=text(body.get("desc")),
+        )  # fmt: skip
+    if kind in _COMINGS_AND_GOINGS and user:
+        return events.draft(
+            _COMINGS_AND_GOINGS[kind], event_id, at, **data, actor=events.CUSTOMER, how=kind,
+            language=text(sender.get("language")), context=text(body.get("context")),
         )  # fmt: skip
     return None
 

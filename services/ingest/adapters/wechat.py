@@ -10,7 +10,7 @@ import base64
 import binascii
 import html
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha1
 from typing import Any
 
@@ -35,6 +35,10 @@ from services.ingest.adapters.times import from_unix_s
 from services.ingest.mail.words import clean
 
 WINDOW = timedelta(minutes=5)
+_COMINGS_AND_GOINGS = {
+    "subscribe": events.SUBSCRIBED, "unsubscribe": events.UNSUBSCRIBED, "SCAN": events.ENTERED,
+    "LOCATION": events.ENTERED, "VIEW": events.ENTERED,
+}  # fmt: skip
 _CDATA = "<![CDATA["
 _MOST_ELEMENTS = 200
 
@@ -174,9 +178,23 @@ def _event(kind: str, key: str, sender: str, fields: Mapping[str, str], account:
             data["actor"] = events.AUTOMATED
             refers_to = fields.get("MsgID") or fields.get("MsgId")
             return events.draft(events.STATUS, key, at, **data, refers_to=refers_to, status=fields.get("Status"))
-        return None
+        return _gesture(key, at, fields, data)
     said = _said(kind, fields)
     return None if said is None else events.draft(events.RECEIVED, key, at, **data, message_id=key, **said)
+
+
+def _gesture(key: str, at: datetime | None, fields: Mapping[str, str], data: dict[str, Any]) -> Draft | None:
+    """Return the event of what somebody did without writing. A pressed button of the menu is their own word."""
+    what, given = fields.get("Event", ""), fields.get("EventKey")
+    if what == "CLICK":
+        return events.draft(events.RECEIVED, key, at, **data, message_id=key, text=given, button={"payload": given})
+    if what not in _COMINGS_AND_GOINGS:
+        return None
+    names = {"latitude": "Latitude", "longitude": "Longitude", "precision": "Precision"}
+    place = {name: fields[field] for name, field in names.items() if field in fields}
+    url = given if what == "VIEW" else None
+    came_by = given if what != "VIEW" else None
+    return events.draft(_COMINGS_AND_GOINGS[what], key, at, **data, how=what, came_by=came_by, url=url, location=place)
 
 
 def _said(kind: str, fields: Mapping[str, str]) -> dict[str, Any] | None:

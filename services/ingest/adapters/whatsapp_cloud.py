@@ -38,7 +38,7 @@ class WhatsAppCloud(Meta):
 def _change(change: Mapping[str, Json], account: Account) -> Iterator[Draft | Quarantined]:
     field, value = text(change.get("field")) or "", mapping(change.get("value"))
     found = False
-    for name, read in (("messages", _message), ("statuses", _status), ("message_echoes", _echo)):
+    for name, read in _READ_BY.items():
         for part in items(value.get(name)):
             found = True
             try:
@@ -204,6 +204,21 @@ def _status(part: Mapping[str, Json], value: Mapping[str, Json], account: Accoun
     )
 
 
+def _preference(part: Mapping[str, Json], value: Mapping[str, Json], account: Account) -> Draft | Quarantined:
+    """A person stops or resumes what one sends them of one's own accord. It has no id of its own."""
+    number, user_id = text(part.get("wa_id")), text(part.get("user_id"))
+    wish, who = text(part.get("value")) or "", number or user_id
+    kind = {"stop": events.UNSUBSCRIBED, "resume": events.SUBSCRIBED}.get(wish)
+    if kind is None or who is None:
+        raise _NotUnderstood(f"a preference {wish[:80]!r}")
+    category, stamp = text(part.get("category")), part.get("timestamp")
+    return events.draft(
+        kind, events.key(who, category, wish, text(stamp)), from_unix_s(stamp), channel="whatsapp",
+        customer=_person(number, user_id, None, account), actor=events.CUSTOMER,
+        thread=_thread(_ours(value, account), who), how=wish, about=category,
+    )  # fmt: skip
+
+
 def _echo(part: Mapping[str, Json], value: Mapping[str, Json], account: Account) -> Draft | Quarantined:
     """What our staff wrote in the WhatsApp Business app."""
     identity, number = _id(part), text(part.get("to"))
@@ -230,3 +245,7 @@ def _echo(part: Mapping[str, Json], value: Mapping[str, Json], account: Account)
     return events.draft(
         events.SENT, identity, at, **common, message_id=identity, **_said(part), in_reply_to=text(context.get("id"))
     )
+
+
+_READ_BY = {"messages": _message, "statuses": _status, "message_echoes": _echo, "user_preferences": _preference}
+"""What a change may hold, by the field of its value."""

@@ -65,7 +65,7 @@ class X(Plain):
         else:
             found = list(_account_activity(body, text(body.get("for_user_id")), account))
             known = {"direct_message_events", "direct_message_mark_read_events", "tweet_create_events",
-                     "tweet_delete_events", "favorite_events"}  # fmt: skip
+                     "tweet_delete_events", "favorite_events", "follow_events", "unfollow_events"}  # fmt: skip
             found += [_not_understood(name, body[name]) for name in sorted(set(body) - _QUIET - known)]
         if not found and not set(body) & _QUIET - {"for_user_id"}:
             found = [_not_understood("a delivery without events", body)]
@@ -125,6 +125,8 @@ def _account_activity(body: Mapping[str, Json], ours: str | None, account: Accou
             yield _deleted(text(status.get("id")) or "", text(status.get("user_id")), ours, account, at)
         else:
             yield _not_understood("a deletion without id", dict(part))
+    for part in map(mapping, [*items(body.get("follow_events")), *items(body.get("unfollow_events"))]):
+        yield _followed(part, ours, account) or _not_understood("a follow without its two sides", dict(part))
     for part in map(mapping, items(body.get("favorite_events"))):
         if text(part.get("id")):
             yield _liked(part, ours, account)
@@ -217,6 +219,21 @@ def _deleted(identity: str, author: str | None, ours: str | None, account: Accou
     return events.draft(
         events.DELETED, events.key(identity, "deleted"), at, channel="x", customer=_person(author, ours, account),
         actor=events.AGENT if by_us else events.CUSTOMER, refers_to=identity, public=True,
+    )  # fmt: skip
+
+
+def _followed(part: Mapping[str, Json], ours: str | None, account: Account) -> Draft | None:
+    """Somebody follows us or no longer does; whom we follow is nobody's timeline."""
+    source, target = mapping(part.get("source")), mapping(part.get("target"))
+    by, whom = (text(side.get("id_str")) or text(side.get("id")) for side in (source, target))
+    kind = {"follow": events.SUBSCRIBED, "unfollow": events.UNSUBSCRIBED}.get(text(part.get("type")) or "")
+    if kind is None or by is None or by == ours:
+        return None
+    stamp = part.get("created_timestamp")
+    return events.draft(
+        kind, events.key(by, text(part.get("type")), whom, text(stamp)), from_unix_ms(stamp), channel="x",
+        customer=_person(by, ours, account, text(source.get("name"))), actor=events.CUSTOMER,
+        thread={"dm_thread": f"x:{account.account}/{by}"}, how=text(part.get("type")), public=True,
     )  # fmt: skip
 
 

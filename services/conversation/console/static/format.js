@@ -121,6 +121,10 @@ export function happened(entry) {
     case "suggestion.accepted": return "Suggested answer used";
     case "acknowledgement.sent": return "Receipt acknowledged";
     case "customer.identified": return `Recognised${entry.actor && entry.actor.type === "agent" ? ` by ${who}` : ""}`;
+    case "customer.subscribed": return "May be written to";
+    case "customer.unsubscribed": return "May no longer be written to";
+    case "customer.entered": return "Came in";
+    case "customer.left": return "Went out";
     case "customer.started": return "Became a customer";
     case "customer.churned": return `Left${data.reason ? `: ${data.reason}` : ""}`;
     case "customer.merged": return "Two customers were found to be one";
