@@ -21,6 +21,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }
 }
 
+# Beside keys, nobody's: where service metrics are open.
+SECURITY: dict[str, Any] = {"security": [{"key": []}, {}]}
+
 
 async def scraper(platform: Platform, request: Request) -> Principal | None:
     """Return who scrapes; None for somebody without a key where service metrics are open. Raises Problem 401, 403."""
@@ -36,7 +39,13 @@ def scrape_router(platform: Platform) -> APIRouter:
     """Return the route by which a process shows what it counts of itself; KPIs are the metrics service's to show."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get(PATH, summary="Metrics of this process for Prometheus", response_class=Response, responses=RESPONSES)
+    @router.get(
+        PATH,
+        summary="Metrics of this process for Prometheus",
+        response_class=Response,
+        responses=RESPONSES,
+        openapi_extra=SECURITY,
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks. KPIs are shown where the metrics service runs."""
         await scraper(platform, request)

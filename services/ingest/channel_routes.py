@@ -108,7 +108,13 @@ def add_channel_routes(
         )
         return _answer(_with_url(channel, platform, request))
 
-    @router.get("/v1/channels", tags=["channels"], summary="List channel accounts", response_class=Response)
+    @router.get(
+        "/v1/channels",
+        tags=["channels"],
+        summary="List channel accounts",
+        response_class=Response,
+        responses={200: openapi.response("Every account of the tenant", openapi.CHANNELS_SCHEMA)},
+    )
     async def list_channels(request: Request, principal: Admin) -> Response:
         """Return every account of the tenant with its URL, without its secrets; options that look secret are masked."""
         found = await channels.list(principal.tenant)
@@ -119,6 +125,7 @@ def add_channel_routes(
         tags=["channels"],
         summary="Show a channel account",
         response_class=Response,
+        responses={200: openapi.response("The account", openapi.CHANNEL_SCHEMA)},
     )
     async def show(request: Request, provider: str, account: AccountName, principal: Admin) -> Response:
         """Return one account as the list shows it."""

@@ -78,6 +78,26 @@ CHANNEL_URL_SCHEMA: dict[str, Any] = {
     "properties": {name: {"type": "string"} for name in ("provider", "account", "webhook_url", "webhook_path")},
 }
 
+CHANNEL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": [*CHANNEL_URL_SCHEMA["required"], "secrets", "public_url", "own_addresses", "default_region", "options",
+                 "created_at", "changed_at"],
+    "properties": {
+        **CHANNEL_URL_SCHEMA["properties"],
+        "secrets": {"type": "integer", "description": "How many are active; they are never shown"},
+        **{name: {"type": ["string", "null"]} for name in ("public_url", "default_region")},
+        "own_addresses": {"type": "array", "items": {"type": "string"}},
+        "options": {"type": "object", "description": "Those that look secret are starred out"},
+        **{name: {"type": "string", "format": "date-time"} for name in ("created_at", "changed_at")},
+    },
+}  # fmt: skip
+
+CHANNELS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["channels"],
+    "properties": {"channels": {"type": "array", "items": CHANNEL_SCHEMA}},
+}
+
 STATUS_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["status", "customer_id", "conversation_id", "entry_id", "reason"],
@@ -91,6 +111,13 @@ STATUS_SCHEMA: dict[str, Any] = {
 def response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Return the description of an answer in JSON."""
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+# Each provider has its own: JSON, text, XML or nothing.
+TAKEN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Taken, said as this provider expects it", "content": {"*/*": {}}},
+    202: response("Taken: raw mail", ACCEPTED_SCHEMA),
+}
 
 
 def problems(**statuses: str) -> dict[int | str, dict[str, Any]]:

@@ -33,6 +33,7 @@ from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
+from services.ingest.openapi import TAKEN
 from services.ingest.published_keys import KeysUnavailable, PublishedKeys
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import straight_to, too_many, whole_body
@@ -302,7 +303,7 @@ def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
     ):
         router.add_api_route(
             path, deliver, methods=[method], tags=["webhooks"], summary=summary, operation_id=name,
-            response_class=Response, route_class_override=straight,
+            response_class=Response, route_class_override=straight, responses=TAKEN,
         )  # fmt: skip
         router.add_api_route(
             path + "/{tail}", deliver_tail, methods=[method], include_in_schema=False, operation_id=f"{name}_tail",

@@ -18,7 +18,7 @@ from services.metrics.rules_routes import rules_router
 from shared.database.statistics import analyse_for_ever
 from shared.log.protocol import TIMELINE
 from shared.log.runner import Runner, RunnerSettings
-from shared.scrape import PATH, RESPONSES, scraper
+from shared.scrape import PATH, RESPONSES, SECURITY, scraper
 from shared.service import Platform, Service
 
 GROUP = "metrics"
@@ -69,7 +69,13 @@ def exposition_router(platform: Platform) -> APIRouter:
     """Return the route that Prometheus scrapes."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get(PATH, summary="KPIs and service metrics for Prometheus", response_class=Response, responses=RESPONSES)
+    @router.get(
+        PATH,
+        summary="KPIs and service metrics for Prometheus",
+        response_class=Response,
+        responses=RESPONSES,
+        openapi_extra=SECURITY,
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
         principal = await scraper(platform, request)

@@ -16,6 +16,7 @@ from services.metrics.presenting import as_csv, catalogue, present
 from services.metrics.reading.question import Query as Asked
 from services.metrics.receipts import receipts
 from services.metrics.scoreboard import scoreboard
+from services.metrics.shapes import KpiAnswer, Receipts, Scoreboard
 from services.metrics.windows import TooManyPoints
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
@@ -38,7 +39,7 @@ def kpi_router(platform: Platform) -> APIRouter:
     @router.get(
         "/v1/kpis/{kpi}",
         summary="Values of one KPI",
-        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+        responses={200: {"model": KpiAnswer, "content": {"text/csv": {"schema": {"type": "string"}}}}},
         openapi_extra=_PARAMETERS,
     )
     async def kpi(kpi: str, principal: Reader, request: Request) -> Response:
@@ -57,7 +58,12 @@ def kpi_router(platform: Platform) -> APIRouter:
             return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
         return Response(orjson.dumps(present(asked, found)), media_type="application/json")
 
-    @router.get("/v1/kpis/{kpi}/receipts", summary="What the number is made of", openapi_extra=_RECEIPT_PARAMETERS)
+    @router.get(
+        "/v1/kpis/{kpi}/receipts",
+        summary="What the number is made of",
+        responses={200: {"model": Receipts}},
+        openapi_extra=_RECEIPT_PARAMETERS,
+    )
     async def receipts_of(
         kpi: str,
         principal: Reader,
@@ -72,7 +78,7 @@ def kpi_router(platform: Platform) -> APIRouter:
             page = await receipts(connection, principal.tenant, asked, limit, cursor)
         return Response(orjson.dumps(page), media_type="application/json")
 
-    @router.get("/v1/scoreboard", summary="Benchmarks beside live values")
+    @router.get("/v1/scoreboard", summary="Benchmarks beside live values", responses={200: {"model": Scoreboard}})
     async def scores(principal: Reader) -> Response:
         """Every published figure that can be compared, with its source, the live value of the last 365 days, sample
         size, 95 % interval, and an honest note where it is not like for like."""

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from services.metrics.kpis import DEFINITIONS
 from services.metrics.routes import wants_csv
+from services.metrics.shapes import KpiAnswer, Receipts, Scoreboard
 from shared.settings import Settings
 from tests.conftest import needs
 from tests.kpi_timeline import posted, records_of
@@ -174,6 +175,19 @@ async def test_dimensions_may_be_repeated_and_nothing_else(service: Metrics) -> 
         assert twice.status_code == 422, "half an answer would look like a whole one"
         assert [fault["pointer"] for fault in twice.json()["errors"]] == ["#/query/channel"]
         assert (await service.get(path, start=D1, end=D3, channel=["chat", "chat"])).status_code == 200
+
+
+async def test_answers_have_the_shapes_that_openapi_tells(service: Metrics) -> None:
+    await take_lines(service, 0, 35)
+    paths = (await service.client.get("/openapi.json")).json()["paths"]
+    for path, model in (
+        ("/v1/kpis/{kpi}", KpiAnswer), ("/v1/kpis/{kpi}/receipts", Receipts), ("/v1/scoreboard", Scoreboard)
+    ):  # fmt: skip
+        told = paths[path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert told == {"$ref": f"#/components/schemas/{model.__name__}"}
+        for kpi in [d.id for d in DEFINITIONS] if "{kpi}" in path else [""]:
+            span = {"start": D1, "end": D3} if kpi else {}
+            model.model_validate_json((await service.get(path.replace("{kpi}", kpi), **span)).content, strict=True)
 
 
 async def test_the_catalogue_names_every_kpi(service: Metrics) -> None:

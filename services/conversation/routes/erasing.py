@@ -22,7 +22,7 @@ from shared.entry_ids import entry_secret
 from shared.events import rfc3339
 from shared.log.offsets import lag
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE
-from shared.problems import Problem, not_found
+from shared.problems import MEDIA_TYPE, Problem, not_found
 from shared.service import Platform
 
 Eraser = Annotated[Principal, Depends(require("privacy"))]
@@ -56,7 +56,10 @@ def erasing_router(platform: Platform) -> APIRouter:
     @router.delete(
         "/v1/customers/{customer_id}",
         summary="Erase a person from every table and topic; answers with a receipt, and again with the same",
-        responses={404: {"description": "nobody has this id"}, 409: {"description": "a shared handle is nobody's own"}},
+        responses={
+            404: {"description": "nobody has this id", "content": {MEDIA_TYPE: {}}},
+            409: {"description": "a shared handle is nobody's own", "content": {MEDIA_TYPE: {}}},
+        },
     )
     async def erase(eraser: Eraser, customer_id: str) -> dict[str, Any]:
         id_ = id_of("customer", customer_id)
