@@ -16,23 +16,17 @@ from services.conversation.reading.timelines import Page, conversation_entries, 
 SURVEYS = 20
 """Answered surveys that a brief tells of, the latest."""
 
-# The matter at hand: the open conversation last active, or the last one where all are resolved.
-CURRENT = """
-SELECT k.conversation_id FROM conversation.leaf l
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
-WHERE l.tenant_id = $1 AND l.customer_id = $2
-ORDER BY k.resolved_at IS NOT NULL, k.last_activity_at DESC NULLS LAST LIMIT 1
-"""
-
-RECENT_TOPICS = """
-SELECT k.topic FROM conversation.leaf l
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
-WHERE l.tenant_id = $1 AND l.customer_id = $2 AND k.topic IS NOT NULL
-GROUP BY k.topic ORDER BY max(k.last_entry_at) DESC LIMIT 5
+# The matter at hand (the open conversation last active, or the last one where all are resolved), and what the latest
+# were about. A long life has many: they are looked up once for both.
+MATTERS = """
+WITH met AS MATERIALIZED (
+    SELECT k.conversation_id, k.resolved_at, k.last_activity_at, k.last_entry_at, k.topic FROM conversation.leaf l
+    JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
+    JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
+    JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+    WHERE l.tenant_id = $1 AND l.customer_id = $2)
+SELECT (SELECT conversation_id FROM met ORDER BY resolved_at IS NOT NULL, last_activity_at DESC NULLS LAST LIMIT 1),
+       ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL GROUP BY topic ORDER BY max(last_entry_at) DESC LIMIT 5)
 """
 
 # The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.
@@ -52,7 +46,7 @@ MOST_ENTRIES_OF_A_BRIEF = 500
 
 async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
     """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
-    current: UUID | None = await connection.fetchval(CURRENT, tenant, customer_id)
+    current, topics = await connection.fetchrow(MATTERS, tenant, customer_id)
     found: dict[str, Any] | None = None
     entries: list[dict[str, Any]] = []
     if current is not None:
@@ -60,7 +54,6 @@ async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID
         page = Page(limit=MOST_ENTRIES_OF_A_BRIEF)
         entries, _ = await conversation_entries(connection, tenant, current, page)
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
-    topics = [row["topic"] for row in await connection.fetch(RECENT_TOPICS, tenant, customer_id)]
     surveys = [seen_by(customer_id, row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
     return {
         "customer": await customer(connection, tenant, customer_id),

@@ -28,32 +28,31 @@ SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = $2 
 """
 
 LEAVES = """
-SELECT leaf_id, node, shown, verified, was_customer, first_seen_at, last_seen_at, name, named_at, attributes, channels
-FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 ORDER BY first_seen_at, node
+SELECT customer_id, leaf_id, node, shown, verified, was_customer, first_seen_at, last_seen_at, name, named_at,
+       attributes, channels
+FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[]) ORDER BY first_seen_at, node
 """
 
 SIGHTINGS = """
-SELECT node, max(shown) AS shown, bool_or(verified) AS verified, min(first_seen_at) AS first_seen_at,
-       max(last_seen_at) AS last_seen_at
-FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[]) GROUP BY node ORDER BY node
+SELECT l.customer_id, s.node, max(s.shown) AS shown, bool_or(s.verified) AS verified,
+       min(s.first_seen_at) AS first_seen_at, max(s.last_seen_at) AS last_seen_at
+FROM conversation.leaf l JOIN conversation.sighting s ON s.tenant_id = $1 AND s.leaf_id = l.leaf_id
+WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) GROUP BY l.customer_id, s.node ORDER BY s.node
 """
 
-OPEN_OF_LEAVES = """
-SELECT DISTINCT k.conversation_id, k.last_activity_at FROM conversation.participation p
+MOST_OPEN = 50
+"""Open conversations that are named with a customer, the last active first."""
+
+OPEN_OF_CUSTOMERS = """
+SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM conversation.leaf l
+JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
 JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
 JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
-WHERE p.tenant_id = $1 AND p.leaf_id = ANY($2::uuid[]) AND k.resolved_at IS NULL
-ORDER BY k.last_activity_at DESC NULLS LAST LIMIT 50
+WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) AND k.resolved_at IS NULL
+ORDER BY k.last_activity_at DESC NULLS LAST
 """
 
-# What belongs to nobody (a cost, an agent's shift) is on a line of its own, but is no customer to be found.
-FIND_CUSTOMERS = """
-SELECT customer_id, max(last_seen_at) AS seen_at FROM conversation.leaf
-WHERE tenant_id = $1 AND last_seen_at IS NOT NULL AND node NOT LIKE 'anonymous:%'
-    AND ($2::text IS NULL OR name ILIKE $2 OR shown ILIKE $2 OR node ILIKE $2)
-GROUP BY customer_id HAVING ($3::timestamptz IS NULL OR (max(last_seen_at), customer_id) < ($3, $4::uuid))
-ORDER BY seen_at DESC, customer_id DESC LIMIT $5
-"""
+FIND_CUSTOMERS = "SELECT found_id, seen_at FROM conversation.find_customers($1, $2, $3, $4)"
 
 
 async def customers_by_handle(
@@ -76,25 +75,48 @@ async def survivor(connection: asyncpg.Connection, tenant: str, customer_id: UUI
 
 
 async def find_customers(
-    connection: asyncpg.Connection, tenant: str, text: str | None, after: tuple[datetime, UUID] | None, limit: int
+    connection: asyncpg.Connection, text: str | None, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[tuple[UUID, datetime]]:
-    """Return (customer, last seen) by name or handle (all where `text` is None), the last seen first."""
+    """Return (customer, last seen) of the reader's tenant by name or handle (all where `text` is None).
+
+    The last seen come first.
+    """
     pattern = None
     if text:
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         pattern = f"%{escaped}%"
     seen_at, id_ = after or (None, None)
-    rows = await connection.fetch(FIND_CUSTOMERS, tenant, pattern, seen_at, id_, limit)
-    return [(row["customer_id"], row["seen_at"]) for row in rows]
+    rows = await connection.fetch(FIND_CUSTOMERS, pattern, seen_at, id_, limit)
+    return [(row["found_id"], row["seen_at"]) for row in rows]
 
 
 async def customer(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> dict[str, Any]:
     """Return a surviving customer as the API gives it."""
-    leaves = await connection.fetch(LEAVES, tenant, customer_id)
-    ids = [leaf["leaf_id"] for leaf in leaves]
+    return (await customers(connection, tenant, [customer_id]))[0]
+
+
+async def customers(connection: asyncpg.Connection, tenant: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Return surviving customers as the API gives them, in the order asked for."""
+    leaves = await _by_customer(connection, LEAVES, tenant, ids)
+    sightings = await _by_customer(connection, SIGHTINGS, tenant, ids)
+    open_ = await _by_customer(connection, OPEN_OF_CUSTOMERS, tenant, ids)
+    return [_customer(id_, leaves[id_], sightings[id_], open_[id_][:MOST_OPEN]) for id_ in ids]
+
+
+async def _by_customer(
+    connection: asyncpg.Connection, statement: str, tenant: str, ids: Sequence[UUID]
+) -> dict[UUID, list[asyncpg.Record]]:
+    found: dict[UUID, list[asyncpg.Record]] = {id_: [] for id_ in ids}
+    for row in await connection.fetch(statement, tenant, ids):
+        found[row["customer_id"]].append(row)
+    return found
+
+
+Records = Sequence[asyncpg.Record]
+
+
+def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_: Records) -> dict[str, Any]:
     formers = [leaf["leaf_id"] for leaf in leaves if leaf["was_customer"]]
-    sightings = await connection.fetch(SIGHTINGS, tenant, ids)
-    open_ = await connection.fetch(OPEN_OF_LEAVES, tenant, ids)
     named = [leaf for leaf in leaves if leaf["name"] is not None]
     name = max(named, key=lambda leaf: leaf["named_at"])["name"] if named else None
     return {

@@ -49,12 +49,11 @@ def customers_router(platform: Platform) -> APIRouter:
                 policy = (await tables.tenants.get_policy(connection, reader.tenant)).policy
                 kind, nodes = _nodes(handle, policy.default_region)
                 ids = await customers.customers_by_handle(connection, reader.tenant, kind, nodes)
-                found = [await customers.customer(connection, reader.tenant, id_) for id_ in ids]
-                return {"customers": found, "next": None}
+                return {"customers": await customers.customers(connection, reader.tenant, ids), "next": None}
             after = read("cursor", cursor, parameters.read_list_cursor)
             text = q.replace("\0", "").strip() if q else None
-            rows = await customers.find_customers(connection, reader.tenant, text, after, limit + 1)
-            found = [await customers.customer(connection, reader.tenant, id_) for id_, _ in rows[:limit]]
+            rows = await customers.find_customers(connection, text, after, limit + 1)
+            found = await customers.customers(connection, reader.tenant, [id_ for id_, _ in rows[:limit]])
         more = parameters.list_cursor(rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
         return {"customers": found, "next": more}
 

@@ -1,0 +1,93 @@
+"""Lists of conversations and customers: the same whether the latest suffice or all are asked, and never all sorted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from bench import persons
+from services.conversation.reading import conversations, customers
+from services.conversation.reading.conversations import Inbox
+from shared.database.engine import tenant_reader
+
+PEOPLE = 2_600
+"""More than the latest that are walked before all are asked."""
+
+# Every third belongs to the one before, some were seen at the same time, and some leaves are nobody's.
+LEAVES = """
+INSERT INTO conversation.leaf (tenant_id, leaf_id, node, component_id, customer_id, last_seen_at, shown, name)
+SELECT t, md5(t || p)::uuid, CASE WHEN p % 50 = 7 THEN 'anonymous:' ELSE 'email:' END || p || '@x.example', of, of,
+       CASE WHEN p % 40 <> 3 THEN '2026-06-01T00:00:00Z'::timestamptz - p / 2 * interval '17 minutes' END,
+       p || '@x.example', CASE WHEN p % 1000 = 999 THEN 'Rare Bird' ELSE 'Ann ' || p % 10 END
+FROM unnest($1::text[]) AS t, generate_series(1, $2::integer) AS p,
+    LATERAL (SELECT md5(t || p - (p % 3 = 2)::integer)::uuid AS of) AS o
+"""
+
+# What a list of customers says, as plainly as it can be asked.
+PLAINLY = """
+SELECT customer_id, max(last_seen_at) AS seen_at FROM conversation.leaf
+WHERE tenant_id = $1 AND last_seen_at IS NOT NULL AND node NOT LIKE 'anonymous:%'
+    AND ($2::text IS NULL OR name ILIKE $2 OR shown ILIKE $2 OR node ILIKE $2)
+GROUP BY customer_id ORDER BY seen_at DESC, customer_id DESC
+"""
+
+
+@pytest.mark.parametrize("text", [None, "ann 4", "RARE b", "99@x", "nobody", "9"])
+async def test_customers_are_listed_by_when_they_were_last_seen_over_pages_of_any_length(
+    pool: asyncpg.Pool, text: str | None
+) -> None:
+    await pool.execute(LEAVES, [persons.TENANT, "another"], PEOPLE)
+    pattern = f"%{text}%" if text else None
+    wanted = [tuple(row) for row in await pool.fetch(PLAINLY, persons.TENANT, pattern)]
+    async with tenant_reader(pool, persons.TENANT) as connection:
+        for limit in (1_000, 190, 10_000):
+            found: list[tuple[UUID, datetime]] = []
+            while page := await customers.find_customers(connection, text, _last(found), limit):
+                found += page
+            assert found == wanted, limit
+
+
+def _last(found: list[tuple[UUID, datetime]]) -> tuple[datetime, UUID] | None:
+    return (found[-1][1], found[-1][0]) if found else None
+
+
+async def test_who_reads_for_no_tenant_finds_nobody(pool: asyncpg.Pool) -> None:
+    await pool.execute(LEAVES, [persons.TENANT], 30)
+    async with tenant_reader(pool, "") as connection:
+        assert await customers.find_customers(connection, None, None, 10) == []
+
+
+AFTER = (persons.END, UUID(int=7))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Inbox(),
+        Inbox(after=AFTER),
+        Inbox(state="open"),
+        Inbox(state="open", after=AFTER, team="support", waiting=True),
+        Inbox(assignee="ann"),
+        Inbox(assignee="ann", after=AFTER),
+    ],
+)
+async def test_an_inbox_is_read_in_the_order_of_an_index(pool: asyncpg.Pool, wanted: Inbox) -> None:
+    asked: list[tuple[str, tuple[Any, ...]]] = []
+
+    class Spy:
+        async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
+            asked.append((statement, arguments))
+            return []
+
+    await conversations.inbox(Spy(), persons.TENANT, wanted)
+    [(statement, arguments)] = asked
+    async with tenant_reader(pool, persons.TENANT) as connection:
+        # Few rows would be sorted, so say that sorting is dear: with no fitting index it is done all the same.
+        await connection.execute("SET LOCAL enable_sort = off")
+        rows = await connection.fetch(f"EXPLAIN {statement}", *arguments)
+    plan = "\n".join(row[0] for row in rows)
+    assert "Sort" not in plan and "Seq Scan" not in plan, plan
