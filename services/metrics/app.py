@@ -12,6 +12,7 @@ from services.metrics.consumer import MetricsConsumer
 from services.metrics.dashboard import dashboard_router
 from services.metrics.entries import micros
 from services.metrics.exposition import encode, snapshot
+from services.metrics.packing import pack_for_ever
 from services.metrics.revision import reevaluate_for_ever
 from services.metrics.routes import kpi_router
 from services.metrics.rules_routes import rules_router
@@ -50,6 +51,9 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     async def check() -> None:
         await check_for_ever(platform.pool, platform.clock)
 
+    async def pack() -> None:
+        await pack_for_ever(platform.pool, platform.clock)
+
     router = APIRouter()
     router.include_router(kpi_router(platform))
     router.include_router(rules_router(platform))
@@ -58,7 +62,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     return Service(
         name="metrics",
         router=router,
-        background=[runner.run, revise, check, partial(analyse_for_ever, platform.pool, ("metrics",))],
+        background=[runner.run, revise, check, pack, partial(analyse_for_ever, platform.pool, ("metrics",))],
         ready=[runner.ready],
         pages={"KPIs": "/ops"},
         scraped=True,

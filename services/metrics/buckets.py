@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -147,55 +147,107 @@ def difference(new: Mapping[Key, tuple[int, int]], old: Mapping[Key, tuple[int, 
     return changed
 
 
+class Strip(NamedTuple):
+    """Cells side by side: each bucket once, in order, and n and total of each."""
+
+    buckets: Sequence[int]
+    numbers: Sequence[int]
+    totals: Sequence[int]
+
+
+NOTHING = Strip((), (), ())
+
+FEW = 1000
+"""Up to so many cells a dict is the quicker way to add them."""
+
+
+def pooled(strips: Iterable[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> Strip:
+    """Return what (buckets, numbers, totals) come to, in whatever order they are, without what comes to nothing."""
+    strips = list(strips)
+    if sum([len(buckets) for buckets, _, _ in strips]) <= FEW:
+        return _pooled_few(strips)
+    numbers, totals = _none(), _none()
+    # NO_BUCKET is −1: the last place of a list.
+    for strip in strips:
+        for bucket, n, total in zip(*strip, strict=True):
+            numbers[bucket] += n
+            totals[bucket] += total
+    places = [b for b in range(NO_BUCKET, len(BOUNDS)) if numbers[b] or totals[b]]
+    return Strip(places, [numbers[b] for b in places], [totals[b] for b in places])
+
+
+def _none() -> list[int]:
+    return [0] * (len(BOUNDS) - NO_BUCKET)
+
+
+def _pooled_few(strips: Iterable[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> Strip:
+    cells: dict[int, tuple[int, int]] = {}
+    put = cells.setdefault
+    for buckets, numbers, totals in strips:
+        for bucket, cell in zip(buckets, zip(numbers, totals, strict=True), strict=True):
+            old = put(bucket, cell)
+            if old is not cell:
+                cells[bucket] = (old[0] + cell[0], old[1] + cell[1])
+    kept = [bucket for bucket in sorted(cells) if cells[bucket] != (0, 0)]
+    return Strip(kept, [cells[b][0] for b in kept], [cells[b][1] for b in kept]) if kept else NOTHING
+
+
 class Histogram:
     """Buckets of one window: index → (n, total). Cells that were taken back are gone."""
 
-    __slots__ = ("_filled", "_ranks", "buckets", "n", "total")
+    __slots__ = ("_filled", "_ranks", "_strips", "n", "total")
 
     def __init__(self) -> None:
-        self.buckets: dict[int, tuple[int, int]] = {}
         self.n = 0
         self.total = 0
-        self._filled: list[int] | None = None
+        self._strips: list[Strip] = []
+        self._filled: Strip | None = None
         self._ranks: list[int] = []
         """How many values lie in each filled cell and those before it."""
 
     def add(self, bucket: int, n: int, total: int) -> None:
         """Add a cell."""
-        self._filled = None
-        self.n += n
-        self.total += total
-        cell = (n, total)
-        old = self.buckets.setdefault(bucket, cell)
-        if old is not cell:
-            self.buckets[bucket] = (old[0] + n, old[1] + total)
+        self.merge(Strip((bucket,), (n,), (total,)), n, total)
 
-    def merge(self, cells: Mapping[int, tuple[int, int]], n: int, total: int) -> None:
+    def merge(self, strip: Strip, n: int, total: int) -> None:
         """Add many cells, whose sums are `n` and `total`."""
         self._filled = None
         self.n += n
         self.total += total
-        if not self.buckets:
-            self.buckets = dict(cells)
-            return
-        buckets = self.buckets
-        for bucket, cell in cells.items():
-            old = buckets.get(bucket)
-            buckets[bucket] = cell if old is None else (old[0] + cell[0], old[1] + cell[1])
+        self._strips.append(strip)
 
     @property
-    def filled(self) -> list[int]:
-        """The buckets that hold something, in order."""
+    def buckets(self) -> dict[int, tuple[int, int]]:
+        """Every bucket that is not nothing, in order."""
+        buckets, numbers, totals = pooled(self._strips)
+        return dict(zip(buckets, zip(numbers, totals, strict=True), strict=True))
+
+    @property
+    def filled(self) -> Strip:
+        """The buckets that hold something, in order; without totals where only some of them are ever wanted."""
         if self._filled is None:
-            buckets = self.buckets
-            self._filled = [bucket for bucket in sorted(buckets) if buckets[bucket][0] > 0]
-            self._ranks = list(accumulate([buckets[bucket][0] for bucket in self._filled]))
+            self._filled = self._fill()
+            self._ranks = list(accumulate(self._filled.numbers))
         return self._filled
+
+    def _fill(self) -> Strip:
+        if len(self._strips) > 1 and sum([len(strip.buckets) for strip in self._strips]) > FEW:
+            numbers = _none()
+            for strip in self._strips:
+                for bucket, n in zip(strip.buckets, strip.numbers, strict=True):
+                    numbers[bucket] += n
+            places = [b for b in range(NO_BUCKET, len(BOUNDS)) if numbers[b] > 0]
+            return Strip(places, [numbers[b] for b in places], ())
+        found = self._strips[0] if len(self._strips) == 1 else pooled(self._strips)
+        if found.numbers and min(found.numbers) <= 0:
+            kept = [cell for cell in zip(*found, strict=True) if cell[1] > 0]
+            return Strip(*zip(*kept, strict=True)) if kept else NOTHING
+        return found
 
     @property
     def count(self) -> int:
         """How many values they hold."""
-        return self._ranks[-1] if self.filled else 0
+        return self._ranks[-1] if self.filled.buckets else 0
 
     def quantile(self, q: float) -> float | None:
         """Return the value at rank ceil(q·n), in the unit of the totals; None when empty.
@@ -209,28 +261,36 @@ class Histogram:
 
     def lowest(self) -> float | None:
         """Return the least value (of its bucket, the mean)."""
-        return self._mean(0) if self.filled else None
+        return self._mean(0) if self.count else None
 
     def highest(self) -> float | None:
         """Return the greatest value (of its bucket, the mean)."""
-        return self._mean(-1) if self.filled else None
+        return self._mean(-1) if self.count else None
 
     def _mean(self, place: int) -> float:
-        n, total = self.buckets[self.filled[place]]
-        return total / n
+        buckets, numbers, totals = self.filled
+        if totals:
+            return totals[place] / numbers[place]
+        return sum(_total(strip, buckets[place]) for strip in self._strips) / numbers[place]
 
     def deviation(self) -> float | None:
         """Return the standard deviation of one value (n − 1), taking each bucket at its mean.
 
         None below two values, and where values were counted without a bucket: then nobody knows how far they lie apart.
         """
-        cells, count = [self.buckets[bucket] for bucket in self.filled], self.count
-        if count < 2 or NO_BUCKET in self.filled:
+        cells, count = self.buckets, self.count
+        if count < 2 or NO_BUCKET in self.filled.buckets:
             return None
-        mean = sum([total for _, total in cells]) / count
-        return math.sqrt(sum([n * (total / n - mean) ** 2 for n, total in cells]) / (count - 1))
+        filled = [cell for cell in cells.values() if cell[0] > 0]
+        mean = sum([total for _, total in filled]) / count
+        return math.sqrt(sum([n * (total / n - mean) ** 2 for n, total in filled]) / (count - 1))
 
     def at_most(self, value: int) -> int:
         """Return how many values are ≤ `value` µs; exact where `value` is a bound."""
         limit = bucket_of(value)
         return sum(n for index, (n, _) in self.buckets.items() if index <= limit)
+
+
+def _total(strip: Strip, bucket: int) -> int:
+    place = bisect_left(strip.buckets, bucket)
+    return strip.totals[place] if place < len(strip.buckets) and strip.buckets[place] == bucket else 0

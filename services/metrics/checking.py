@@ -1,4 +1,4 @@
-"""The background check: random customers and groups are recounted all the time, and a difference is an alarm.
+"""The background check: random customers, groups and packed days are recounted all the time; a difference is an alarm.
 
 A full recount is `threadline verify`; this one takes a sample small enough to run beside the stream for ever. Each
 round takes some entities of each kind, reads their entries anew, evaluates them and compares to the last digit.
@@ -12,12 +12,13 @@ from datetime import datetime
 import asyncpg
 
 from services.metrics import store
+from services.metrics.asking import DAY_US
 from services.metrics.buckets import difference
 from services.metrics.entities import facts_of
 from services.metrics.evaluation import Ref, evaluate
 from services.metrics.loading import load_entities
 from services.metrics.memory import Memory
-from services.metrics.recount import Wrong
+from services.metrics.recount import Wrong, compare_days
 from services.metrics.sums import rules_of
 from services.metrics.work import Work
 from shared.clock import Clock
@@ -27,6 +28,9 @@ from shared.telemetry import logger
 
 EVERY_S = 30.0
 SAMPLE = 200
+YEAR_US = 366 * DAY_US
+PARTS = 10
+"""One in so many series has a packed day recounted in a round."""
 
 # A random place in the numbers, and the entities from there on: no scan however large the table.
 SAMPLED = """
@@ -38,6 +42,20 @@ FROM metrics.entity AS x
 WHERE x.tenant_id = $1
   AND x.entity_id >= (SELECT first + floor($3::float8 * (last - first + 1))::bigint FROM ends)
 ORDER BY x.entity_id LIMIT $2
+"""
+
+# Of some series the packed day that began last, so long before the last packed day ended.
+SAMPLED_DAYS = """
+WITH ends AS (SELECT min(packed_until) AS until FROM metrics.tenant WHERE tenant_id = $1)
+SELECT s.name, d.series_id, d.starts, d.ends, d.body
+FROM metrics.series AS s
+CROSS JOIN LATERAL (
+    SELECT series_id, starts, ends, body FROM metrics.day
+    WHERE tenant_id = $1 AND series_id = s.series_id
+      AND starts <= (SELECT until FROM ends) - $2::bigint
+    ORDER BY starts DESC LIMIT 1
+) AS d
+WHERE s.tenant_id = $1 AND s.series_id % $3::integer = $4::integer
 """
 
 TENANTS = "SELECT tenant_id FROM metrics.tenant WHERE reevaluate_after IS NULL ORDER BY 1"
@@ -74,17 +92,28 @@ async def check_sample(
     return len(refs), wrong
 
 
-async def check_tenants(pool: asyncpg.Pool, now: datetime, place: float) -> dict[str, list[Wrong]]:
-    """Check a sample of every tenant and remember what was found; returns what is wrong."""
-    found: dict[str, list[Wrong]] = {}
+async def check_days(connection: Connection, tenant: str, place: float) -> list[str]:
+    """Recount one packed day of every tenth series, somewhere in the last year; return a line for each that is wrong.
+
+    `connection` must be in a transaction that sees one snapshot.
+    """
+    back = round((place * PARTS % 1) * YEAR_US)
+    days = await connection.fetch(SAMPLED_DAYS, tenant, back, PARTS, int(place * PARTS))
+    return await compare_days(connection, tenant, days) if days else []
+
+
+async def check_tenants(pool: asyncpg.Pool, now: datetime, place: float) -> dict[str, list[str]]:
+    """Check a sample of every tenant and remember what was found; returns a line for each value that is wrong."""
+    found: dict[str, list[str]] = {}
     for (tenant,) in await pool.fetch(TENANTS):
         async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             checked, wrong = await check_sample(connection, tenant, place)
-        detail = [line for one in wrong[:20] for line in one.lines()][:100]
-        await pool.execute(REMEMBER, tenant, now, checked, len(wrong), detail)
-        if wrong:
-            found[tenant] = wrong
-            logger().error("KPIs differ from their recount", tenant=tenant, entities=len(wrong))
+            days = await check_days(connection, tenant, place)
+        detail = [*days, *(line for one in wrong[:20] for line in one.lines())][:100]
+        await pool.execute(REMEMBER, tenant, now, checked, len(wrong) + len(days), detail)
+        if detail:
+            found[tenant] = detail
+            logger().error("KPIs differ from their recount", tenant=tenant, entities=len(wrong), days=len(days))
     return found
 
 

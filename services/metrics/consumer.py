@@ -132,7 +132,8 @@ class MetricsConsumer:
         rules = await agreements.rules(connection, tenants)
         for work in works:
             memory = work.memory
-            if memory.token is None or before.get(work.tenant) != memory.token:
+            claimed, memory.packed_until = before.get(work.tenant, (None, None))
+            if memory.token is None or claimed != memory.token:
                 memory.forget()
                 memory.dims_ids.clear()
                 memory.series_ids.clear()

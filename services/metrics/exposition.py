@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from services.metrics import sums
+from services.metrics import kept, sums
 from services.metrics.buckets import EXACT_S, bucket_of
 from services.metrics.entries import SECOND
 from services.metrics.kpis import BY_ID, DEFINITIONS
@@ -163,18 +163,18 @@ async def ask_together(connection: Connection, tenant: str, queries: Sequence[Qu
 
 def _kind(fetch: Fetch) -> tuple[Any, ...]:
     filters = tuple(fetch.filters.items())
-    if sums.rolled(fetch, None):
+    if kept.covers(fetch, None):
         return "by hour", fetch.edges, filters, fetch.before
     return fetch.edges, fetch.group_by, filters, fetch.members, fetch.before, fetch.instants, fetch.threshold
 
 
 async def _read(connection: Connection, tenant: str, joined: Fetch, now: int) -> Callable[[Fetch, str], list[Row]]:
     """Read what many fetches ask for; return how one of them takes its part of a series."""
-    if sums.rolled(joined, None):
-        hours: dict[str, list[sums.Sums]] = {}
-        for one in await sums.by_channel(connection, tenant, joined, now):
+    if kept.covers(joined, None):
+        hours: dict[str, list[kept.Sums]] = {}
+        for one in await kept.by_channel(connection, tenant, joined, now):
             hours.setdefault(one.series, []).append(one)
-        return lambda fetch, series: sums.grouped(fetch, hours.get(series, ()))
+        return lambda fetch, series: kept.grouped(fetch, hours.get(series, ()))
     rows: dict[str, list[Row]] = {}
     for row in await sums.rows(connection, tenant, joined, now, None):
         rows.setdefault(row.series, []).append(row)

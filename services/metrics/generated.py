@@ -143,7 +143,7 @@ READINGS = (
     "  question ends at the service's clock. A late reply takes them back.",
     "- `as_of` sums the changes recorded until then. Changes are recorded a batch at a time.",
     "- What a query may cost: at most 20,000 points, 100,000 over all groups, and 100 years; questions by channel or",
-    "  family read sums by hour, other dimensions and distinct counts read the changes of the span.",
+    "  family read packed days and sums by hour, other dimensions and distinct counts read the changes of the span.",
 )
 
 

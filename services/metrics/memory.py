@@ -26,6 +26,8 @@ class Memory:
 
     tenant: str
     token: UUID | None = None
+    packed_until: int | None = None
+    """From this instant (µs) on no day is packed."""
     rules: Rules = field(default_factory=Rules)
     customer_of: dict[str, str] = field(default_factory=dict)
     """leaf → customer"""

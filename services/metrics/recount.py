@@ -7,7 +7,7 @@ snapshot, so it may run beside a busy consumer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from time import monotonic
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 
 from services.metrics.buckets import Contributions, Dims, Key, difference
+from services.metrics.closed_days import unpack as unpack_day
 from services.metrics.entries import unpack
 from services.metrics.evaluation import Ref, Timeline, recount
 from shared import agreements
@@ -88,6 +89,58 @@ async def wrong_hours(connection: Connection, tenant: str) -> list[str]:
     ]
 
 
+# Packed days against the contributions they are sums of.
+OF_DAYS = """
+SELECT c.series_id, y.starts, coalesce(d.channel, ''), c.bucket, sum(c.n)::bigint, sum(c.total)
+FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS y(series_id, starts, ends)
+JOIN metrics.contribution AS c
+    ON c.tenant_id = $1 AND c.series_id = y.series_id AND c.at >= y.starts AND c.at < y.ends AND NOT c.due
+JOIN metrics.dims AS d ON d.dims_id = c.dims_id
+GROUP BY 1, 2, 3, 4
+HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
+"""
+
+DAYS_AFTER = """
+SELECT s.name, d.series_id, d.starts, d.ends, d.body
+FROM metrics.day AS d JOIN metrics.series AS s ON s.series_id = d.series_id
+WHERE d.tenant_id = $1 AND (d.series_id, d.starts) > ($2, $3)
+ORDER BY d.series_id, d.starts LIMIT $4
+"""
+
+DAYS_AT_ONCE = 500
+
+
+async def wrong_days(connection: Connection, tenant: str) -> list[str]:
+    """Return a line for each packed day that is not the sum of its contributions."""
+    wrong, after = [], (0, 0)
+    while days := await connection.fetch(DAYS_AFTER, tenant, *after, DAYS_AT_ONCE):
+        wrong += await compare_days(connection, tenant, days)
+        after = (days[-1]["series_id"], days[-1]["starts"])
+    return wrong
+
+
+async def compare_days(connection: Connection, tenant: str, days: Sequence[asyncpg.Record]) -> list[str]:
+    """Return a line for each of these packed days (columns of DAYS_AFTER) that is wrong."""
+    spans = [list(column) for column in zip(*[day[1:4] for day in days], strict=True)]
+    ought: dict[tuple[int, int], dict[tuple[str, int], tuple[int, int]]] = {}
+    for series, starts, channel, bucket, n, total in await connection.fetch(
+        OF_DAYS, tenant, *spans, timeout=PATIENCE_S
+    ):
+        ought.setdefault((series, starts), {})[channel, bucket] = (n, int(total))
+    wrong = []
+    for name, series, starts, _, body in days:
+        if body is not None:
+            have = {
+                (channel, bucket): cell
+                for channel, strip, _, _ in unpack_day(body)
+                for bucket, *numbers in zip(*strip, strict=True)
+                if (cell := tuple(numbers)) != (0, 0)
+            }
+            if have != ought.get((series, starts), {}):
+                wrong.append(f"kpi {name}: {tenant}: the packed day from {starts} on is not what its contributions are")
+    return wrong
+
+
 async def streamed(connection: Connection, tenant: str) -> dict[Ref, Contributions]:
     """Return the stored contributions of every entity of a tenant."""
     found: dict[Ref, Contributions] = {}
@@ -138,5 +191,5 @@ async def drift(pool: asyncpg.Pool) -> AsyncIterator[str]:
                 for wrong in await compare(connection, tenant):
                     for line in wrong.lines():
                         yield line
-                for line in await wrong_hours(connection, tenant):
+                for line in [*await wrong_hours(connection, tenant), *await wrong_days(connection, tenant)]:
                     yield line

@@ -23,14 +23,14 @@ SELECT pg_advisory_xact_lock(hashtextextended('metrics:' || t.tenant_id, 0))
 FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS tenant_id ORDER BY 1) AS t
 """
 
-# The token of the batch before: whoever wrote it may trust what it remembers.
+# The token of the batch before: whoever wrote it may trust what it remembers; and from when on no day is packed.
 CLAIM = """
-WITH before AS (SELECT tenant_id, token FROM metrics.tenant WHERE tenant_id = ANY ($1)),
+WITH before AS (SELECT tenant_id, token, packed_until FROM metrics.tenant WHERE tenant_id = ANY ($1)),
 claimed AS (
     INSERT INTO metrics.tenant AS t (tenant_id, token) SELECT unnest($1::text[]), $2
     ON CONFLICT (tenant_id) DO UPDATE SET token = $2
 )
-SELECT tenant_id, token FROM before
+SELECT tenant_id, token, packed_until FROM before
 """
 
 STORED = """
@@ -179,6 +179,20 @@ ON CONFLICT (tenant_id, series_id, hour, channel, bucket)
 DO UPDATE SET n = r.n + excluded.n, total = r.total + excluded.total
 """
 
+# A day is at most 25 hours long.
+DROP_DAYS = """
+DELETE FROM metrics.day AS d
+USING unnest(string_to_array($1, E'\\x1f'), string_to_array($2, ',')::integer[], string_to_array($3, ',')::bigint[])
+    AS k(tenant_id, series_id, at)
+WHERE d.tenant_id = k.tenant_id AND d.series_id = k.series_id
+  AND d.starts > k.at - 90000000000 AND d.starts < k.at + 3600000000 AND d.ends > k.at
+"""
+
+UNPACKED = """
+UPDATE metrics.tenant AS t SET packed_to = least(t.packed_to, k.at)
+FROM unnest($1::text[], $2::bigint[]) AS k(tenant_id, at) WHERE t.tenant_id = k.tenant_id
+"""
+
 ADD_ARRIVALS = """
 INSERT INTO metrics.arrival AS a (tenant_id, kpi, channel, bucket, n, total)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[])
@@ -236,9 +250,11 @@ async def lock(connection: Connection, tenants: Sequence[str]) -> None:
     await connection.fetch(LOCK, tenants)
 
 
-async def claim(connection: Connection, tenants: Sequence[str], token: UUID) -> dict[str, UUID | None]:
-    """Write our token and return the ones before."""
-    return dict(await connection.fetch(CLAIM, tenants, token))
+async def claim(
+    connection: Connection, tenants: Sequence[str], token: UUID
+) -> dict[str, tuple[UUID | None, int | None]]:
+    """Write our token; return tenant → (the one before, the instant in µs from which on no day is packed)."""
+    return {tenant: (before, until) for tenant, before, until in await connection.fetch(CLAIM, tenants, token)}
 
 
 async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], Stored]:
@@ -358,6 +374,19 @@ async def add_rollup(connection: Connection, cells: Mapping[tuple[str, int, int,
         ADD_ROLLUP, SEPARATOR.join(tenants), _joined(series), _joined(hours), channels, _joined(buckets),
         _joined(numbers), _joined(totals),
     )  # fmt: skip
+
+
+async def drop_days(connection: Connection, hours: Iterable[tuple[str, int, int]]) -> None:
+    """Take away the packed days in which any of these hours (tenant, series, instant in µs) lies."""
+    rows = sorted(set(hours))
+    if not rows:
+        return
+    tenants, series, instants = zip(*rows, strict=True)
+    await connection.execute(DROP_DAYS, SEPARATOR.join(tenants), _joined(series), _joined(instants))
+    first: dict[str, int] = {}
+    for tenant, _, at in rows:
+        first[tenant] = min(at, first.get(tenant, at))
+    await connection.execute(UNPACKED, list(first), list(first.values()))
 
 
 def _joined(numbers: Iterable[int]) -> str:

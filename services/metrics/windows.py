@@ -77,6 +77,11 @@ def midnight(day: date, zone: ZoneInfo) -> int:
     return micros(at)
 
 
+def following_midnight(at: int, zone: ZoneInfo) -> int:
+    """Return the first instant of the local day after the one in which `at` lies (µs)."""
+    return _next(at, "1d", zone)
+
+
 def year_before(at: int, zone: ZoneInfo) -> int:
     """Return the same local wall time a year earlier (µs); 29 February becomes 28 February."""
     local = instant(at).astimezone(zone)

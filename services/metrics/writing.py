@@ -1,14 +1,15 @@
-"""Writing what a batch brings: the newest versions, changes of contributions, their sums by hour, counters."""
+"""Writing what a batch brings: the newest versions, changes of contributions, sums by hour, counters, open days."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from services.metrics import store
+from services.metrics.entries import HOUR
 from services.metrics.evaluation import group_of
 from services.metrics.loading import part_name
 from services.metrics.tallies import Change, Tallies
@@ -39,6 +40,10 @@ async def write_truth(connection: Connection, works: Sequence[Work]) -> None:
             await store.put_pointers(connection, statement, pointers)
 
 
+Hours = Mapping[tuple[str, int, int, str, int], tuple[int, int]]
+"""(tenant, series, hour, channel, bucket) → (n, total)"""
+
+
 class Changes:
     """Appends the changes of one batch, a part at a time: the database works on one while the next is evaluated.
 
@@ -67,7 +72,8 @@ class Changes:
             self._under_way = asyncio.create_task(self._append(changes))
 
     async def finish(self) -> None:
-        """Wait for what is under way; add the sums by hour, and count arrivals and corrections."""
+        """Wait for what is under way; add the sums by hour, take away days that they change, and count arrivals and
+        corrections."""
         await self._wait()
         if not self._names:
             return
@@ -76,8 +82,17 @@ class Changes:
             for (tenant, series, hour, channel, bucket), cell in self._tallies.hours.items()
         }
         await store.add_rollup(self._connection, hours)
+        await store.drop_days(self._connection, self._of_packed_days(hours))
         await store.add(self._connection, store.ADD_ARRIVALS, self._tallies.arrivals(), 6)
         await store.add(self._connection, store.ADD_CORRECTIONS, self._tallies.corrections(), 4)
+
+    def _of_packed_days(self, hours: Hours) -> Iterator[tuple[str, int, int]]:
+        """Yield (tenant, series, instant in µs) of the hours that may lie in packed days."""
+        until = {tenant: work.memory.packed_until for tenant, work in self._names.items()}
+        for (tenant, series, hour, _, _), cell in hours.items():
+            packed = until[tenant]
+            if packed is not None and hour * HOUR < packed and cell != (0, 0):
+                yield tenant, series, hour * HOUR
 
     async def _wait(self) -> None:
         under_way, self._under_way = self._under_way, None

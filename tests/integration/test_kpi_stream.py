@@ -9,16 +9,17 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from services.metrics.buckets import difference
+from services.metrics.buckets import Strip, difference
 from services.metrics.checking import check_tenants
 from services.metrics.consumer import MetricsConsumer
 from services.metrics.entries import HOUR, SECOND, micros
 from services.metrics.facts import DAY
+from services.metrics.kept import covers, short
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Fetch
 from services.metrics.recount import drift, streamed
 from services.metrics.revision import put_version, reevaluate
-from services.metrics.sums import rolled, rows, short, statement
+from services.metrics.sums import rows, statement
 from shared.business import Rules, Schedule, Sla
 from shared.clock import SystemClock
 from shared.events import TimelineRecord
@@ -311,8 +312,8 @@ def counted(found: Sequence[Row]) -> dict[tuple[object, ...], tuple[int, int]]:
     """Return (series, window, group, bucket) → (n, total) of rows with and without histograms."""
     sums: dict[tuple[object, ...], tuple[int, int]] = {}
     for row in found:
-        cells = row.histogram if row.histogram is not None else {row.bucket: (row.n, row.total)}
-        for bucket, (n, total) in cells.items():
+        strip = row.strip or Strip([row.bucket], [row.n], [row.total])
+        for bucket, n, total in zip(*strip, strict=True):
             place = (row.series, row.window, tuple(row.group), bucket)
             old = sums.get(place, (0, 0))
             sums[place] = (old[0] + n, old[1] + int(total))
@@ -321,7 +322,7 @@ def counted(found: Sequence[Row]) -> dict[tuple[object, ...], tuple[int, int]]:
 
 CLEAR = """
 TRUNCATE metrics.tenant, metrics.entry, metrics.leaf, metrics.conversation, metrics.contribution, metrics.schedule,
-         metrics.sla, metrics.rollup
+         metrics.sla, metrics.rollup, metrics.day
 """
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -353,12 +354,13 @@ async def test_sums_by_hour_answer_as_the_contributions_do(pool: asyncpg.Pool) -
             some = tuple(rng.sample(names, 3)) if rng.random() < 0.5 else tuple(names)
             fetch = Fetch("", some, tuple(borders), group, filters, before=rng.random() < 0.3)
             now = rng.randrange(first, last)
-            assert rolled(fetch, None)
+            assert covers(fetch, None)
             days += short(fetch)
             found = await rows(connection, TENANT, fetch, now, None)
             for row in found:
-                cells = (row.histogram or {}).values()
-                assert (row.n, row.total) == (sum(n for n, _ in cells), sum(total for _, total in cells))
+                assert row.strip is not None
+                assert list(row.strip.buckets) == sorted(set(row.strip.buckets))
+                assert (row.n, row.total) == (sum(row.strip.numbers), sum(row.strip.totals))
             by_hour = counted(found)
             sql, arguments = statement(TENANT, fetch, now, None)
             one_by_one = [Row("", *row) for row in await connection.fetch(sql, *arguments)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics.asking import zone_of
-from services.metrics.buckets import BOUNDS, EXACT_S, Histogram, Key, Sink, bucket_of, difference
+from services.metrics.buckets import BOUNDS, EXACT_S, FEW, Histogram, Key, Sink, Strip, bucket_of, difference, pooled
 from services.metrics.buckets import NO_DIMS as NOWHERE
 from services.metrics.entries import SECOND, instant, micros
 from services.metrics.kpis import BY_ID
@@ -21,7 +22,6 @@ from services.metrics.kpis.money import spread
 from services.metrics.reading.answering import answer
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Query
-from services.metrics.sums import added
 from services.metrics.windows import MOST_POINTS, TooManyPoints, edges, year_before
 from shared.business import Rules, Schedule
 from tests.kpi_timeline import OFFICE
@@ -190,22 +190,30 @@ def test_one_value_is_read_back_exactly_and_nothing_is_null() -> None:
     assert histogram.quantile(0.5) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2), st.integers(-2, 2))))
-def test_hours_of_a_day_are_added_by_bucket_and_what_comes_to_nothing_is_left_out(
-    cells: list[tuple[int, int, int]],
-) -> None:
-    found = added([b for b, _, _ in cells], [n for _, n, _ in cells], [total for _, _, total in cells])
-    for bucket in {b for b, _, _ in cells}:
-        mine = [(n, total) for b, n, total in cells if b == bucket]
-        assert found.get(bucket, (0, 0)) == (sum(n for n, _ in mine), sum(total for _, total in mine))
-    assert (0, 0) not in found.values()
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-2, 2), st.integers(-2, 2))))
+def test_strips_are_added_by_bucket_and_what_comes_to_nothing_is_left_out(cells: list[tuple[int, int, int]]) -> None:
+    """Few in one way and many in another: what is added comes to nothing with its opposite."""
+    strips = [columns(cells[0::2]), columns(cells[1::2])]
+    much = [(b % len(BOUNDS), n, total) for b in range(FEW) for n, total in ((1, b), (-1, -b))]
+    for found in (pooled(strips), pooled([*strips, columns(much)])):
+        assert list(found.buckets) == sorted(found.buckets)
+        together = dict(zip(found.buckets, zip(found.numbers, found.totals, strict=True), strict=True))
+        assert (0, 0) not in together.values()
+        for bucket in {b for b, _, _ in cells} | together.keys():
+            mine = [(n, total) for b, n, total in cells if b == bucket]
+            assert together.get(bucket, (0, 0)) == (sum(n for n, _ in mine), sum(total for _, total in mine))
+
+
+def columns(cells: Sequence[tuple[int, int, int]]) -> tuple[list[int], list[int], list[int]]:
+    return [b for b, _, _ in cells], [n for _, n, _ in cells], [total for _, _, total in cells]
 
 
 def test_a_merged_histogram_reads_as_one_that_was_added_to_one_by_one() -> None:
     rng, merged, alone = random.Random(2), Histogram(), Histogram()
     for _ in range(20):
         part = {rng.randrange(40): (rng.randrange(-1, 4), rng.randrange(10**6)) for _ in range(15)}
-        merged.merge(part, sum(n for n, _ in part.values()), sum(total for _, total in part.values()))
+        cells = [(bucket, *cell) for bucket, cell in sorted(part.items())]
+        merged.merge(Strip(*columns(cells)), *map(sum, zip(*part.values(), strict=True)))
         for bucket, (n, total) in part.items():
             alone.add(bucket, n, total)
     assert (merged.n, merged.total, merged.buckets) == (alone.n, alone.total, alone.buckets)

@@ -112,5 +112,9 @@ async def _receipt(pool: asyncpg.Pool, tenant: str, erasure_id: UUID) -> dict[st
         "erased_at": rfc3339(erased_at),
         "found": found,
         "topics": {t: {"state": state, "records": notes.get("records", {}).get(t)} for t, state in topics.items()},
-        "remains": [*REMAINS, *([IN_POLICY] if NAMED_BY_POLICY in found else []), *(text for state, text in on_kafka.items() if state in topics.values())],
+        "remains": [
+            *REMAINS,
+            *([IN_POLICY] if NAMED_BY_POLICY in found else []),
+            *(text for state, text in on_kafka.items() if state in topics.values()),
+        ],
     }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from services.metrics.buckets import Histogram
+from services.metrics.buckets import Histogram, Strip
 
 
 class Row(NamedTuple):
@@ -19,8 +18,8 @@ class Row(NamedTuple):
     member: str
     n: int
     total: int
-    histogram: Mapping[int, tuple[int, int]] | None = None
-    """Where a whole histogram was read at once: bucket → (n, total); `n` and `total` are their sums then."""
+    strip: Strip | None = None
+    """Where a whole histogram was read at once: its cells; `n` and `total` are their sums then."""
 
 
 class Window(NamedTuple):
@@ -48,8 +47,8 @@ class Cells:
         found = self.buckets.get(series)
         if found is None:
             found = self.buckets[series] = Histogram()
-        if row.histogram is not None:
-            found.merge(row.histogram, row.n, row.total)
+        if row.strip is not None:
+            found.merge(row.strip, row.n, row.total)
         else:
             found.add(row.bucket, row.n, row.total)
         if row.member:
