@@ -23,7 +23,7 @@ from services.conversation.routes.policy import policy_router
 from services.conversation.routes.search import search_router
 from services.conversation.routes.stream import stream_router
 from services.conversation.routes.visitor_stream import visitor_stream_router
-from services.conversation.search import index_for_ever
+from services.conversation.search import Indexer
 from services.conversation.streaming import Tail
 from services.conversation.visitors import Visitors
 from services.conversation.webhooks.app import build_webhooks
@@ -62,9 +62,11 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
-    parts = (customers_router, conversations_router, joining_router, identity_router, policy_router, search_router)
+    parts = (customers_router, conversations_router, joining_router, identity_router, policy_router)
     for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
+    indexer = Indexer(platform.pool)
+    router.include_router(search_router(platform, indexer))
     router.include_router(stream_router(platform, tail))
     visitors = Visitors(platform.pool, tail)
     stack.callback(visitors.close)
@@ -83,7 +85,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             runner.run,
             tail.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
-            partial(index_for_ever, platform.pool),
+            indexer.run,
             partial(watch_for_ever, platform, LedgerMetrics(platform.registry)),
             partial(analyse_for_ever, platform.pool, ("conversation", "privacy")),
             *forgetting,

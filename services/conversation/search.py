@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -14,10 +15,12 @@ import structlog
 
 from services.conversation.entries import Line, render
 from services.conversation.reading.shown import JOINED_WHOLE, LINE, WIDTH
-from shared.database.engine import transaction
+from shared.database.engine import transaction, translated
 from shared.errors import Retryable
 
 LOOK_EVERY_S = 0.25
+LONGEST_WAIT_S = 1.0
+"""A search waits so long for the index; where that is further behind (an import), it finds what is indexed."""
 AT_ONCE = 2_000
 """Most changes indexed in one transaction."""
 
@@ -49,24 +52,51 @@ WHERE e.tenant_id = $1 AND e.cause_id IS NULL AND e.entry_id IN (
 ON CONFLICT (tenant_id, entry_id) DO UPDATE SET document = excluded.document
 """
 
+HOW_FAR = """
+SELECT coalesce((SELECT position FROM conversation.searchable WHERE tenant_id = $1), 0) AS indexed,
+       coalesce((SELECT position FROM conversation.tenant_state WHERE tenant_id = $1), 0) AS told
+"""
+
 REACHED = "UPDATE conversation.searchable SET position = $2 WHERE tenant_id = $1"
 
 
-async def index_for_ever(pool: asyncpg.Pool) -> None:
-    """Keep the index up with the changes of all tenants, for the life of the process."""
-    while True:
-        try:
-            if not await index_once(pool):
-                await asyncio.sleep(LOOK_EVERY_S)
-        except (
-            Retryable,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
-            log.warning("search waits for the database", error=type(error).__name__)
-            await asyncio.sleep(2.0)
+class Indexer:
+    """Keeps the index up with the changes of all tenants, and lets a search wait for those that came before it."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._asked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Index for the life of the process."""
+        while True:
+            try:
+                self._asked.clear()
+                if not await index_once(self._pool):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
+            except (
+                Retryable,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+            ) as error:
+                log.warning("search waits for the database", error=type(error).__name__)
+                await asyncio.sleep(2.0)
+
+    async def catch_up(self, tenant: str) -> None:
+        """Wait until what is on the tenant's timelines now can be found, at most `LONGEST_WAIT_S`."""
+        wanted = None
+        with translated(), suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                while True:
+                    far = await self._pool.fetchrow(HOW_FAR, tenant)
+                    wanted = far["told"] if wanted is None else wanted
+                    if far["indexed"] >= wanted:
+                        return
+                    self._asked.set()
+                    await asyncio.sleep(0.01)
 
 
 async def index_once(pool: asyncpg.Pool) -> bool:

@@ -13,7 +13,7 @@ from services.conversation.reading import conversations, customers
 from services.conversation.routes import parameters
 from services.conversation.routes.customers import Choice, Limit, several
 from services.conversation.routes.parameters import invalid, read
-from services.conversation.search import Question
+from services.conversation.search import Indexer, Question
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.events import FAMILY, TYPE_PREFIX
@@ -23,8 +23,8 @@ Reader = Annotated[Principal, Depends(require("timeline:read"))]
 MOST_BEYOND = 10_000
 
 
-def search_router(platform: Platform) -> APIRouter:
-    """Return the route of the search."""
+def search_router(platform: Platform, indexer: Indexer) -> APIRouter:
+    """Return the route of the search; `indexer` lets it wait for what came before it."""
     router = APIRouter(tags=["search"])
 
     @router.get("/v1/search", summary="Entries by their words, the best first")
@@ -47,6 +47,7 @@ def search_router(platform: Platform) -> APIRouter:
         families = several(family)
         channels = [*several(channel), *(c for c, f in FAMILY.items() if f in families), *families]
         beyond = read("cursor", cursor, _read_cursor) or 0
+        await indexer.catch_up(reader.tenant)
         async with tenant_reader(platform.pool, reader.tenant) as connection:
             customer = read("customer_id", customer_id, parameters.uuid)
             conversation = read("conversation_id", conversation_id, parameters.uuid)

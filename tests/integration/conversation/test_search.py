@@ -10,7 +10,6 @@ import pytest
 
 from shared.settings import Settings
 from tests.timeline_app import Timelines, running_timelines
-from tests.waiting import until
 
 
 @pytest.fixture
@@ -20,14 +19,9 @@ async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Tim
 
 
 async def hits(timelines: Timelines, q: str, count: int, **narrowed: Any) -> list[dict[str, Any]]:
-    """Return the hits once there are `count` of them."""
-    found: list[dict[str, Any]] = []
-
-    async def enough() -> bool:
-        found[:] = (await timelines.get("/v1/search", q=q, **narrowed))["hits"]
-        return len(found) == count
-
-    await until(enough, f"{count} hits for {q}")
+    """Return the hits, of which there are `count` at once: what is on a timeline is found."""
+    found: list[dict[str, Any]] = (await timelines.get("/v1/search", q=q, **narrowed))["hits"]
+    assert len(found) == count, q
     return found
 
 
