@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import MappingProxyType
+from unicodedata import normalize
 
 import idna
 import phonenumbers
@@ -123,7 +124,7 @@ def _email(value: str) -> str | None:
         return None
     address = f"{local}@{domain}"
     if not address.isascii():
-        address = f"{local}@{_ascii_domain(domain)}"
+        address = f"{normalize('NFC', local)}@{_ascii_domain(domain)}"
     if not address.isprintable() or " " in address or not _NOT_IN_AN_ADDRESS.isdisjoint(address):
         return None
     return address

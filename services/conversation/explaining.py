@@ -12,7 +12,7 @@ from services.conversation.deciding import telling
 from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, Node, resolve, strength
 from services.conversation.people import Leaf
 from services.conversation.policy import Policy
-from shared.events import DERIVED_SOURCE, rfc3339
+from shared.events import DERIVED_SOURCE, TYPE_PREFIX, rfc3339
 
 NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
 
@@ -100,12 +100,14 @@ def _evidence(link: Evidence) -> dict[str, Any]:
     return {"source": link.source, "event_id": link.event_id, "occurred_at": rfc3339(link.occurred_at)}
 
 
+# Also the words that a later one on the same two took back, of which no link is left.
 EVENTS_OF = """
 SELECT event_id, type, occurred_at, data FROM conversation.entry
-WHERE tenant_id = $1 AND source = $2 AND event_id = ANY($3::text[]) AND leaf_id IN (
+WHERE tenant_id = $1 AND source = $2 AND type = ANY($3::text[]) AND leaf_id IN (
     SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($4::text[]))
-ORDER BY occurred_at
+ORDER BY occurred_at, event_id
 """
+DECISIONS = [f"{TYPE_PREFIX}customer.merged", f"{TYPE_PREFIX}customer.unmerged"]
 
 
 async def history(
@@ -131,9 +133,10 @@ async def _decided(
     connection: asyncpg.Connection, tenant: str, links: list[Evidence], mine: set[str]
 ) -> list[dict[str, Any]]:
     manual = [link for link in links if link.manual and (link.a in mine or link.b in mine)]
-    ids = sorted({link.event_id for link in manual})
+    ids = {link.event_id for link in manual}
     ends = sorted({node for link in manual for node in link.pair})
-    rows = await connection.fetch(EVENTS_OF, tenant, DERIVED_SOURCE, ids, ends) if ids else []
+    rows = await connection.fetch(EVENTS_OF, tenant, DERIVED_SOURCE, DECISIONS, ends) if ids else []
+    mine_too = {row["event_id"] for row in rows if any(not mine.isdisjoint(side) for side in row["data"]["sides"])}
     return [
         {
             "op": "merge" if row["type"].endswith("customer.merged") else "split",
@@ -143,6 +146,7 @@ async def _decided(
             "handles": row["data"]["sides"],
         }
         for row in rows
+        if row["event_id"] in ids | mine_too
     ]
 
 

@@ -17,6 +17,7 @@ from services.conversation.identity import Node, strength
 from services.conversation.policy import Policy
 from shared import handles
 from shared.events import COMINGS_AND_GOINGS, TYPE_PREFIX, InboundEvent, family_of
+from shared.mail_ids import without_comments
 
 Order = tuple[datetime, str, str]
 """(occurred_at, source, event id): the one order in which events are taken, whenever they arrive."""
@@ -29,7 +30,6 @@ SESSION_CHANNELS = frozenset({"chat", "web", "phone"})
 
 _SUBJECT_TICKET = re.compile(r"\[#(T-[A-Za-z0-9][A-Za-z0-9_-]{0,63})\]")
 _MAIL_ID = re.compile(r"<[^<>@\s]+@[^<>@\s]+>")
-_COMMENT = re.compile(r"\([^()]*\)")
 REFERENCES_AT_EACH_END = 99
 """How many References count from the start and from the end; real mail has been seen with 10,000."""
 
@@ -366,9 +366,7 @@ def _mail_key(written: Any) -> Key | None:
     """Return the key of one msg-id. Anything that is not just one `<id@host>` (comments aside) names no mail."""
     if not isinstance(written, str) or len(written) > 2_000:
         return None
-    bare = written.strip()
-    if "(" in bare:
-        bare = _COMMENT.sub("", bare).strip()
+    bare = without_comments(written).strip()
     if _MAIL_ID.fullmatch(bare):
         return key_of("mail", bare)
     wrapped = f"<{bare}>"

@@ -132,6 +132,9 @@ def test_references_without_an_address_are_no_ids() -> None:
     [
         ("<p@x.example>", "<p@x.example>"),
         (" (a comment) <p@x.example> (Ann's of Tuesday)", "<p@x.example>"),
+        ("<p@x.example> (Ann's (late) of Tuesday :-\\))", "<p@x.example>"),
+        ("<p(1)@x.example>", "<p(1)@x.example>"),
+        ("<p@x.example> (no end", None),
         ('Your message of "Tue, 7 Jan 2025" <ann@x.example>', None),
         ("<p@x.example> <q@x.example>", None),
         ("yes", None),

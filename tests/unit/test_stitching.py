@@ -247,9 +247,16 @@ def test_a_reference_that_is_no_mail_id_joins_nothing(reference: str) -> None:
 def test_an_address_within_words_is_no_mail_id_but_a_comment_may_stand_beside_one() -> None:
     story = Story().tell("one", **a_mail(1))
     story.tell("words", HOUR, channel="email", thread={"in_reply_to": "your mail to <1@x> of Monday"})
-    story.tell("comment", 2 * HOUR, channel="email", thread={"in_reply_to": "<1@x> (your mail of Monday)"})
+    story.tell("comment", 2 * HOUR, channel="email", thread={"in_reply_to": "<1@x> (your mail (of Monday))"})
     assert story.of["words"] == "words"
     assert story.of["comment"] == "one"
+
+
+def test_what_stands_in_parentheses_within_an_id_is_part_of_it() -> None:
+    story = Story().tell("one", **a_mail("n(1)"))
+    story.tell("other", HOUR, channel="email", thread={"in_reply_to": "<n(2)@x>"})
+    story.tell("reply", 2 * HOUR, channel="email", thread={"in_reply_to": "<n(1)@x>"})
+    assert (story.of["other"], story.of["reply"]) == ("other", "one")
 
 
 def test_of_ten_thousand_references_the_ends_count() -> None:

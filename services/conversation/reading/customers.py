@@ -122,7 +122,7 @@ def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_: Rec
     return {
         "id": str(customer_id),
         "name": name,
-        "handles": [_handle(row) for row in (*leaves, *sightings) if _is_handle(row)],
+        "handles": [_handle(row) for row in (*leaves, *_seen_beside(leaves, sightings)) if _is_handle(row)],
         "attributes": _attributes(leaves),
         "channels": sorted({channel for leaf in leaves for channel in leaf["channels"]}),
         "merged_ids": [str(id_) for id_ in formers if id_ != customer_id],
@@ -132,14 +132,22 @@ def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_: Rec
     }
 
 
+def _seen_beside(leaves: Sequence[asyncpg.Record], sightings: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
+    """Return the weak handles that were seen with a customer and are not one of their own already."""
+    own = {leaf["node"] for leaf in leaves}
+    return [row for row in sightings if row["node"] not in own]
+
+
 def _is_handle(row: asyncpg.Record) -> bool:
     return row["shown"] is not None and row["node"].partition(":")[0] in handles.STRENGTH
 
 
 def _handle(row: asyncpg.Record) -> dict[str, Any]:
+    kind, _, value = row["node"].partition(":")
     return {
-        "kind": row["node"].partition(":")[0],
-        "value": row["shown"],
+        "kind": kind,
+        # A number is only whole with its country code; an address is shown as given.
+        "value": value if kind == "phone" else row["shown"],
         "verified": row["verified"],
         "first_seen_at": time_shown(row["first_seen_at"]),
         "last_seen_at": time_shown(row["last_seen_at"]),

@@ -60,14 +60,20 @@ def conversations_router(platform: Platform) -> APIRouter:
         before: str | None = None,
         after: str | None = None,
         channel: Choice = None,
+        family: Choice = None,
         kind: Choice = None,
+        since: str | None = None,
+        until: str | None = None,
     ) -> dict[str, Any]:
         page = Page(
             limit=limit,
             before=read("before", before, parameters.cursor),
             after=read("after", after, parameters.cursor),
             channels=several(channel),
+            families=several(family),
             kinds=several(kind),
+            since=read("since", since, parameters.instant),
+            until=read("until", until, parameters.instant),
         )
         async with tenant_reader(pool, reader.tenant) as connection:
             id_ = await conversations.canonical(connection, reader.tenant, id_of("conversation", conversation_id))

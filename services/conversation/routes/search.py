@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -44,8 +45,7 @@ def search_router(platform: Platform, indexer: Indexer) -> APIRouter:
         words = q.replace("\0", " ").strip()
         if not words:
             raise invalid("q", "say what to look for")
-        families = several(family)
-        channels = [*several(channel), *(c for c, f in FAMILY.items() if f in families), *families]
+        channels = _channels(several(channel), several(family))
         beyond = read("cursor", cursor, _read_cursor) or 0
         await indexer.catch_up(reader.tenant)
         async with tenant_reader(platform.pool, reader.tenant) as connection:
@@ -55,7 +55,7 @@ def search_router(platform: Platform, indexer: Indexer) -> APIRouter:
                 words=words,
                 limit=limit,
                 beyond=beyond,
-                channels=tuple(channels),
+                channels=channels,
                 kinds=tuple(k if k.startswith(TYPE_PREFIX) else TYPE_PREFIX + k for k in several(kind)),
                 since=read("since", since, parameters.instant),
                 until=read("until", until, parameters.instant),
@@ -67,6 +67,14 @@ def search_router(platform: Platform, indexer: Indexer) -> APIRouter:
         return {"hits": hits, "next": _cursor(beyond + limit) if more else None}
 
     return router
+
+
+def _channels(channels: Sequence[str], families: Sequence[str]) -> tuple[str, ...]:
+    """Return the channels that both choices allow; empty where neither narrows. A family is also its own channel."""
+    allowed = (*(channel for channel, family in FAMILY.items() if family in families), *families)
+    if not channels or not families:
+        return tuple(channels) or allowed
+    return tuple(channel for channel in channels if channel in allowed) or ("",)
 
 
 def _cursor(beyond: int) -> str | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 
 from services.ingest.mail.message import Headers, Mail
+from shared.mail_ids import without_comments
 
 REFERENCES_AT_EACH_END = 99
 """How many References count from the start and from the end; real mail has been seen with 10,000."""
 
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,500})>")
-_COMMENT = re.compile(r"\([^()]*\)")
 
 
 def own_id(headers: Headers) -> str | None:
@@ -27,7 +27,7 @@ def in_reply_to(headers: Headers) -> str | None:
     if "in-reply-to" not in headers:
         return None
     for value in headers.get_all("in-reply-to"):
-        match = _ID.fullmatch(_COMMENT.sub("", value[:5_000]).strip())
+        match = _ID.fullmatch(without_comments(value[:5_000]).strip())
         if match:
             return f"<{match[1]}>"
     return None

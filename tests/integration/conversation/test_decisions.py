@@ -118,6 +118,10 @@ async def test_identity_says_why_and_what_was_refused(timelines: Timelines) -> N
     why = await timelines.get(f"/v1/customers/{ann['id']}/identity")
     assert [(row["a"], row["b"], row["reason"]) for row in why["refused"]] == []
     assert [(row["a"], row["b"]) for row in why["do_not_link"]] == [("email:ann@home.example", "phone:+31201234567")]
+    # What the split took back was decided all the same, and on either side that is told.
+    for person in (ann, caller):
+        history = (await timelines.get(f"/v1/customers/{person['id']}/identity"))["history"]
+        assert [(row["op"], row["reason"]) for row in history] == [("merge", "same voice"), ("split", None)]
     await timelines.post(
         timelines.message("11:00:00", "email:ann@home.example", "phone:+31201234567", type="customer.identified")
     )

@@ -304,3 +304,33 @@ async def test_what_is_posted_is_read(timelines: Timelines) -> None:
         return await timelines.customer("email:ann@a.example") is not None
 
     await until(partial(shown), "the customer is found by the handle")
+
+
+async def test_the_entries_of_a_conversation_are_narrowed_as_a_timeline_is(timelines: Timelines) -> None:
+    ann = "email:ann@a.example"
+    await timelines.post(
+        timelines.message("09:00:00", ann, contact_id="s1"), timelines.message("10:00:00", ann, channel="email")
+    )
+    found = await timelines.customer(ann)
+    assert found is not None
+    path, kind = f"/v1/conversations/{found['open_conversations'][0]}/entries", "message.received"
+    for narrowed, channels in (
+        ({}, ["email", "chat"]), ({"family": "chat"}, ["chat"]), ({"since": "2026-03-02T10:00:00Z"}, ["email"]),
+        ({"until": "2026-03-02T10:00:00Z"}, ["chat"]),
+    ):  # fmt: skip
+        entries = (await timelines.get(path, kind=kind, **narrowed))["entries"]
+        assert [entry["channel"] for entry in entries] == channels, narrowed
+
+
+async def test_handles_are_listed_once_and_numbers_with_their_country(timelines: Timelines) -> None:
+    await timelines.post(
+        timelines.message("09:00:00", "visitor:v1"),
+        timelines.message("09:01:00", "phone:06 1234 5678", "email:Ann+shop@A.example", channel="sms"),
+    )
+    for asked, shown in (
+        ("visitor:v1", [("visitor", "v1")]),
+        ("phone:0612345678", [("email", "Ann+shop@A.example"), ("phone", "+31612345678")]),
+    ):
+        found = await timelines.customer(asked)
+        assert found is not None
+        assert sorted((handle["kind"], handle["value"]) for handle in found["handles"]) == shown

@@ -38,6 +38,9 @@ async def test_words_find_entries_ranked_and_marked(timelines: Timelines) -> Non
     assert other["highlights"] == {"text": "<mark>parcel</mark> &amp; me are late", "subject": None}
     assert best["score"] > other["score"]
     assert [hit["entry"]["channel"] for hit in await hits(timelines, "parcel", 1, channel="chat")] == ["chat"]
+    assert [hit["entry"]["channel"] for hit in await hits(timelines, "parcel", 1, family="email")] == ["email"]
+    assert await hits(timelines, "parcel", 1, channel="email", family="email")
+    assert await hits(timelines, "parcel", 0, channel="chat", family="email") == []
     assert await hits(timelines, '"is my parcel"', 1)
     assert await hits(timelines, "parcel -late", 1)
     owner = best["entry"]["customer_id"]
