@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,11 +16,13 @@ import httpx
 import pytest
 
 from tests.faults import traffic
+from tests.kafka_broker import Broker
 from tests.processes import System, up
 from tests.waiting import until
 
 KILLS = 4
-SEED = 20_261_125
+SEEDS = [int(seed) for seed in os.environ.get("THREADLINE_TEST_SEEDS", "85").split(",")]
+"""More of them, separated by commas, for a longer attack."""
 PAUSE_S = 0.1
 POLICIES: list[dict[str, Any]] = [{"open_window_s": 0}, {"degree_limit": 5}, {}]
 
@@ -79,18 +82,34 @@ class Agents:
         self.answers[what, answer.status_code] += 1
 
 
+@pytest.fixture(params=["postgres", "kafka"])
+def log_env(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings that name the log."""
+    if request.param == "postgres":
+        return {}
+    broker: Broker = request.getfixturevalue("own_broker")
+    return {"THREADLINE_KAFKA": broker.bootstrap, "THREADLINE_ENCRYPT_LOG": "true"}
+
+
 @pytest.mark.timeout(300)
-async def test_what_agents_decide_among_kills_leaves_nothing_lost_and_every_number_right(open_folder: Path) -> None:
-    posted = traffic.events(seed=85, people=70)
-    moments = sorted(Random(SEED).sample(range(1, len(posted) - traffic.BATCH), KILLS))
-    async with up(open_folder) as system:
-        agents = Agents(system, SEED)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_what_agents_decide_among_kills_leaves_nothing_lost_and_every_number_right(
+    open_folder: Path, log_env: dict[str, str], seed: int
+) -> None:
+    posted = traffic.events(seed=seed, people=70)
+    chance = Random(seed)
+    moments = sorted(chance.sample(range(1, len(posted) - traffic.BATCH), KILLS))
+    async with up(open_folder, log_env) as system:
+        agents = Agents(system, seed)
         async with agents.at_work():
             poster, posting = await traffic.under_traffic(system, system.ingest, posted)
             for number, moment in enumerate(moments, start=1):
                 await poster.reached(moment)
                 await until(partial(agents.have_answers, 4 * number), "some decisions between kills", 60.0)
-                system.ingest.kill()
+                if chance.random() < 0.3:
+                    assert system.ingest.stop() == 0
+                else:
+                    system.ingest.kill()
                 await system.ingest.start()
             await posting
             await until(agents.have_decided_all, "each kind of decision was made once", 90.0)

@@ -1,7 +1,7 @@
 """The invariants of identity and stitching, each over random histories in random interleavings, on the real database.
 
-A history arrives in any order, some of it twice, split over several consumers that work at once, each with connections
-of its own as in processes of their own. THREADLINE_TEST_EXAMPLES says how many examples each invariant gets.
+A history arrives in any order, some of it twice, split over several processes that work on the database at once
+(tests/consumers.py). THREADLINE_TEST_EXAMPLES says how many examples each invariant gets.
 
 | invariant | shown by |
 |---|---|
@@ -10,8 +10,8 @@ of its own as in processes of their own. THREADLINE_TEST_EXAMPLES says how many 
 | 3 step by step is what is decided from scratch | here; test_histories.py, also with decisions of agents |
 | 4 other bytes under a known id: the first stays | here |
 | 5 no two crm ids; barred and weak handles change no grouping | here; tests/unit/test_identity.py |
-| 6 a split undoes a merge, timelines and KPIs | test_undone.py; test_decisions.py for evidence that comes later |
-| 7 writers who merge at once, readers meanwhile | test_writers.py |
+| 6 a split undoes a merge, timelines and KPIs | here; test_undone.py with KPIs; test_decisions.py |
+| 7 writers who merge at once, readers meanwhile | here; test_writers.py |
 | 8 an explicit key reaches its conversation | here |
 | 9 72 hours to the second | here; tests/unit/test_stitching.py |
 | 10 an escalated conversation shows all from before | here |
@@ -27,25 +27,31 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.conversation.policy import Policy
+from services.conversation.deciding import telling
+from services.conversation.policy import Limits, Policy
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
-from services.conversation.update import put_events
 from shared.database.engine import tenant_reader
 from shared.entry_ids import entry_id_of
-from shared.events import InboundEvent
+from shared.events import DERIVED_SOURCE, InboundEvent
+from shared.log.postgres import postgres_log
 from tests.comparing import places
+from tests.consumers import Consumers, Job, consumers
 from tests.histories import BEGINNING, HOUR, SECOND, SECRET, WINDOW, a_history, a_policy
 from tests.integration.conversation.test_dialogues import dump
+from tests.integration.conversation.test_erasing import erase_somebody
 from tests.integration.conversation.test_histories import NOW, decide_again
+from tests.integration.conversation.test_undone import two_customers
+from tests.integration.conversation.test_writers import a_link
 
 T = TypeVar("T", bound=Callable[..., Any])
 Name = tuple[str, str]
@@ -70,24 +76,38 @@ async def begun(pool: asyncpg.Pool, tenant: str, policy: Policy) -> None:
     await decide_again(pool, tenant, policy=policy)
 
 
-async def deliver(pool: asyncpg.Pool, events: Sequence[InboundEvent], chance: random.Random) -> None:
-    """Bring events in any order, a fifth of them twice, through several consumers at once."""
-    queue = [*events, *chance.sample(list(events), len(events) // 5)]
-    chance.shuffle(queue)
-    consumers = chance.randint(1, 4)
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Consumers]:
+    """Three processes that live as long as these tests."""
+    with consumers(3) as running:
+        yield running
 
-    async def consume(share: list[InboundEvent], own: random.Random) -> None:
-        while share:
-            size = own.choice([1, 2, 5, len(share)])
-            batch, share = share[:size], share[size:]
-            async with pool.acquire() as connection, connection.transaction():
-                for tenant in sorted({event.tenant for event in batch}):
-                    mine = [event for event in batch if event.tenant == tenant]
-                    await put_events(connection, tenant, mine, SECRET, NOW)
 
-    shares = [queue[number::consumers] for number in range(consumers)]
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(consume(share, random.Random(chance.random())) for share in shares))
+Deliver = Callable[[Iterable[InboundEvent], random.Random], Awaitable[None]]
+
+
+@pytest.fixture
+def deliver(database: str, processes: Consumers) -> Deliver:
+    """Brings events in any order, a fifth of them twice, through one to three processes at once."""
+
+    async def bring(events: Iterable[InboundEvent], chance: random.Random) -> None:
+        every = list(events)
+        queue = [*every, *chance.sample(every, len(every) // 5)]
+        chance.shuffle(queue)
+        count = chance.randint(1, len(processes))
+        shares = [batches(queue[number::count], chance) for number in range(count)]
+        await processes.work([Job(database, share, SECRET, NOW) for share in shares])
+
+    return bring
+
+
+def batches(share: list[InboundEvent], chance: random.Random) -> list[list[InboundEvent]]:
+    cut = []
+    while share:
+        size = chance.choice([1, 2, 5, len(share)])
+        cut.append(share[:size])
+        share = share[size:]
+    return cut
 
 
 def moved_to(tenant: str, events: Iterable[InboundEvent]) -> list[InboundEvent]:
@@ -102,8 +122,11 @@ def moved_to(tenant: str, events: Iterable[InboundEvent]) -> list[InboundEvent]:
 
 
 async def shape(pool: asyncpg.Pool, tenant: str) -> dict[Name, tuple[Hashable, Hashable]]:
-    """Return for each entry whom it shares a customer with, and the entry whose id its conversation has."""
-    found = await places(pool, tenant)
+    """Return for each event whom it shares a customer with, and the entry whose id its conversation has.
+
+    What agents decided is left out.
+    """
+    found = {name: place for name, place in (await places(pool, tenant)).items() if name[0] != DERIVED_SOURCE}
     together: dict[Hashable, set[Name]] = defaultdict(set)
     for name, (customer, _) in found.items():
         together[customer].add(name)
@@ -134,7 +157,7 @@ async def handles_by_customer(pool: asyncpg.Pool, tenant: str) -> set[frozenset[
 
 @over_random_histories
 async def test_any_order_and_repetition_give_the_same_and_a_replay_changes_nothing(
-    pool: asyncpg.Pool, seed: int
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
 ) -> None:
     """Invariants 1, 2, 3, 12 and 13."""
     chance = random.Random(seed)
@@ -142,11 +165,11 @@ async def test_any_order_and_repetition_give_the_same_and_a_replay_changes_nothi
     events = a_history(chance, tenants[0], chance.choice(LENGTHS))
     for tenant in tenants:
         await begun(pool, tenant, policy)
-        await deliver(pool, moved_to(tenant, events), chance)
+        await deliver(moved_to(tenant, events), chance)
     assert await shape(pool, tenants[0]) == await shape(pool, tenants[1])
     assert await derived(pool, tenants[0]) == await derived(pool, tenants[1])
     before = await dump(pool, tenants[0])
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     assert await dump(pool, tenants[0]) == before
     assert (await decide_again(pool, tenants[0])).moved == 0
     assert await dump(pool, tenants[0]) == before
@@ -168,23 +191,25 @@ async def each_event_is_on_one_timeline(pool: asyncpg.Pool, tenant: str, events:
 
 
 @over_random_histories
-async def test_other_bytes_under_a_known_id_change_nothing_and_are_kept(pool: asyncpg.Pool, seed: int) -> None:
+async def test_other_bytes_under_a_known_id_change_nothing_and_are_kept(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
     """Invariant 4."""
     chance, tenant = random.Random(seed), f"tenant{seed}"
     await begun(pool, tenant, a_policy(chance))
     events = a_history(chance, tenant, chance.choice(LENGTHS))
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     before = await dump(pool, tenant)
     others = [replace(event, data={**event.data, "text": f"other {n}"}) for n, event in enumerate(events)]
     others = [replace(event, occurred_at=event.occurred_at + chance.choice([-HOUR, HOUR])) for event in others]
-    await deliver(pool, [*others, *events], chance)
+    await deliver([*others, *events], chance)
     assert await dump(pool, tenant) == before
     kept = await pool.fetchval("SELECT count(*) FROM conversation.conflict WHERE tenant_id = $1", tenant)
     assert kept == len(events)
 
 
 @over_random_histories
-async def test_handles_that_identify_nobody_change_no_grouping(pool: asyncpg.Pool, seed: int) -> None:
+async def test_handles_that_identify_nobody_change_no_grouping(pool: asyncpg.Pool, deliver: Deliver, seed: int) -> None:
     """Invariant 5."""
     chance = random.Random(seed)
     policy = a_policy(chance).model_copy(
@@ -206,9 +231,9 @@ async def test_handles_that_identify_nobody_change_no_grouping(pool: asyncpg.Poo
 
     for tenant in (plain, barred):
         await begun(pool, tenant, policy)
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     added = [replace(event, data=with_useless(event.data)) for event in moved_to(barred, events)]
-    await deliver(pool, added, chance)
+    await deliver(added, chance)
     seen = {node for group in await handles_by_customer(pool, plain) for node in group}
     grouped = {frozenset(group & seen) for group in await handles_by_customer(pool, barred)} - {frozenset()}
     assert grouped == await handles_by_customer(pool, plain)
@@ -218,8 +243,77 @@ async def test_handles_that_identify_nobody_change_no_grouping(pool: asyncpg.Poo
 
 
 @over_random_histories
+async def test_a_split_undoes_a_merge_in_whatever_order_both_arrive(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
+    """Invariant 6."""
+    chance = random.Random(seed)
+    policy, plain, undone = a_policy(chance), f"plain{seed}", f"undone{seed}"
+    events = a_history(chance, plain, chance.choice(LENGTHS))
+    for tenant in (plain, undone):
+        await begun(pool, tenant, policy)
+    await deliver(events, chance)
+    pair = await two_customers(pool, plain, chance)
+    at = chance.choice(events).occurred_at + chance.choice([-HOUR, HOUR])
+    data = {"actor": {"type": "agent", "id": "a1"}, "sides": [telling(nodes) for nodes in pair or ()]}
+    decided = [
+        InboundEvent(undone, "/threadline", kind, f"threadline.customer.{kind}", at + n * SECOND, at, data)
+        for n, kind in enumerate(("merged", "unmerged") if pair else ())
+    ]
+    await deliver([*moved_to(undone, events), *decided], chance)
+    assert await shape(pool, undone) == await shape(pool, plain)
+
+
+@over_random_histories
+async def test_processes_that_link_a_chain_at_once_make_one_customer_and_no_reader_sees_an_entry_twice_or_not(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
+    """Invariant 7."""
+    chance, tenant = random.Random(seed), f"tenant{seed}"
+    await begun(pool, tenant, Policy(limits=Limits(email=20), degree_limit=20))
+    nodes = [f"email:p{number}@x.example" for number in range(8)]
+    said = [a_link(tenant, number, node, node, by_hand=False) for number, node in enumerate(nodes)]
+    await deliver(said, chance)
+    links = [
+        a_link(tenant, 100 + number, nodes[number], nodes[number + 1], by_hand=chance.random() < 0.5)
+        for number in range(7)
+    ]
+    names = sorted((event.source, event.id) for event in said)
+    linking = asyncio.create_task(deliver(links, chance))
+    while not linking.done():
+        seen = [name for name in await all_timelines(pool, tenant) if name in names]
+        assert sorted(seen) == names
+    await linking
+    assert await handles_by_customer(pool, tenant) == {frozenset(nodes)}
+
+
+async def all_timelines(pool: asyncpg.Pool, tenant: str) -> list[Name]:
+    """Return what is on all timelines as one reader sees them in one transaction."""
+    async with tenant_reader(pool, tenant) as connection:
+        rows = await connection.fetch("SELECT DISTINCT customer_id FROM conversation.leaf WHERE tenant_id = $1", tenant)
+        lines = [(await timeline(connection, tenant, row[0], Page(limit=200, own_only=True)))[0] for row in rows]
+    return [(entry["source"], entry["event_id"]) for line in lines for entry in line]
+
+
+@over_random_histories
+async def test_nobody_erased_comes_back_when_all_of_it_arrives_again(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
+    """Invariant 12."""
+    chance, tenant = random.Random(seed), f"tenant{seed}"
+    await begun(pool, tenant, a_policy(chance))
+    events = a_history(chance, tenant, chance.choice(LENGTHS))
+    await deliver(events, chance)
+    async with postgres_log(pool, retention=None) as log:
+        await erase_somebody(pool, log, tenant, chance, NOW)
+    before = await dump(pool, tenant)
+    await deliver(events, chance)
+    assert await dump(pool, tenant) == before
+
+
+@over_random_histories
 async def test_an_explicit_key_reaches_its_conversation_before_after_and_without_its_parent(
-    pool: asyncpg.Pool, seed: int
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
 ) -> None:
     """Invariant 8."""
     chance, tenant = random.Random(seed), f"tenant{seed}"
@@ -234,13 +328,15 @@ async def test_an_explicit_key_reaches_its_conversation_before_after_and_without
     # One of them never comes; those who name it meet all the same.
     replies.remove(replies[chance.randrange(1, 4)])
     others = [event for event in a_history(chance, tenant, 12) if event.data.get("channel") != "email"]
-    await deliver(pool, [*replies, *others], chance)
+    await deliver([*replies, *others], chance)
     found = await places(pool, tenant)
     assert len({found["/mail", reply.id][1] for reply in replies}) == 1
 
 
 @over_random_histories
-async def test_the_open_window_ends_by_event_time_to_the_second(pool: asyncpg.Pool, seed: int) -> None:
+async def test_the_open_window_ends_by_event_time_to_the_second(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
     """Invariant 9."""
     chance, tenant = random.Random(seed), f"tenant{seed}"
     customer = {"handles": [{"kind": "email", "value": "ann@a.example"}]}
@@ -254,7 +350,7 @@ async def test_the_open_window_ends_by_event_time_to_the_second(pool: asyncpg.Po
         data = {"channel": "chat", "customer": customer}
         events.append(InboundEvent(tenant, "/a", f"e{number}", "threadline.message.received", at, received, data))
         expected["/a", f"e{number}"] = matter
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     found = {name: place[1] for name, place in (await places(pool, tenant)).items()}
     assert grouped_by(found) == grouped_by(expected)
 
@@ -267,11 +363,13 @@ def grouped_by(value_of: Mapping[Name, Hashable]) -> set[frozenset[Name]]:
 
 
 @over_random_histories
-async def test_an_escalated_conversation_shows_everything_from_before(pool: asyncpg.Pool, seed: int) -> None:
+async def test_an_escalated_conversation_shows_everything_from_before(
+    pool: asyncpg.Pool, deliver: Deliver, seed: int
+) -> None:
     """Invariant 10: to the reader of the conversation and to that of each customer who takes part."""
     chance, tenant = random.Random(seed), f"tenant{seed}"
     events = a_history(chance, tenant, 40)
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     held: dict[Any, set[str]] = defaultdict(set)
     customers: dict[Any, set[Any]] = defaultdict(set)
     for (_, event_id), (customer, conversation) in (await places(pool, tenant)).items():
@@ -293,15 +391,15 @@ async def test_an_escalated_conversation_shows_everything_from_before(pool: asyn
 
 
 @over_random_histories
-async def test_a_tenants_answers_follow_from_its_own_events(pool: asyncpg.Pool, seed: int) -> None:
+async def test_a_tenants_answers_follow_from_its_own_events(pool: asyncpg.Pool, deliver: Deliver, seed: int) -> None:
     """Invariant 11."""
     chance = random.Random(seed)
     first, second = f"first{seed}", f"second{seed}"
     events = a_history(chance, first, chance.choice(LENGTHS))
-    await deliver(pool, events, chance)
+    await deliver(events, chance)
     before, seen = await dump(pool, first), await answers(pool, first)
     theirs = [*moved_to(second, events), *a_history(chance, second, 10)]
-    await deliver(pool, {(e.source, e.id): e for e in theirs}.values(), chance)  # type: ignore[arg-type]
+    await deliver({(e.source, e.id): e for e in theirs}.values(), chance)
     await decide_again(pool, second, policy=a_policy(chance))
     assert await dump(pool, first) == before
     assert await answers(pool, first) == seen
