@@ -26,6 +26,9 @@ COMINGS_AND_GOINGS = frozenset({"customer.subscribed", "customer.unsubscribed", 
 opt-in), enters a place where one meets them (opens the chat, comes by a link or code, joins a group) or leaves it. On
 the timeline; no message, no activity in a conversation, nothing that a KPI counts."""
 
+PROVIDER_TIMES = frozenset({"provider_time", "provider_time_s", "provider_time_ms"})
+"""Fields of the data in which a channel adapter keeps the provider's time as it was written, each with its unit."""
+
 POSTED = COMINGS_AND_GOINGS | frozenset(
     {
         "message.received", "message.sent", "message.status", "message.edited", "message.deleted", "message.reacted",

@@ -18,6 +18,7 @@ from shared.entry_ids import entry_id_of
 from shared.events import (
     COMINGS_AND_GOINGS,
     DERIVED_SOURCE,
+    PROVIDER_TIMES,
     TYPE_PREFIX,
     InboundEvent,
     TimelineRecord,
@@ -131,7 +132,11 @@ def digest_of(event: InboundEvent) -> bytes:
     """
     untold = event.data.get("time_estimated") is True or event.occurred_at == event.received_at
     told = None if untold else rfc3339(event.occurred_at)
-    said = (event.type, told, event.data)
+    data = event.data
+    if not data.keys().isdisjoint(PROVIDER_TIMES):
+        # It says `told` once more; events from before it was kept are to be known again.
+        data = {name: value for name, value in data.items() if name not in PROVIDER_TIMES}
+    said = (event.type, told, data)
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 

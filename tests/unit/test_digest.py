@@ -11,7 +11,7 @@ from services.conversation.entries import digest_of
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import receive
 from services.ingest.webhooks import events_of
-from shared.events import InboundEvent
+from shared.events import PROVIDER_TIMES, InboundEvent
 from tests.contract.adapters.providers import NOW, PROVIDERS
 from tests.contract.adapters.recorded import Recorded, recorded
 
@@ -41,3 +41,10 @@ def test_another_text_or_another_time_that_was_told_is_other_content() -> None:
     event = taken(next(one for one in RECORDED if one.provider.name == "line"), 0)[0]
     assert digest_of(event) != digest_of(replace(event, data={**event.data, "text": "other"}))
     assert digest_of(event) != digest_of(replace(event, occurred_at=event.occurred_at + timedelta(seconds=1)))
+
+
+def test_events_from_before_providers_times_were_kept_are_known_again() -> None:
+    for record in RECORDED:
+        for event in taken(record, 0):
+            before = {name: value for name, value in event.data.items() if name not in PROVIDER_TIMES}
+            assert digest_of(replace(event, data=before)) == digest_of(event)

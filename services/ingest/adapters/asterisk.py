@@ -9,7 +9,6 @@ RINGNOANSWER in queue_log is milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +18,7 @@ from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest, Unreadable
 from services.ingest.adapters.payloads import Json, items, mapping, media_type, read_json, text, whole
 from services.ingest.adapters.signatures import require_basic
-from services.ingest.adapters.times import from_slack
+from services.ingest.adapters.times import told_slack
 from services.ingest.mail.words import clean
 
 _MOST_EVENTS = 5_000
@@ -74,7 +73,7 @@ def _hash(part: Any) -> str:
     return sha256(orjson.dumps(part, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _draft(kind: str, event_id: str, at: datetime | None, contact: str, caller: str | None, **facts: Any) -> Draft:
+def _draft(kind: str, event_id: str, at: events.When, contact: str, caller: str | None, **facts: Any) -> Draft:
     person = events.customer("phone", caller if caller and _is_number(caller) else None)
     return events.draft(
         f"threadline.{kind}", event_id, at,
@@ -99,7 +98,7 @@ def _ami(part: Mapping[str, Json], scope: str) -> Draft | Quarantined:
     event_id = events.key(unique, kind, stamp or _hash(dict(part))[:16])
     contact = scope + (text(part.get("Linkedid")) or text(part.get("TransfererLinkedid")) or unique)
     caller = text(part.get("CallerIDNum"))
-    at = from_slack(stamp)
+    at = told_slack(stamp)
     queue, agent = text(part.get("Queue")), text(part.get("MemberName")) or text(part.get("Interface"))
     facts: dict[str, Any] = {"queue": queue, "wait_s": whole(part.get("HoldTime"))}
     waiting: dict[str, Any] = {"actor": events.CUSTOMER, "queue": queue or _UNKNOWN}
@@ -136,12 +135,12 @@ def _by(agent: str | None) -> dict[str, Any]:
     return {"actor": events.agent(agent), "agent_id": agent}
 
 
-def _status(event_id: str, at: datetime | None, contact: str, caller: str | None, status: str, **facts: Any) -> Draft:
+def _status(event_id: str, at: events.When, contact: str, caller: str | None, status: str, **facts: Any) -> Draft:
     return _draft("message.status", event_id, at, contact, caller, refers_to=contact, status=status, **facts)
 
 
 def _transferred(
-    event_id: str, at: datetime | None, contact: str, caller: str | None, by: str | None, to: str | None, reason: str,
+    event_id: str, at: events.When, contact: str, caller: str | None, by: str | None, to: str | None, reason: str,
     **facts: Any,
 ) -> Draft:  # fmt: skip
     return _draft(
@@ -167,7 +166,7 @@ def _queue_log(line: str, scope: str, callback_keys: frozenset[str]) -> Draft | 
         return Quarantined("a line that is none of queue_log's", "sha256:" + sha256(line.encode()).hexdigest())
     stamp, call, queue, agent, kind = (column.strip() for column in columns[:5])
     more = [*columns[5:15], *[""] * 10]
-    at = from_slack(stamp)
+    at = told_slack(stamp)
     who = agent if agent not in ("", "NONE") else None
     event_id = events.key(call, kind, stamp, *([who] if who else []))
     if kind in _STATES and who:

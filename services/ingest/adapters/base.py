@@ -304,10 +304,7 @@ def _settled(delivery: Delivery, request: RawRequest) -> Delivery:
 def _believable(draft: Draft, received_at: datetime) -> Draft:
     if draft.time is not None and draft.time - received_at <= LATEST:
         return draft
-    data = {**draft.data, "time_estimated": True}
-    if draft.time is not None:
-        data["provider_time"] = draft.time.isoformat()
-    return Draft(draft.id, draft.type, received_at, data, draft.subject)
+    return Draft(draft.id, draft.type, received_at, {**draft.data, "time_estimated": True}, draft.subject)
 
 
 def body_key(body: bytes) -> str:

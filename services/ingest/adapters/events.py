@@ -7,6 +7,11 @@ from typing import Any
 
 from services.ingest.adapters.base import Draft
 from services.ingest.adapters.payloads import without_nothing
+from services.ingest.adapters.times import Told
+from shared.events import PROVIDER_TIMES
+
+When = Told | datetime | None
+"""When something happened: by the provider, by us, or not known."""
 
 RECEIVED = "threadline.message.received"
 SENT = "threadline.message.sent"
@@ -19,12 +24,10 @@ UNSUBSCRIBED = "threadline.customer.unsubscribed"
 ENTERED = "threadline.customer.entered"
 LEFT = "threadline.customer.left"
 
-CONTRACT_FIELDS = frozenset(
-    {
-        "channel", "customer", "actor", "message_id", "contact_id", "conversation_id", "thread", "headers", "subject",
-        "text", "html", "language", "topic", "attachments", "time_estimated", "provider_time", "refers_to", "status",
-    }
-)  # fmt: skip
+CONTRACT_FIELDS = PROVIDER_TIMES | {
+    "channel", "customer", "actor", "message_id", "contact_id", "conversation_id", "thread", "headers", "subject",
+    "text", "html", "language", "topic", "attachments", "time_estimated", "refers_to", "status",
+}  # fmt: skip
 """Fields of the data that mean something here: a provider's field of that name must not slip in unread."""
 
 CUSTOMER = {"type": "customer"}
@@ -49,8 +52,13 @@ def key(*parts: object) -> str:
     return ":".join(str(part) for part in parts)
 
 
-def draft(kind: str, event_id: str, at: datetime | None, /, **data: Any) -> Draft:
-    """Return a draft whose data holds only what says something. An object that came out empty is left out."""
+def draft(kind: str, event_id: str, at: When, /, **data: Any) -> Draft:
+    """Return a draft whose data holds only what says something. An object that came out empty is left out.
+
+    What a provider told as the time is kept verbatim.
+    """
+    if isinstance(at, Told):
+        return Draft(event_id, kind, at.at, without_nothing({**data, at.field: at.value}))
     return Draft(event_id, kind, at, without_nothing(data))
 
 

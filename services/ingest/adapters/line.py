@@ -12,7 +12,7 @@ from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole
 from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
-from services.ingest.adapters.times import from_unix_ms
+from services.ingest.adapters.times import told_ms
 
 _COMINGS_AND_GOINGS = {"follow": events.SUBSCRIBED, "unfollow": events.UNSUBSCRIBED}
 _MEMBERS = {"memberJoined": ("joined", events.ENTERED), "memberLeft": ("left", events.LEFT)}
@@ -53,7 +53,7 @@ def _members(part: Mapping[str, Json], destination: str) -> list[Draft]:
         return []
     return [
         events.draft(
-            kind, events.key(event_id, user), from_unix_ms(part.get("timestamp")), channel="line",
+            kind, events.key(event_id, user), told_ms(part.get("timestamp")), channel="line",
             customer=events.customer("line", f"{destination}/{user}"), actor=events.CUSTOMER,
             thread={"dm_thread": f"line:{destination}/{room}"}, how=field,
         )
@@ -80,7 +80,7 @@ def _event(part: Mapping[str, Json], destination: str) -> Draft | Quarantined:
         "thread": {"dm_thread": f"line:{destination}/{room}"} if room else {},
         "standby": True if part.get("mode") == "standby" else None,
     }
-    at = from_unix_ms(part.get("timestamp"))
+    at = told_ms(part.get("timestamp"))
     if kind == "message" and message_id:
         facts = {"message_id": message_id, "in_reply_to": text(message.get("quotedMessageId"))}
         return events.draft(events.RECEIVED, event_id, at, **data, **facts, **_said(message))

@@ -18,6 +18,7 @@ from shared.plaintext import html_to_text
 _OLDEST = datetime(1970, 1, 2, tzinfo=UTC)
 """An older Date is a clock that was never set."""
 
+_LONGEST_DATE = 128
 _MOST_ADDRESSES = 50
 _DELIVERED = ("delivered-to", "x-original-to", "envelope-to")
 """Headers in which the receiving server writes down the address that it took the mail for."""
@@ -45,6 +46,7 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
     counterpart = outside if is_own else sender
     sent = is_own and outside is not None
     automatic = is_automatic(mail, account.options.get("own_lists") or ())
+    date = mail.headers.get("date")
     data = {
         "channel": "email",
         "customer": _customer(counterpart),
@@ -60,6 +62,7 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
         "cc": [address.address for address in cc[:_MOST_ADDRESSES]],
         "reply_to": next((address.address for address in addresses.read(mail.headers.get("reply-to"))), None),
         "report": _report(mail),
+        "provider_time": date if date is not None and len(date) <= _LONGEST_DATE else None,
         **(facts or {}),
     }
     kind = "threadline.message.sent" if sent else "threadline.message.received"

@@ -39,7 +39,7 @@ from services.ingest.adapters.payloads import (
     without_nothing,
 )
 from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_fresh, require_match
-from services.ingest.adapters.times import from_unix_ms
+from services.ingest.adapters.times import Told, from_unix_ms
 from services.ingest.mail.message import Attachment, Headers, Mail, read
 from services.ingest.mail.words import clean
 
@@ -192,7 +192,7 @@ def _webhook(body: dict[str, Json], token: ReplayToken, adapter: Plain, account:
     original = f"<{sent.strip('<>')}>" if sent else None
     status = mapping(data.get("delivery-status"))
     draft: Draft = events.draft(
-        events.STATUS, event_id, at, channel="email",
+        events.STATUS, event_id, Told(at, "provider_time_s", seconds), channel="email",
         customer=events.customer("email", email, verified=False),
         actor=events.AUTOMATED, thread={"original_message_id": original} if original else {},
         refers_to=original, status=kind,

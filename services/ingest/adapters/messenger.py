@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Quarantined, RawRequest
 from services.ingest.adapters.meta import Meta, not_understood
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole
-from services.ingest.adapters.times import from_unix_ms, from_unix_s
+from services.ingest.adapters.times import Told, told_ms, told_s
 
 _EARLIEST_MS = 100_000_000_000
 """Fewer milliseconds than this lie before the network began (1973): they are seconds."""
@@ -185,10 +184,10 @@ class _Part:
             )
 
 
-def _time(value: Json) -> datetime | None:
+def _time(value: Json) -> Told:
     """Milliseconds; the console's samples of changes are in seconds."""
     stamp = whole(value)
-    return from_unix_s(stamp) if stamp is not None and stamp < _EARLIEST_MS else from_unix_ms(stamp)
+    return told_s(value) if stamp is not None and stamp < _EARLIEST_MS else told_ms(value)
 
 
 def _attachment(file: Mapping[str, Json]) -> dict[str, Any]:

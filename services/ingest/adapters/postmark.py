@@ -14,7 +14,7 @@ from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quara
 from services.ingest.adapters.mail_event import mail_event
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, required, text, whole, without_nothing
 from services.ingest.adapters.signatures import require_basic
-from services.ingest.adapters.times import from_iso
+from services.ingest.adapters.times import told_iso
 from services.ingest.mail.message import Attachment, Headers, Mail, read
 from services.ingest.mail.words import base64_bytes
 
@@ -124,7 +124,7 @@ def _status(record: str, message_id: str, body: Mapping[str, Json]) -> Draft | Q
     elif text(body.get("ID")):
         parts.append(text(body.get("ID")))
     return events.draft(
-        events.STATUS, events.key(*parts), from_iso(stamp), channel="email",
+        events.STATUS, events.key(*parts), told_iso(stamp), channel="email",
         customer=events.customer("email", email, verified=False), actor=events.AUTOMATED,
         refers_to=message_id, status=record.lower(),
         details=without_nothing(

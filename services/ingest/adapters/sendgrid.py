@@ -47,7 +47,7 @@ from services.ingest.adapters.payloads import (
     without_nothing,
 )
 from services.ingest.adapters.signatures import base64_digest, require_basic, require_header
-from services.ingest.adapters.times import from_unix_s
+from services.ingest.adapters.times import told_s
 from services.ingest.mail.message import Attachment, Mail, read, split
 
 SIGNATURE = "x-twilio-email-event-webhook-signature"
@@ -237,7 +237,7 @@ def _status(item: Any) -> Draft | None:
     return events.draft(
         events.STATUS,
         event_id,
-        from_unix_s(item.get("timestamp")),
+        told_s(item.get("timestamp")),
         channel="email",
         customer=events.customer("email", email, verified=False),
         actor=events.AUTOMATED,

@@ -12,7 +12,7 @@ from services.ingest.adapters import events
 from services.ingest.adapters.base import JSON, Account, Answer, Delivery, Draft, Forged, Plain, Quarantined, RawRequest
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, required, text, whole
 from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_fresh, require_header, require_match
-from services.ingest.adapters.times import from_slack
+from services.ingest.adapters.times import told_slack
 
 WINDOW = timedelta(seconds=300)
 _SPOKEN = frozenset({None, "file_share", "thread_broadcast", "me_message", "bot_message", "assistant_app_thread"})
@@ -93,7 +93,7 @@ class _Callback:
             "thread": {"dm_thread": thread} if channel else {},
             **facts,
         }
-        return events.draft(kind, event_id, from_slack(ts), **data)
+        return events.draft(kind, event_id, told_slack(ts), **data)
 
     def _is_own_bot(self, author: Mapping[str, Json]) -> bool:
         if not author.get("bot_id"):

@@ -16,7 +16,7 @@ from services.ingest.adapters.base import Account, Delivery, Forged, Malformed, 
 from services.ingest.adapters.events import CONTRACT_FIELDS
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, without_nothing
 from services.ingest.adapters.signatures import hmac_sha256, require_fresh, require_header
-from services.ingest.adapters.times import from_iso
+from services.ingest.adapters.times import told_iso
 
 WINDOW = timedelta(minutes=5)
 _LONGEST_ID = 256
@@ -51,7 +51,7 @@ class StandardWebhooks(Plain):
         webhook_id = require_header(request, "webhook-id")
         answer = self.taken(account, webhook_id)
         body = read_object(request.body)
-        at = from_iso(body.get("timestamp"))
+        at = told_iso(body.get("timestamp"))
         answers = items(body.get("data")) or [mapping(body.get("data"))]
         drafts, quarantined = [], []
         for number, data in enumerate(answers):

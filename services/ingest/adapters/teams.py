@@ -33,7 +33,7 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, required, text, whole
 from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
-from services.ingest.adapters.times import from_iso
+from services.ingest.adapters.times import told_iso
 from shared.plaintext import html_to_text
 
 CLOUDS = {
@@ -203,7 +203,7 @@ def _events(kind: str, key: str, body: Mapping[str, Json], account: Account) -> 
         "actor": actor,
         "thread": {"dm_thread": f"teams:{room}"} if room else {},
     }
-    at = from_iso(stamp)
+    at = told_iso(stamp)
     if kind == "message":
         sent = staff or actor == events.BOT
         return [

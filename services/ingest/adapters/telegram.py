@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Forged, Plain, Quarantined, RawRequest
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, required, text, whole
 from services.ingest.adapters.signatures import matches, require_header
-from services.ingest.adapters.times import from_unix_s
+from services.ingest.adapters.times import told_s
 
 _FILES = ("document", "audio", "video", "voice", "animation", "video_note", "sticker")
 _THINGS = ("location", "venue", "contact", "poll", "dice", "story", "checklist")
@@ -59,7 +58,7 @@ class _Update:
         return None
 
     def _draft(
-        self, kind: str, event_id: str, at: datetime | None, message: Mapping[str, Json], author: Mapping[str, Json],
+        self, kind: str, event_id: str, at: events.When, message: Mapping[str, Json], author: Mapping[str, Json],
         **facts: Any,
     ) -> Draft:  # fmt: skip
         chat = mapping(message.get("chat"))
@@ -96,7 +95,7 @@ class _Update:
         found = self._draft(
             events.SENT if self._is_ours(message, author) else events.RECEIVED,
             identity,
-            from_unix_s(message.get("date")),
+            told_s(message.get("date")),
             message,
             author,
             message_id=identity,
@@ -113,7 +112,7 @@ class _Update:
         if said is None or message.get("message_id") is None:
             return None
         author = mapping(message.get("from")) or mapping(message.get("sender_chat"))
-        at = from_unix_s(message.get("edit_date")) or from_unix_s(message.get("date"))
+        at = told_s(message.get("edit_date") or message.get("date"))
         return self._draft(events.EDITED, self.update_id, at, message, author, refers_to=_key(message), **said)
 
     def _button(self, query: Mapping[str, Json]) -> Draft | None:
@@ -130,7 +129,7 @@ class _Update:
         author = mapping(reaction.get("user")) or mapping(reaction.get("actor_chat"))
         new = [_emoji(mapping(one)) for one in items(reaction.get("new_reaction"))]
         return self._draft(
-            events.REACTED, self.update_id, from_unix_s(reaction.get("date")), reaction, author,
+            events.REACTED, self.update_id, told_s(reaction.get("date")), reaction, author,
             refers_to=_key(reaction), emoji=next((emoji for emoji in new if emoji), None), removed=not new,
         )  # fmt: skip
 
@@ -140,7 +139,7 @@ class _Update:
         kind = {"member": events.SUBSCRIBED, "kicked": events.UNSUBSCRIBED}.get(status or "")
         if kind is None or mapping(change.get("chat")).get("type") != "private":
             return None
-        at, author = from_unix_s(change.get("date")), mapping(change.get("from"))
+        at, author = told_s(change.get("date")), mapping(change.get("from"))
         return self._draft(kind, self.update_id, at, change, author, how=status)
 
 

@@ -27,7 +27,7 @@ from services.ingest.adapters.signatures import (
     require_header,
     require_match,
 )
-from services.ingest.adapters.times import from_unix_ms
+from services.ingest.adapters.times import told_ms
 
 # Longer than the provider's retries, where a retry carries the first attempt's time.
 WINDOW = timedelta(minutes=5)
@@ -96,7 +96,7 @@ def _event(part: Mapping[str, Json], account: Account) -> Draft | Quarantined:
         "thread": {"dm_thread": f"example:{account.account}/{user}"} if user else {},
     }
     # None where the provider gives no time: never one of our own.
-    at = from_unix_ms(part.get("at"))
+    at = told_ms(part.get("at"))
     if kind == "message" and message:
         files = [_file(mapping(file)) for file in items(part.get("files"))]
         facts = {"message_id": message, "text": text(part.get("text")), "attachments": files}

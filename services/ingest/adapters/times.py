@@ -1,10 +1,14 @@
-"""Providers' times, each with its unit, as aware UTC datetimes; None where there is none or it cannot be one."""
+"""Providers' times, each with its unit, as aware UTC datetimes; None where there is none or it cannot be one.
+
+`told_…` keep beside it what the provider wrote, in a field of the event that says the unit.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from services.ingest.adapters.payloads import Json, whole
 
@@ -77,3 +81,50 @@ def from_rfc2822(value: Json) -> datetime | None:
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+_LONGEST = 128
+"""Characters of a time that are kept; nothing longer is one."""
+
+
+class Told(NamedTuple):
+    """A time as a provider told it: `at` is None where it cannot be one, `value` where it told none.
+
+    `field` is where the event keeps `value`: `provider_time_s` or `provider_time_ms` for a number of seconds or
+    milliseconds since 1970, given as number or text, `provider_time` for a text with a form of its own.
+    """
+
+    at: datetime | None
+    field: str
+    value: str | int | float | None
+
+
+def told_s(value: Json) -> Told:
+    """Read Unix seconds."""
+    return Told(from_unix_s(value), "provider_time_s", _verbatim(value))
+
+
+def told_ms(value: Json) -> Told:
+    """Read Unix milliseconds."""
+    return Told(from_unix_ms(value), "provider_time_ms", _verbatim(value))
+
+
+def told_slack(value: Json) -> Told:
+    """Read `seconds.microseconds`."""
+    return Told(from_slack(value), "provider_time_s", _verbatim(value))
+
+
+def told_iso(value: Json) -> Told:
+    """Read ISO 8601."""
+    return Told(from_iso(value), "provider_time", _verbatim(value))
+
+
+def told_rfc2822(value: Json) -> Told:
+    """Read a mail date."""
+    return Told(from_rfc2822(value), "provider_time", _verbatim(value))
+
+
+def _verbatim(value: Json) -> str | int | float | None:
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

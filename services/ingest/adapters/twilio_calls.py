@@ -18,7 +18,7 @@ import orjson
 from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Draft, RawRequest, Unreadable
 from services.ingest.adapters.payloads import text, whole
-from services.ingest.adapters.times import from_iso, from_rfc2822
+from services.ingest.adapters.times import told_iso, told_rfc2822
 from services.ingest.adapters.twilio_messages import Form, person
 
 _CALL_SID = re.compile(r"CA[0-9a-f]{32}", re.ASCII)
@@ -46,7 +46,7 @@ def _contact(form: Form) -> str | None:
     return form.get("ParentCallSid") or form.get("CallSid")
 
 
-def _call_draft(kind: str, event_id: str, at: datetime | None, form: Form, account: Account, **facts: Any) -> Draft:
+def _call_draft(kind: str, event_id: str, at: events.When, form: Form, account: Account, **facts: Any) -> Draft:
     data = {"customer": _caller(form, account), "contact_id": _contact(form), "actor": events.AUTOMATED, **facts}
     return events.draft(f"threadline.{kind}", event_id, at, channel="phone", **data)
 
@@ -60,7 +60,7 @@ def call(form: Form, account: Account) -> Draft:
     """A status of one leg. Only the leg to an agent tells that somebody answered, only the first leg that it ended."""
     status, sid = form["CallStatus"], form["CallSid"]
     event_id = events.key(sid, form.get("SequenceNumber") or status)
-    at = from_rfc2822(form.get("Timestamp"))
+    at = told_rfc2822(form.get("Timestamp"))
     to_agent = bool(form.get("ParentCallSid"))
     seconds = whole(form.get("CallDuration"))
     if to_agent and status == "initiated":
@@ -90,7 +90,7 @@ def called_back(form: Form, request: RawRequest) -> list[Draft]:
     return [
         events.draft(
             "threadline.callback.completed", events.key(form["CallSid"], "callback"),
-            from_rfc2822(form.get("Timestamp")), channel="phone", contact_id=asked, actor=events.AUTOMATED,
+            told_rfc2822(form.get("Timestamp")), channel="phone", contact_id=asked, actor=events.AUTOMATED,
         )
     ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def conference(form: Form, account: Account) -> Draft:
     sid, leg, room = form["ConferenceSid"], form.get("CallSid"), form.get("FriendlyName", "")
     contact = room if _CALL_SID.fullmatch(room) else _contact(form)
     event_id = events.key(sid, form.get("SequenceNumber") or f"{leg or ''}:{status}")
-    at = from_rfc2822(form.get("Timestamp"))
+    at = told_rfc2822(form.get("Timestamp"))
     is_ours = leg is not None and leg != contact
     label = form.get("ParticipantLabel") or leg
     facts: dict[str, Any] = {"customer": {}, "contact_id": contact, "conference_id": sid}
@@ -192,7 +192,7 @@ def recording(form: Form, account: Account) -> Draft:
     """A voicemail is the customer's message; any other recording belongs to the call that it was made of."""
     sid, status = form["RecordingSid"], form.get("RecordingStatus") or "completed"
     file = events.attachment(form.get("RecordingUrl"), "audio/x-wav", recording_id=sid)
-    at = from_rfc2822(form.get("RecordingStartTime"))
+    at = told_rfc2822(form.get("RecordingStartTime"))
     seconds = whole(form.get("RecordingDuration"))
     facts: dict[str, Any] = {"attachments": [file] if form.get("RecordingUrl") else [], "duration_s": seconds}
     if form.get("RecordingSource") == "RecordVerb" and status == "completed":
@@ -231,7 +231,7 @@ def live_transcription(form: Form, account: Account) -> Draft:
     if final:
         speaker = events.CUSTOMER if by_customer else events.AGENT
         facts |= {"status": "transcript", "partial": None, "text": said, "actor": speaker}
-    at = from_iso(form.get("Timestamp"))
+    at = told_iso(form.get("Timestamp"))
     refers_to = form.get("CallSid") or sid
     return _call_draft("message.status", events.key(sid, sequence), at, form, account, **facts, refers_to=refers_to)
 

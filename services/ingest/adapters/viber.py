@@ -9,7 +9,7 @@ from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest
 from services.ingest.adapters.payloads import Json, mapping, read_object, required, text, whole
 from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_header, require_match
-from services.ingest.adapters.times import from_unix_ms
+from services.ingest.adapters.times import told_ms
 
 _COMINGS_AND_GOINGS = {
     "subscribed": events.SUBSCRIBED, "unsubscribed": events.UNSUBSCRIBED, "conversation_started": events.ENTERED,
@@ -40,7 +40,7 @@ class Viber(Plain):
 
 
 def _event(kind: str, event_id: str, body: Mapping[str, Json], account: Account) -> Draft | None:
-    at, token = from_unix_ms(body.get("timestamp")), text(body.get("message_token"))
+    at, token = told_ms(body.get("timestamp")), text(body.get("message_token"))
     sender = mapping(body.get("sender")) or mapping(body.get("user"))
     user = text(sender.get("id")) or text(body.get("user_id"))
     data: dict[str, Any] = {

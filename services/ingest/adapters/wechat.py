@@ -10,7 +10,7 @@ import base64
 import binascii
 import html
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
@@ -31,7 +31,7 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.signatures import hex_digest, matches, require_fresh
-from services.ingest.adapters.times import from_unix_s
+from services.ingest.adapters.times import told_s
 from services.ingest.mail.words import clean
 
 WINDOW = timedelta(minutes=5)
@@ -166,7 +166,7 @@ def _content(inner: str) -> str:
 
 
 def _event(kind: str, key: str, sender: str, fields: Mapping[str, str], account: Account) -> Draft | None:
-    at = from_unix_s(fields.get("CreateTime"))
+    at = told_s(fields.get("CreateTime"))
     data: dict[str, Any] = {
         "channel": "wechat",
         "customer": events.customer("wechat", f"{account.account}/{sender}"),
@@ -183,7 +183,7 @@ def _event(kind: str, key: str, sender: str, fields: Mapping[str, str], account:
     return None if said is None else events.draft(events.RECEIVED, key, at, **data, message_id=key, **said)
 
 
-def _gesture(key: str, at: datetime | None, fields: Mapping[str, str], data: dict[str, Any]) -> Draft | None:
+def _gesture(key: str, at: events.When, fields: Mapping[str, str], data: dict[str, Any]) -> Draft | None:
     """Return the event of what somebody did without writing. A pressed button of the menu is their own word."""
     what, given = fields.get("Event", ""), fields.get("EventKey")
     if what == "CLICK":

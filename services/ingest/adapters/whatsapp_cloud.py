@@ -9,7 +9,7 @@ from services.ingest.adapters import events
 from services.ingest.adapters.base import Account, Delivery, Draft, Quarantined, RawRequest
 from services.ingest.adapters.meta import Meta, not_understood
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, without_nothing
-from services.ingest.adapters.times import from_unix_s
+from services.ingest.adapters.times import told_s
 
 _MEDIA = ("image", "video", "audio", "document", "sticker")
 _SPOKEN = frozenset(
@@ -100,7 +100,7 @@ def _sender(part: Mapping[str, Json], value: Mapping[str, Json], account: Accoun
 def _message(part: Mapping[str, Json], value: Mapping[str, Json], account: Account) -> Draft | Quarantined:
     identity, kind = _id(part), text(part.get("type")) or ""
     person, who = _sender(part, value, account)
-    at = from_unix_s(part.get("timestamp"))
+    at = told_s(part.get("timestamp"))
     common: dict[str, Any] = {
         "channel": "whatsapp",
         "customer": person,
@@ -191,7 +191,7 @@ def _status(part: Mapping[str, Json], value: Mapping[str, Json], account: Accoun
     return events.draft(
         events.STATUS,
         events.key(identity, status),
-        from_unix_s(part.get("timestamp")),
+        told_s(part.get("timestamp")),
         channel="whatsapp",
         customer=_person(number, user_id, None, account),
         actor=events.AUTOMATED,
@@ -213,7 +213,7 @@ def _preference(part: Mapping[str, Json], value: Mapping[str, Json], account: Ac
         raise _NotUnderstood(f"a preference {wish[:80]!r}")
     category, stamp = text(part.get("category")), part.get("timestamp")
     return events.draft(
-        kind, events.key(who, category, wish, text(stamp)), from_unix_s(stamp), channel="whatsapp",
+        kind, events.key(who, category, wish, text(stamp)), told_s(stamp), channel="whatsapp",
         customer=_person(number, user_id, None, account), actor=events.CUSTOMER,
         thread=_thread(_ours(value, account), who), how=wish, about=category,
     )  # fmt: skip
@@ -224,7 +224,7 @@ def _echo(part: Mapping[str, Json], value: Mapping[str, Json], account: Account)
     identity, number = _id(part), text(part.get("to"))
     kind = text(part.get("type")) or ""
     body = mapping(part.get(kind))
-    at = from_unix_s(part.get("timestamp"))
+    at = told_s(part.get("timestamp"))
     common: dict[str, Any] = {
         "channel": "whatsapp",
         "customer": _person(number, text(part.get("to_user_id")), None, account),

@@ -26,7 +26,7 @@ from services.ingest.adapters.base import (
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, without_nothing
 from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
-from services.ingest.adapters.times import from_iso, from_unix_ms
+from services.ingest.adapters.times import Told, told_iso, told_ms
 
 _POSTS = ("post.create", "post.mention.create", "post.reply.create", "post.quote.create")
 _QUIET = frozenset({"for_user_id", "users", "apps", "user_has_blocked", "direct_message_indicate_typing_events"})
@@ -90,7 +90,7 @@ def _activity(data: Mapping[str, Json], account: Account) -> Iterator[Draft | Qu
             yield from found
             return
     elif kind in _POSTS and text(payload.get("id")):
-        yield _post(payload, ours, account, from_iso(payload.get("created_at")), text(payload.get("author_id")))
+        yield _post(payload, ours, account, told_iso(payload.get("created_at")), text(payload.get("author_id")))
         return
     elif kind == "post.delete" and text(payload.get("id")):
         yield _deleted(text(payload.get("id")) or "", text(payload.get("author_id")), ours, account, None)
@@ -121,7 +121,7 @@ def _account_activity(body: Mapping[str, Json], ours: str | None, account: Accou
     for part in map(mapping, items(body.get("tweet_delete_events"))):
         status = mapping(part.get("status"))
         if text(status.get("id")):
-            at = from_unix_ms(part.get("timestamp_ms"))
+            at = told_ms(part.get("timestamp_ms"))
             yield _deleted(text(status.get("id")) or "", text(status.get("user_id")), ours, account, at)
         else:
             yield _not_understood("a deletion without id", dict(part))
@@ -161,7 +161,7 @@ def _direct_message(part: Mapping[str, Json], ours: str | None, users: Mapping[s
         media_id=text(media.get("id_str")) or text(media.get("id")), kind=text(media.get("type")),
     )  # fmt: skip
     return events.draft(
-        events.SENT if by_us else events.RECEIVED, identity, from_unix_ms(part.get("created_timestamp")), channel="x",
+        events.SENT if by_us else events.RECEIVED, identity, told_ms(part.get("created_timestamp")), channel="x",
         customer=_person(other, ours, account, _name(users, other)),
         actor=events.AGENT if by_us else events.CUSTOMER,
         message_id=identity, thread={"dm_thread": f"x:{account.account}/{other}"} if other else {},
@@ -175,25 +175,27 @@ def _read(part: Mapping[str, Json], ours: str | None, users: Mapping[str, Json],
     last = text(part.get("last_read_event_id")) or ""
     return events.draft(
         events.STATUS, events.key(last, "read", text(part.get("sender_id"))),
-        from_unix_ms(part.get("created_timestamp")),
+        told_ms(part.get("created_timestamp")),
         channel="x", customer=_person(other, ours, account, _name(users, other)),
         actor=events.AUTOMATED, by_us=True if by_us else None,
         thread={"dm_thread": f"x:{account.account}/{other}"} if other else {}, refers_to=last, status="read",
     )  # fmt: skip
 
 
-def _post_time(part: Mapping[str, Json]) -> datetime | None:
-    at = from_unix_ms(part.get("timestamp_ms"))
-    if at is not None:
-        return at
+def _post_time(part: Mapping[str, Json]) -> Told:
+    told = told_ms(part.get("timestamp_ms"))
+    if told.at is not None:
+        return told
+    written = text(part.get("created_at")) or ""
     try:
-        return datetime.strptime(text(part.get("created_at")) or "", "%a %b %d %H:%M:%S %z %Y").astimezone(UTC)
+        at = datetime.strptime(written, "%a %b %d %H:%M:%S %z %Y").astimezone(UTC)
     except (ValueError, OverflowError):
-        return None
+        return Told(None, "provider_time", written[:128])
+    return Told(at, "provider_time", written)
 
 
 def _post(
-    part: Mapping[str, Json], ours: str | None, account: Account, at: datetime | None, author: str | None,
+    part: Mapping[str, Json], ours: str | None, account: Account, at: events.When, author: str | None,
     name: str | None = None,
 ) -> Draft:  # fmt: skip
     """A public post by a person or by us; whoever answers stands in the same public thread."""
@@ -214,7 +216,7 @@ def _post(
     )  # fmt: skip
 
 
-def _deleted(identity: str, author: str | None, ours: str | None, account: Account, at: datetime | None) -> Draft:
+def _deleted(identity: str, author: str | None, ours: str | None, account: Account, at: events.When) -> Draft:
     by_us = author is not None and author == ours
     return events.draft(
         events.DELETED, events.key(identity, "deleted"), at, channel="x", customer=_person(author, ours, account),
@@ -231,7 +233,7 @@ def _followed(part: Mapping[str, Json], ours: str | None, account: Account) -> D
         return None
     stamp = part.get("created_timestamp")
     return events.draft(
-        kind, events.key(by, text(part.get("type")), whom, text(stamp)), from_unix_ms(stamp), channel="x",
+        kind, events.key(by, text(part.get("type")), whom, text(stamp)), told_ms(stamp), channel="x",
         customer=_person(by, ours, account, text(source.get("name"))), actor=events.CUSTOMER,
         thread={"dm_thread": f"x:{account.account}/{by}"}, how=text(part.get("type")), public=True,
     )  # fmt: skip
@@ -244,7 +246,7 @@ def _liked(part: Mapping[str, Json], ours: str | None, account: Account) -> Draf
         {"refers_to": text(post.get("id_str")) or text(post.get("id")), "emoji": "❤", "public": True}
     )
     return events.draft(
-        events.REACTED, text(part.get("id")) or "", from_unix_ms(part.get("timestamp_ms")), channel="x",
+        events.REACTED, text(part.get("id")) or "", told_ms(part.get("timestamp_ms")), channel="x",
         customer=_person(by, ours, account, text(user.get("name"))),
         actor=events.AGENT if by == ours else events.CUSTOMER, **facts,
     )  # fmt: skip

@@ -5,18 +5,19 @@ An adapter that is added needs no test of its own for what stands here: only an 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Delivery, Forged, Headers, RawRequest, receive
 from services.ingest.webhooks import events_of
-from shared.events import InboundEvent
+from shared.events import PROVIDER_TIMES, InboundEvent
 from tests.contract.adapters.providers import FORM, HELD, NOW, PROVIDERS, UNDER_TEST, Provider, Signing
 from tests.contract.adapters.recorded import Recorded, outcome, recorded
 
@@ -62,6 +63,25 @@ def test_every_event_is_one_that_the_log_takes(record: Recorded) -> None:
     for event, encoded in taken:
         assert event.source == f"/{record.provider.name}/acme"
         assert InboundEvent.decode(encoded) == event
+
+
+@every_payload
+def test_provider_time_is_kept_as_it_was_written_with_its_unit(record: Recorded) -> None:
+    written = json.dumps([record.document.get(name) for name in ("body", "form", "text")], ensure_ascii=False)
+    for event in record.document["events"]:
+        told = {name: value for name, value in event["data"].items() if name in PROVIDER_TIMES}
+        if event["data"].get("time_estimated"):
+            # Told and not believed, or not told at all.
+            assert len(told) <= 1
+        elif record.provider.name == "chat":
+            # A visitor's clock tells nothing; ours is no provider's.
+            assert told == {}
+        else:
+            ((name, value),) = told.items()
+            assert str(value) in written
+            at_s = datetime.fromisoformat(event["time"]).timestamp()
+            by_unit = {"provider_time_s": 1, "provider_time_ms": 1_000}
+            assert name not in by_unit or float(value) / by_unit[name] == pytest.approx(at_s, abs=0.001)
 
 
 @every_payload
