@@ -40,8 +40,8 @@ CLAIM = "SELECT position FROM conversation.searchable WHERE tenant_id = $1 FOR U
 LAST = "SELECT position FROM conversation.tenant_state WHERE tenant_id = $1"
 
 INDEX = """
-INSERT INTO conversation.search (tenant_id, entry_id, document)
-SELECT e.tenant_id, e.entry_id,
+INSERT INTO conversation.search (tenant_id, entry_id, occurred_at, document)
+SELECT e.tenant_id, e.entry_id, e.occurred_at,
        setweight(to_tsvector('simple', left(coalesce(e.data ->> 'subject', ''), 2000)), 'A')
        || setweight(to_tsvector('simple', left(coalesce(e.new_text, e.data ->> 'text', ''), 100000)), 'B')
        || setweight(to_tsvector('simple', left(coalesce(e.data -> 'customer' ->> 'name', ''), 500)), 'C')
@@ -158,7 +158,11 @@ class Question:
 
 
 async def find(connection: asyncpg.Connection, tenant: str, question: Question) -> tuple[list[dict[str, Any]], bool]:
-    """Return the best hits, best first, and whether there are more."""
+    """Return the best hits, best first, and whether there are more.
+
+    Of words that are in more than 5,000 entries of the tenant the newest 5,000 of the span asked for are looked at,
+    unless they are looked for with one customer or in one conversation.
+    """
     rows = await connection.fetch(
         FIND,
         question.words,

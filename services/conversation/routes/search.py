@@ -28,7 +28,12 @@ def search_router(platform: Platform, indexer: Indexer) -> APIRouter:
     """Return the route of the search; `indexer` lets it wait for what came before it."""
     router = APIRouter(tags=["search"])
 
-    @router.get("/v1/search", summary="Entries by their words, the best first")
+    @router.get(
+        "/v1/search",
+        summary="Entries by their words, the best first",
+        description="Of words that are in more than 5,000 entries the newest 5,000 are ranked, within `since` and "
+        "`until`; with `customer_id` or `conversation_id` all of theirs are.",
+    )
     async def find(
         reader: Reader,
         q: Annotated[str, Query(min_length=1, max_length=1000, description='words, "a phrase", or, -without')],

@@ -1,8 +1,8 @@
-"""Lists of conversations and customers: the same whether the latest suffice or all are asked, and never all sorted."""
+"""Lists of conversations, customers and hits: the same whether the latest suffice or all are asked."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from bench import persons
+from services.conversation import search
 from services.conversation.reading import conversations, customers
 from services.conversation.reading.conversations import Inbox
 from shared.database.engine import tenant_reader
@@ -91,3 +92,36 @@ async def test_an_inbox_is_read_in_the_order_of_an_index(pool: asyncpg.Pool, wan
         rows = await connection.fetch(f"EXPLAIN {statement}", *arguments)
     plan = "\n".join(row[0] for row in rows)
     assert "Sort" not in plan and "Seq Scan" not in plan, plan
+
+
+INDEXED = """
+INSERT INTO conversation.search (tenant_id, entry_id, occurred_at, document)
+SELECT tenant_id, entry_id, occurred_at, to_tsvector('simple', CASE
+    WHEN event_id LIKE 'e3-_' THEN 'common common recent' WHEN event_id LIKE 'e3-9_' THEN 'common common rare'
+    ELSE 'common word' END)
+FROM conversation.entry
+"""
+
+
+async def test_of_a_word_in_very_many_entries_the_newest_are_ranked_and_a_narrower_question_finds_the_rest(
+    pool: asyncpg.Pool,
+) -> None:
+    await persons.crowd(pool, 0, 7_000)
+    await pool.execute(INDEXED)
+    customer_id = await pool.fetchval(persons.CUSTOMER_OF, persons.TENANT, "email:p3@crowd.example")
+    early = persons.END - timedelta(weeks=90)
+
+    async def found(connection: asyncpg.Connection, words: str, **narrowed: Any) -> list[str]:
+        hits, _ = await search.find(connection, persons.TENANT, search.Question(words, 10, **narrowed))
+        return [hit["entry"]["event_id"] for hit in hits]
+
+    best_of_all = {f"e3-{n}" for n in range(90, 100)}
+    async with tenant_reader(pool, persons.TENANT) as connection:
+        assert set(await found(connection, "common")) == {f"e3-{n}" for n in range(10)}
+        assert set(await found(connection, "common", beyond=10)).isdisjoint(best_of_all)
+        assert set(await found(connection, "common", until=early)) == best_of_all
+        assert set(await found(connection, "rare")) == best_of_all
+        assert best_of_all & set(await found(connection, "common", customer_id=customer_id, beyond=10))
+        assert await found(connection, "common", kinds=("threadline.call.queued",)) == []
+    async with tenant_reader(pool, "another") as connection:
+        assert await found(connection, "common") == []
