@@ -9,16 +9,16 @@ import asyncpg
 
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
-from services.conversation.reading.customers import customer
+from services.conversation.reading.customers import MOST_OPEN, customer
 from services.conversation.reading.shown import LINE, seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
 
 SURVEYS = 20
 """Answered surveys that a brief tells of, the latest."""
 
-# The matter at hand (the open conversation last active, or the last one where all are resolved), and what the latest
-# were about. A long life has many: they are looked up once for both.
-MATTERS = """
+# The matter at hand (the open conversation last active, or the last one where all are resolved), what the latest were
+# about, and which are open. A long life has many: they are looked up once for all of it.
+MATTERS = f"""
 WITH met AS MATERIALIZED (
     SELECT k.conversation_id, k.resolved_at, k.last_activity_at, k.last_entry_at, k.topic FROM conversation.leaf l
     JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
@@ -26,8 +26,10 @@ WITH met AS MATERIALIZED (
     JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
     WHERE l.tenant_id = $1 AND l.customer_id = $2)
 SELECT (SELECT conversation_id FROM met ORDER BY resolved_at IS NOT NULL, last_activity_at DESC NULLS LAST LIMIT 1),
-       ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL GROUP BY topic ORDER BY max(last_entry_at) DESC LIMIT 5)
-"""
+       ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL GROUP BY topic ORDER BY max(last_entry_at) DESC LIMIT 5),
+       ARRAY(SELECT conversation_id FROM met WHERE resolved_at IS NULL
+             GROUP BY conversation_id ORDER BY max(last_activity_at) DESC NULLS LAST LIMIT {MOST_OPEN})
+"""  # noqa: S608
 
 # The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.
 RECENT_SURVEYS = f"""
@@ -46,7 +48,7 @@ MOST_ENTRIES_OF_A_BRIEF = 500
 
 async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
     """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
-    current, topics = await connection.fetchrow(MATTERS, tenant, customer_id)
+    current, topics, open_ids = await connection.fetchrow(MATTERS, tenant, customer_id)
     found: dict[str, Any] | None = None
     entries: list[dict[str, Any]] = []
     if current is not None:
@@ -56,7 +58,7 @@ async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
     surveys = [seen_by(customer_id, row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
     return {
-        "customer": await customer(connection, tenant, customer_id),
+        "customer": await customer(connection, tenant, customer_id, open_ids),
         "conversation": found,
         "summary": brief.summary(found, list(reversed(entries)), topics, list(reversed(surveys))),
         "sla": found["sla"] if found else None,

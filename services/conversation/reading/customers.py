@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -90,17 +90,27 @@ async def find_customers(
     return [(row["found_id"], row["seen_at"]) for row in rows]
 
 
-async def customer(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> dict[str, Any]:
-    """Return a surviving customer as the API gives it."""
-    return (await customers(connection, tenant, [customer_id]))[0]
+async def customer(
+    connection: asyncpg.Connection, tenant: str, customer_id: UUID, open_ids: Sequence[UUID] | None = None
+) -> dict[str, Any]:
+    """Return a surviving customer as the API gives it. `open_ids`: their open conversations, where they are known."""
+    known = None if open_ids is None else {customer_id: open_ids}
+    return (await customers(connection, tenant, [customer_id], known))[0]
 
 
-async def customers(connection: asyncpg.Connection, tenant: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+async def customers(
+    connection: asyncpg.Connection,
+    tenant: str,
+    ids: Sequence[UUID],
+    open_ids: Mapping[UUID, Sequence[UUID]] | None = None,
+) -> list[dict[str, Any]]:
     """Return surviving customers as the API gives them, in the order asked for."""
     leaves = await _by_customer(connection, LEAVES, tenant, ids)
     sightings = await _by_customer(connection, SIGHTINGS, tenant, ids)
-    open_ = await _by_customer(connection, OPEN_OF_CUSTOMERS, tenant, ids)
-    return [_customer(id_, leaves[id_], sightings[id_], open_[id_][:MOST_OPEN]) for id_ in ids]
+    if open_ids is None:
+        found = await _by_customer(connection, OPEN_OF_CUSTOMERS, tenant, ids)
+        open_ids = {id_: [row["conversation_id"] for row in found[id_][:MOST_OPEN]] for id_ in ids}
+    return [_customer(id_, leaves[id_], sightings[id_], open_ids[id_]) for id_ in ids]
 
 
 async def _by_customer(
@@ -115,7 +125,7 @@ async def _by_customer(
 Records = Sequence[asyncpg.Record]
 
 
-def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_: Records) -> dict[str, Any]:
+def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_ids: Sequence[UUID]) -> dict[str, Any]:
     formers = [leaf["leaf_id"] for leaf in leaves if leaf["was_customer"]]
     named = [leaf for leaf in leaves if leaf["name"] is not None]
     name = max(named, key=lambda leaf: leaf["named_at"])["name"] if named else None
@@ -128,7 +138,7 @@ def _customer(customer_id: UUID, leaves: Records, sightings: Records, open_: Rec
         "merged_ids": [str(id_) for id_ in formers if id_ != customer_id],
         "first_seen_at": time_shown(min((at for leaf in leaves if (at := leaf["first_seen_at"])), default=None)),
         "last_seen_at": time_shown(max((at for leaf in leaves if (at := leaf["last_seen_at"])), default=None)),
-        "open_conversations": [str(row["conversation_id"]) for row in open_],
+        "open_conversations": [str(id_) for id_ in open_ids],
     }
 
 
