@@ -123,7 +123,9 @@ def _as_recorded(provider: str, name: str, written: str, unique: str) -> Callabl
     signing = next(one.signing for one in recorded() if (one.provider.name, one.name) == (provider, name))
     assert written.encode() in signing.body, (provider, written)
     return lambda number: replace(
-        signing, body=signing.body.replace(written.encode(), unique.replace("N", f"{number:06}").encode())
+        signing,
+        body=signing.body.replace(written.encode(), unique.replace("N", f"{number:06}").encode()),
+        token=f"{number:050}",
     )
 
 
