@@ -94,6 +94,13 @@ class Settings(BaseSettings):
     log_timeout_s: float = _setting(10.0, "s", "an append that is not durable by then is refused with 503", gt=0)
     max_record_bytes: int = _setting(1_000_000, "bytes", "a larger record is refused by the log", ge=1024)
     batch_max_records: int = _setting(2000, "records", "most that a consumer does in one transaction", ge=1, le=100_000)
+    policy_slice: int = _setting(
+        500,
+        "entries",
+        "about how many are decided again in one transaction when the identity policy changes: for so long the stream "
+        "of its tenant waits",
+        ge=1,
+    )
     rejection_limit: int = _setting(
         1000, "records", "so many rejections in a row stop the consumer: a bad deployment, not bad records", ge=1
     )

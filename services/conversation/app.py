@@ -24,6 +24,7 @@ from services.conversation.routes.search import search_router
 from services.conversation.routes.stream import stream_router
 from services.conversation.routes.visitor_stream import visitor_stream_router
 from services.conversation.search import Indexer
+from services.conversation.slices import Slices
 from services.conversation.streaming import Tail
 from services.conversation.visitors import Visitors
 from services.conversation.webhooks.app import build_webhooks
@@ -43,9 +44,9 @@ STREAM_MEMORY_S = 7 * 86_400.0
 async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     """Build the service: the consumer of the inbound topic, the agent API and the agent's page."""
     settings = platform.settings
-    consumer = InboundConsumer(
-        platform.log, platform.clock, entry_secret(platform.secret_key), ConversationMetrics(platform.registry)
-    )
+    metrics = ConversationMetrics(platform.registry)
+    consumer = InboundConsumer(platform.log, platform.clock, entry_secret(platform.secret_key), metrics)
+    slices = Slices(platform, metrics)
     runner = Runner(
         platform.log,
         platform.pool,
@@ -62,9 +63,10 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
-    parts = (customers_router, conversations_router, joining_router, identity_router, policy_router)
+    parts = (customers_router, conversations_router, joining_router, identity_router)
     for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
+    router.include_router(policy_router(platform, slices))
     indexer = Indexer(platform.pool)
     router.include_router(search_router(platform, indexer))
     router.include_router(stream_router(platform, tail))
@@ -84,6 +86,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         background=(
             runner.run,
             tail.run,
+            slices.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             indexer.run,
             partial(watch_for_ever, platform, LedgerMetrics(platform.registry)),

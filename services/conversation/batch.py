@@ -11,7 +11,7 @@ import asyncpg
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
-from services.conversation.identity import Evidence
+from services.conversation.identity import Evidence, EvidenceKey
 from services.conversation.people import People
 from services.conversation.policy import Policy
 from services.conversation.scope import Name, Scope, conversation_name
@@ -55,6 +55,8 @@ class Batch:
     policy: Policy
     version: int
     """The number of this change of the tenant: versions whatever is not an entry of its own."""
+    renewal: int
+    """The version of the latest policy that may decide otherwise what was there before it."""
     secret: bytes
     now: datetime
     people: People = field(init=False)
@@ -71,6 +73,8 @@ class Batch:
     """Of all entries that are decided, new or again."""
     evidence: list[Evidence] = field(default_factory=list)
     """What is new about who is who."""
+    unsaid: set[EvidenceKey] = field(default_factory=set)
+    """Stored evidence that no event gives under the policy in force."""
 
     bound: dict[Key, UUID] = field(default_factory=dict)
     """What keys meant before their part of the scope begins."""

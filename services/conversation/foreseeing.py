@@ -31,7 +31,7 @@ async def foresee(
 ) -> dict[str, Any]:
     """Return what `policy` would change. Reads one snapshot of everything and holds nobody up."""
     before = {row[0]: row[1] for row in await connection.fetch(CUSTOMERS, tenant)}
-    batch = Batch(connection, tenant, policy, 0, secret, clock.now())
+    batch = Batch(connection, tenant, policy, 0, 0, secret, clock.now())
     await Loading(batch).take_all(keep_links=True)
     fold = Fold(batch)
     fold.run()

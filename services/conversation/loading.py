@@ -15,7 +15,7 @@ from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, Key, facts_of, with_copies
 from services.conversation.regrouping import Regrouping, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
-from services.conversation.stitching import NEVER, bulk_key, sent_key
+from services.conversation.stitching import NEVER, bulk_key, naming_key, sent_key
 from shared.entry_ids import entry_id_bytes
 from shared.errors import Rejected
 from shared.events import InboundEvent
@@ -189,7 +189,7 @@ class Loading:
         if not found:
             return
         pairs = {evidence.pair for evidence in found.values()}
-        known = await tables.leaves.links_of_pairs(self._connection, self._tenant, pairs)
+        known = await tables.leaves.links_of_pairs(self._connection, self._tenant, pairs, self._batch.renewal)
         self._batch.evidence = [e for key, e in found.items() if key not in known or e.supersedes(known[key])]
         if not self._batch.evidence:
             return
@@ -244,7 +244,9 @@ class Loading:
             shared = {self._people.leaf(node).leaf_id for node in self._people.newly_shared}
             for key, leaf_id, entry_id in await tables.entries.recipients(self._connection, self._tenant, wanted):
                 self._sent_before.setdefault(wanted[key], set()).add(leaf_id)
-                if entry_id not in self._batch.displaced and leaf_id not in shared:
+                # One that is decided again says by its facts whose it is.
+                told = entry_id in self._batch.displaced or entry_id in self._batch.stored
+                if not told and leaf_id not in shared:
                     self._sent.setdefault(wanted[key], set()).add(leaf_id)
         for mail in mails | {fact.sent_mail for fact in facts if fact.sent_mail}:
             before = self._sent_before.get(mail, set())
@@ -252,6 +254,7 @@ class Loading:
                 self._batch.bulk.add(mail)
             if (mail in self._batch.bulk) != (len(before) > 1):  # what its id meant until now, it means no longer
                 names = [key_name(mail), *(key_name(bulk_key(mail, leaf_id)) for leaf_id in before)]
+                names.append(key_name(naming_key(mail)))
                 self._scope.touch(names, BEGINNING)
 
     def _leaves_around(self, fact: Facts) -> list[UUID]:

@@ -8,7 +8,7 @@ from services.conversation.update import Outcome
 
 
 class ConversationMetrics:
-    """Counters of events by what became of them."""
+    """Counters of events by what became of them, and what is outstanding of changed policies."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._events = Counter(
@@ -19,6 +19,17 @@ class ConversationMetrics:
             ["outcome"],
             registry=registry,
         )
+
+        self._outstanding = Gauge(
+            "threadline_conversation_policy_outstanding",
+            "Handles and sessions, of all tenants, that are still decided under an identity policy before the one in "
+            "force.",
+            registry=registry,
+        )
+
+    def show_outstanding(self, leaves: int) -> None:
+        """Show how much of changed policies is still to be carried out."""
+        self._outstanding.set(leaves)
 
     def count(self, outcome: Outcome) -> None:
         """Count what a batch did. A batch that is rolled back and tried again counts again."""

@@ -43,6 +43,8 @@ class Leaf:
     shared: bool = False
     linked_at: datetime | None = None
     last_entry_at: datetime | None = None
+    renewal: int = 0
+    """The version of the policy under which it was last decided, of those that may decide otherwise (`renewing`)."""
 
     @property
     def age(self) -> tuple[bool, int, Node]:
@@ -134,6 +136,15 @@ class People:
         """Take a link as stored, or a new one in its place."""
         self.links[link.a][link.key] = link
         self.links[link.b][link.key] = link
+
+    def drop_link(self, link: Evidence) -> None:
+        """Forget a link."""
+        for node in link.pair:
+            self.links[node].pop(link.key, None)
+
+    def outdated(self, renewal: int) -> list[Leaf]:
+        """Return the stored leaves that were last decided under an earlier policy."""
+        return [leaf for leaf in self.by_id.values() if leaf.seq is not None and leaf.renewal < renewal]
 
     def _links_of(self, nodes: Iterable[Node]) -> list[Evidence]:
         found: dict[EvidenceKey, Evidence] = {}

@@ -43,8 +43,10 @@ class Saving:
             self._connection,
             self._tenant,
             [self._people.leaves[node] for node in self._people.changed],
+            self._batch.renewal,
         )
-        await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence)
+        await tables.renewals.remove_links(self._connection, self._tenant, self._batch.unsaid)
+        await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence, self._batch.renewal)
         await self._save_seen(moved)
         displaced = list(self._batch.displaced.values())
         # What follows from another entry may say something else than before: a late one was between.

@@ -91,6 +91,11 @@ def bulk_key(mail: Key, leaf: LeafId) -> Key:
     return f"{mail}|{leaf}"
 
 
+def naming_key(mail: Key) -> Key:
+    """Return the key under which it is kept who names a bulk mail, also whoever it means nothing to."""
+    return f"bulk:{mail}"
+
+
 def sent_key(mail: Key) -> Key:
     """Return the key under which it is kept that we sent a mail."""
     return f"sent:{mail}"
@@ -372,6 +377,8 @@ class Stitcher:
         keys = tuple(key for key in event.keys if key not in self._bulk)
         if leaf is not None:
             keys += tuple(bulk_key(key, leaf) for key in event.mails if key in self._bulk)
+        for mail in self._bulk.intersection(event.mails):
+            self.bindings.append(Binding(naming_key(mail), event.order, event.entry_id, None))
         if event.sent_mail:
             # Stored always: these tell which mails were sent to several customers.
             self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, conversation_id))

@@ -9,8 +9,9 @@ from then on is taken again. Source: docs/decisions/0005-stitching-as-a-fold.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from uuid import UUID
 
 import asyncpg
 
@@ -20,10 +21,11 @@ from services.conversation.erasure.erased import without_erased
 from services.conversation.folding import Fold
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
+from services.conversation.renewing import Renewing, stale
 from services.conversation.saving import Saving
-from shared.events import InboundEvent
+from shared.events import InboundEvent, TimelineRecord
 
-__all__ = ["Outcome", "change_policy", "put_events", "resolve_again"]
+__all__ = ["Outcome", "change_policy", "put_events", "renew", "renew_slice", "resolve_again"]
 
 
 async def put_events(
@@ -31,16 +33,54 @@ async def put_events(
 ) -> Outcome:
     """Put one tenant's events on the timeline; those that are there already, or were erased, change nothing.
 
-    Runs in the caller's transaction and holds the tenant until its end. Raises Rejected where an event cannot be read.
+    Runs in the caller's transaction and holds the tenant until its end. What they touch and what is still decided under
+    an earlier policy is decided again first. Raises Rejected where an event cannot be read.
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
+    erased, told = batch.outcome.erased, list[TimelineRecord]()
     await Loading(batch).take(events)
+    while held.outstanding and (leaves := await stale(batch)):
+        told += (await renew(connection, tenant, secret, now, leaves)).records
+        held = await tables.tenants.lock_tenant(connection, tenant)
+        batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+        await Loading(batch).take(events)
     if batch.arrivals or batch.copies:
         await decide(batch)
+    batch.outcome.erased = erased
+    batch.outcome.records[:0] = told
     return batch.outcome
+
+
+async def renew(
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, leaves: Collection[UUID]
+) -> Outcome:
+    """Decide again, under the policy in force, the parts of a tenant in which these leaves are."""
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+    await Renewing(batch).renew(leaves)
+    await decide(batch)
+    await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())
+    return batch.outcome
+
+
+async def renew_slice(
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, most: int
+) -> Outcome | None:
+    """Decide about `most` of the entries again that are decided under an earlier policy; None where there are none.
+
+    A part that is larger is decided whole.
+    """
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    if not held.outstanding:
+        return None
+    leaves = await tables.renewals.next_leaves(connection, tenant, held.renewal, most)
+    if not leaves:
+        await tables.renewals.finish(connection, tenant)
+        return None
+    return await renew(connection, tenant, secret, now, leaves)
 
 
 async def resolve_again(
@@ -51,39 +91,50 @@ async def resolve_again(
     policy: Policy | None = None,
     by: str | None = None,
 ) -> Outcome:
-    """Decide everything of a tenant anew from its stored entries, under `policy` where given: `by` put it in force."""
+    """Decide everything of a tenant anew from its stored entries, under `policy` where given: `by` put it in force.
+
+    It takes memory and time in proportion to all there is: what slices of a policy's change have to come to.
+    """
     held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, policy or held.policy, held.version, secret, now)
+    if policy is not None:
+        await _put(connection, tenant, policy, held.policy, now, by, renews=True)
+        held = await tables.tenants.lock_tenant(connection, tenant)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
     await Loading(batch).take_all()
     await decide(batch)
-    if policy is not None:
-        change = await _put(connection, tenant, policy, held.policy, now, by)
-        await tables.policies.save_change(connection, tenant, change, batch.people.regrouped())
+    await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())
     return batch.outcome
 
 
 async def change_policy(
-    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, policy: Policy, by: str | None = None
-) -> Outcome:
-    """Put a policy in force, changed `by` whoever has that key, and decide anew what it may decide otherwise.
+    connection: asyncpg.Connection, tenant: str, now: datetime, policy: Policy, by: str | None = None
+) -> bool:
+    """Put a policy in force for what comes from now on, changed `by` whoever has that key.
 
-    That is nothing where it is the one in force, or only bars handles that nobody has named yet; else it is everything.
+    Returns whether what is there is outstanding, since it may be decided otherwise: nothing is where the policy is the
+    one in force, or only bars handles that nobody has named yet.
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
     barred = policy.bars_only_more(held.policy)
-    if barred is None or await tables.leaves.knows_any(connection, tenant, barred):
-        return await resolve_again(connection, tenant, secret, now, policy, by)
+    renews = barred is None or await tables.leaves.knows_any(connection, tenant, barred)
     if policy != held.policy:
-        change = await _put(connection, tenant, policy, held.policy, now, by)
-        await tables.policies.save_change(connection, tenant, change)
-    return Outcome()
+        await _put(connection, tenant, policy, held.policy, now, by, renews=renews)
+    return renews
 
 
 async def _put(
-    connection: asyncpg.Connection, tenant: str, policy: Policy, before: Policy, now: datetime, by: str | None
-) -> tables.policies.Change:
-    version = await tables.tenants.put_policy(connection, tenant, policy)
-    return tables.policies.Change(version, now, by, policy.changed_from(before))
+    connection: asyncpg.Connection,
+    tenant: str,
+    policy: Policy,
+    before: Policy,
+    now: datetime,
+    by: str | None,
+    *,
+    renews: bool,
+) -> None:
+    version = await tables.tenants.put_policy(connection, tenant, policy, renews=renews)
+    change = tables.policies.Change(version, now, by, policy.changed_from(before))
+    await tables.policies.save_change(connection, tenant, change)
 
 
 async def decide(batch: Batch) -> None:

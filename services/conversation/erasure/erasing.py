@@ -27,7 +27,7 @@ from services.conversation.identity import Node
 from services.conversation.loading import Loading
 from services.conversation.publishing import publish
 from services.conversation.saving import Saving
-from services.conversation.update import put_events
+from services.conversation.update import put_events, renew
 from shared import erasures
 from shared.events import InboundEvent, TimelineRecord
 from shared.log.protocol import Log
@@ -84,13 +84,16 @@ async def erase_customer(
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
     leaves = await connection.fetch(store.LEAVES_OF_CUSTOMER, tenant, customer_id)
+    if leaves and held.outstanding:
+        held = await _decide_under_policy(connection, log, tenant, secret, leaves, now)
+        leaves = await connection.fetch(store.LEAVES_OF_CUSTOMER, tenant, customer_id)
     if not leaves:
         asked = tombstone(secret, tenant, f"customer:{customer_id}")
         stone = (await erasures.known(connection, tenant, [asked])).get(asked)
         return stone.erasure_id if stone else None
     if any(row["shared"] for row in leaves):
         raise NobodysOwn
-    batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
     entries = await tables.entries.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
     if not entries and all(row["node"].startswith("anonymous:") for row in leaves):
         return None  # a stand-in for the owner of a conversation that has become somebody's
@@ -102,16 +105,33 @@ async def forget_quiet(
 ) -> int:
     """Erase up to `most` customers with whom nothing has happened since an instant; return how many there were.
 
-    It is one erasure, of what happened up to then: what comes late from after it is taken, as a new customer's.
+    It is one erasure, of what happened up to then: what comes late from after it is taken, as a new customer's. While
+    a changed policy has still to decide who is one customer, there is none.
     Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline.
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
+    if held.outstanding:
+        return 0
     leaves = await connection.fetch(store.LEAVES_OF_QUIET, tenant, since, most)
     if leaves:
-        batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+        batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
         entries = await tables.entries.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
         await _erase(batch, log, leaves, entries, since)
     return len({row["customer_id"] for row in leaves})
+
+
+async def _decide_under_policy(
+    connection: asyncpg.Connection,
+    log: Log,
+    tenant: str,
+    secret: bytes,
+    leaves: Iterable[asyncpg.Record],
+    now: datetime,
+) -> tables.tenants.Held:
+    """Decide under the policy in force who these people are, where it was changed and their turn has not come."""
+    outcome = await renew(connection, tenant, secret, now, [row["leaf_id"] for row in leaves])
+    await publish(log, connection, outcome.records)
+    return await tables.tenants.lock_tenant(connection, tenant)
 
 
 async def _erase(
@@ -133,7 +153,7 @@ async def replay(
 ) -> None:
     """Carry out erasures that were read from the log; those that were carried out here already change nothing."""
     held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, secret, now)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
     fresh = [erasure for erasure in read if await erasures.is_fresh(connection, tenant, erasure)]
     if not fresh:
         return
@@ -220,7 +240,8 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     found = forgetting.found
     groups = {id_: c.canonical_id for id_, c in batch.conversations.items()}
     theirs = {groups[e.conversation_id] for e in entries if e.conversation_id in groups}
-    decided = await _decide_everything(batch) if forgetting.unsettled else batch
+    unsettled = forgetting.unsettled or bool(batch.people.outdated(batch.renewal))
+    decided = await _decide_everything(batch) if unsettled else batch
     batch.outcome = decided.outcome
     where = await _decided(decided)
     _keep_together(batch, decided, {id_: g for id_, g in groups.items() if g in theirs}, where)
@@ -264,7 +285,7 @@ async def _decided(batch: Batch) -> Decided:
 
 async def _decide_everything(batch: Batch) -> Batch:
     """Return a batch with all of the tenant that is left, where the part that was touched does not tell enough."""
-    whole = Batch(batch.connection, batch.tenant, batch.policy, batch.version, batch.secret, batch.now)
+    whole = Batch(batch.connection, batch.tenant, batch.policy, batch.version, batch.renewal, batch.secret, batch.now)
     await Loading(whole).take_all()
     for id_, conversation in batch.conversations.items():
         whole.conversations.setdefault(id_, conversation)

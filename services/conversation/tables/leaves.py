@@ -28,7 +28,7 @@ async def knows_any(connection: asyncpg.Connection, tenant: str, nodes: Iterable
     return bool(await connection.fetchval(KNOWN_NODES, tenant, list(nodes)))
 
 
-_LEAF = "leaf_id, node, component_id, customer_id, seq, was_customer, shared, linked_at, last_entry_at"
+_LEAF = "leaf_id, node, component_id, customer_id, seq, was_customer, shared, linked_at, last_entry_at, renewal"
 
 # OFFSET 0 keeps the look-ups nested: on a table without statistics the join is planned as a comparison of all with all.
 _LEAVES_OF_COMPONENTS = f"""
@@ -47,7 +47,7 @@ _LINK = "l.occurred_at, l.source, l.event_id, l.a, l.b, l.rule"
 
 LINKS_OF_PAIRS = f"""
 SELECT {_LINK} FROM conversation.link l
-JOIN unnest($2::text[], $3::text[]) AS p (a, b) ON l.a = p.a AND l.b = p.b WHERE l.tenant_id = $1
+JOIN unnest($2::text[], $3::text[]) AS p (a, b) ON l.a = p.a AND l.b = p.b WHERE l.tenant_id = $1 AND l.renewal >= $4
 """  # noqa: S608
 
 LINKS_OF_NODES = f"""
@@ -57,20 +57,22 @@ SELECT {_LINK} FROM conversation.link l WHERE l.tenant_id = $1 AND l.b = ANY($2:
 """  # noqa: S608
 
 SAVE_LINKS = """
-INSERT INTO conversation.link (tenant_id, occurred_at, source, event_id, a, b, rule, manual)
-SELECT $1, * FROM unnest($2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
+INSERT INTO conversation.link (tenant_id, renewal, occurred_at, source, event_id, a, b, rule, manual)
+SELECT $1, $2, * FROM
+    unnest($3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[])
 ON CONFLICT (tenant_id, a, b, manual) DO UPDATE
-SET occurred_at = excluded.occurred_at, source = excluded.source, event_id = excluded.event_id, rule = excluded.rule
+SET renewal = excluded.renewal, occurred_at = excluded.occurred_at, source = excluded.source,
+    event_id = excluded.event_id, rule = excluded.rule
 """
 
 SAVE_LEAVES = """
 INSERT INTO conversation.leaf
-    (tenant_id, leaf_id, node, component_id, customer_id, was_customer, shared, linked_at)
-SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::uuid[], $5::uuid[], $6::boolean[], $7::boolean[],
-                         $8::timestamptz[])
+    (tenant_id, renewal, leaf_id, node, component_id, customer_id, was_customer, shared, linked_at)
+SELECT $1, $2, * FROM unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::boolean[], $8::boolean[],
+                             $9::timestamptz[])
 ON CONFLICT (tenant_id, leaf_id) DO UPDATE
-SET component_id = excluded.component_id, customer_id = excluded.customer_id, was_customer = excluded.was_customer,
-    shared = excluded.shared, linked_at = excluded.linked_at
+SET renewal = excluded.renewal, component_id = excluded.component_id, customer_id = excluded.customer_id,
+    was_customer = excluded.was_customer, shared = excluded.shared, linked_at = excluded.linked_at
 """
 
 # Facts about leaves from new entries, in any order: earliest, latest, and what the latest said.
@@ -133,14 +135,15 @@ def _leaf(row: asyncpg.Record) -> Leaf:
         shared=row[6],
         linked_at=row[7],
         last_entry_at=row[8],
+        renewal=row[9],
     )
 
 
 async def links_of_pairs(
-    connection: asyncpg.Connection, tenant: str, pairs: Iterable[tuple[Node, Node]]
+    connection: asyncpg.Connection, tenant: str, pairs: Iterable[tuple[Node, Node]], renewal: int
 ) -> dict[EvidenceKey, Evidence]:
-    """Return the stored evidence of those pairs that have some."""
-    rows = await connection.fetch(LINKS_OF_PAIRS, tenant, *columns(pairs, 2))
+    """Return the stored evidence of those pairs that have some, as far as it was read under the policy in force."""
+    rows = await connection.fetch(LINKS_OF_PAIRS, tenant, *columns(pairs, 2), renewal)
     return {link.key: link for link in (Evidence(*row) for row in rows)}
 
 
@@ -180,10 +183,11 @@ async def active(
     return {row[0]: Active(row[1], list(map(Open, *(times or () for times in row[2:5]))), row[5]) for row in rows}
 
 
-async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence]) -> None:
+async def save_links(connection: asyncpg.Connection, tenant: str, links: Iterable[Evidence], renewal: int) -> None:
+    """Store evidence, read under the policy whose `renewal` this is."""
     rows = [(e.occurred_at, e.source, e.event_id, e.a, e.b, e.rule, e.manual) for e in links]
     if rows:
-        await connection.execute(SAVE_LINKS, tenant, *columns(rows, 7))
+        await connection.execute(SAVE_LINKS, tenant, renewal, *columns(rows, 7))
 
 
 async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:
@@ -191,13 +195,14 @@ async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:
     await connection.execute("DELETE FROM conversation.link WHERE tenant_id = $1", tenant)
 
 
-async def save_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf]) -> None:
+async def save_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf], renewal: int) -> None:
+    """Store leaves, decided under the policy whose `renewal` this is."""
     rows = [
         (leaf.leaf_id, leaf.node, leaf.component_id, leaf.customer_id, leaf.was_customer, leaf.shared, leaf.linked_at)
         for leaf in sorted(leaves, key=lambda leaf: leaf.age)
     ]
     if rows:
-        await connection.execute(SAVE_LEAVES, tenant, *columns(rows, 7))
+        await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(rows, 7))
 
 
 _SEEN = attrgetter(*(column.name for column in fields(Seen)))

@@ -24,6 +24,7 @@ VALUES ($1, $2, $3, $4, $5)
 SAVE_REGROUPED = """
 INSERT INTO conversation.policy_regrouping (tenant_id, policy_version, leaf_id, was, became)
 SELECT $1, $2, * FROM unnest($3::uuid[], $4::uuid[], $5::uuid[])
+ON CONFLICT (tenant_id, leaf_id, policy_version) DO UPDATE SET became = excluded.became
 """
 
 # All whom the changes regrouped together with a leaf of this customer.
@@ -57,13 +58,17 @@ class Change(NamedTuple):
     settings: list[str]
 
 
-async def save_change(
-    connection: asyncpg.Connection, tenant: str, change: Change, regrouped: Iterable[Regrouped] = ()
-) -> None:
-    """Keep a change of the policy, and whom it regrouped."""
+async def save_change(connection: asyncpg.Connection, tenant: str, change: Change) -> None:
+    """Keep a change of the policy."""
     await connection.execute(SAVE_CHANGE, tenant, *change)
+
+
+async def save_regrouped(
+    connection: asyncpg.Connection, tenant: str, version: int, regrouped: Iterable[Regrouped]
+) -> None:
+    """Keep whom a change of the policy, by the version that it made, regrouped."""
     if rows := list(regrouped):
-        await connection.execute(SAVE_REGROUPED, tenant, change.version, *columns(rows, 3))
+        await connection.execute(SAVE_REGROUPED, tenant, version, *columns(rows, 3))
 
 
 async def changes_of_customer(

@@ -13,11 +13,13 @@ from services.conversation.policy import DEFAULT, Policy, StoredPolicy
 LOCK_TENANT = """
 INSERT INTO conversation.tenant_state AS s (tenant_id, version) VALUES ($1, 1)
 ON CONFLICT (tenant_id) DO UPDATE SET version = s.version + 1
-RETURNING policy, policy_version, version, erased_at
+RETURNING policy, policy_version, version, erased_at, renewal, renewed
 """
 
 PUT_POLICY = """
-UPDATE conversation.tenant_state SET policy = $2, policy_version = policy_version + 1 WHERE tenant_id = $1
+UPDATE conversation.tenant_state
+SET policy = $2, policy_version = policy_version + 1, renewal = CASE WHEN $3 THEN policy_version + 1 ELSE renewal END
+WHERE tenant_id = $1
 RETURNING policy_version
 """
 
@@ -30,12 +32,16 @@ class Held(NamedTuple):
     policy: Policy
     version: int
     erased_at: datetime | None
+    renewal: int
+    """The version of the latest policy that may decide otherwise what was there before it."""
+    outstanding: bool
+    """Whether something is still decided under an earlier one."""
 
 
 async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
     """Become the tenant's only decider until commit."""
     row = await connection.fetchrow(LOCK_TENANT, tenant)
-    return Held(_policy(row).policy, row["version"], row["erased_at"])
+    return Held(_policy(row).policy, row["version"], row["erased_at"], row["renewal"], row["renewed"] < row["renewal"])
 
 
 async def get_policy(connection: asyncpg.Connection, tenant: str) -> StoredPolicy:
@@ -49,7 +55,7 @@ def _policy(row: asyncpg.Record | None) -> StoredPolicy:
     return StoredPolicy(Policy.model_validate(row["policy"]), row["policy_version"])
 
 
-async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy) -> int:
-    """Store a policy; return its version. The caller re-resolves the tenant in the same transaction."""
-    version: int = await connection.fetchval(PUT_POLICY, tenant, policy.model_dump(mode="json"))
+async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy, *, renews: bool) -> int:
+    """Store a policy; return its version. `renews`: all that was decided before is outstanding from now on."""
+    version: int = await connection.fetchval(PUT_POLICY, tenant, policy.model_dump(mode="json"), renews)
     return version
