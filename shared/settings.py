@@ -107,7 +107,11 @@ class Settings(BaseSettings):
 
     # Ingest
     ingest_rate_limit: float | None = _setting(
-        None, "events/s", "of one tenant in one process, above which events are answered 429; unset: no limit", gt=0
+        None,
+        "events/s",
+        "of one tenant in one process, above which events are answered 429; a larger batch is taken when nothing came for "
+        "a second, and waited for afterwards; unset: no limit",
+        gt=0,
     )
     ingest_pressure_bytes: int = _setting(
         256 * 1024 * 1024,

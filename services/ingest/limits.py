@@ -16,14 +16,14 @@ class _Bucket:
 
 
 class RateLimit:
-    """At most `events_per_s` a second for each tenant, in bursts of at most `burst`; None is no limit.
+    """At most `events_per_s` a second for each tenant, a second's worth at once (or `burst`); None is no limit.
 
-    A batch larger than the burst passes when the bucket is full, and is paid for afterwards.
+    A batch larger than that passes when the bucket is full, and is paid for afterwards.
     """
 
-    def __init__(self, events_per_s: float | None, burst: float = 1_000) -> None:
+    def __init__(self, events_per_s: float | None, burst: float | None = None) -> None:
         self._rate = events_per_s
-        self._burst = burst
+        self._burst = max(1.0, events_per_s or 0.0) if burst is None else burst
         self._buckets: dict[str, _Bucket] = {}
 
     def wait_s(self, tenant: str, count: int, now_s: float) -> int:

@@ -21,6 +21,13 @@ def test_a_tenant_above_its_rate_waits_until_the_bucket_holds_enough() -> None:
     assert limit.wait_s("acme", 15, 1.5) == 0
 
 
+def test_a_limit_holds_from_its_first_second_on() -> None:
+    limit = RateLimit(5)
+    assert [limit.wait_s("acme", 1, 0.0) for _ in range(6)] == [0, 0, 0, 0, 0, 1]
+    slow = RateLimit(0.5)
+    assert [slow.wait_s("acme", 1, 0.0), slow.wait_s("acme", 1, 0.0)] == [0, 2]
+
+
 def test_a_batch_above_the_burst_passes_once_and_is_paid_for_afterwards() -> None:
     limit = RateLimit(10, burst=20)
     assert limit.wait_s("acme", 100, 0.0) == 0
