@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     ingest_rate_limit: float | None = _setting(
         None,
         "events/s",
-        "of one tenant in one process, above which events are answered 429; a larger batch is taken when nothing came for "
-        "a second, and waited for afterwards; unset: no limit",
+        "of one tenant in one process, above which events are answered 429; a larger batch is taken when nothing came "
+        "for a second, and waited for afterwards; unset: no limit",
         gt=0,
     )
     ingest_pressure_bytes: int = _setting(
