@@ -24,10 +24,12 @@ from services.metrics.evaluation import (
     ENTRY,
     SURVEY,
     Ref,
+    parts_for,
 )
 from services.metrics.forgetting import forget_erased
 from services.metrics.loading import (
     drop_known,
+    load_agents_days,
     load_cells,
     load_conversations,
     load_customers,
@@ -175,7 +177,10 @@ async def evaluate_touched(connection: Connection, works: Sequence[Work]) -> Non
     """Evaluate what was touched and append the differences."""
     customers = [(w, ref.key) for w in works for ref in w.touched if ref.kind == CUSTOMER]
     await load_customers(connection, customers)
-    await load_parts(connection, [(w, ref) for w in works for ref in w.touched if ref.kind not in _NOT_PARTS])
+    for work in works:
+        await load_agents_days(connection, work)
+    parts = [(w, part) for w in works for ref in w.touched if ref.kind not in _NOT_PARTS for part in parts_for(ref)]
+    await load_parts(connection, parts)
     about = [
         (w, e.conversation)
         for w in works

@@ -16,6 +16,7 @@ from services.metrics.evaluation import (
     counts_alone,
     evaluate,
     group_facts,
+    parts_for,
 )
 from services.metrics.memory import Memory
 from services.metrics.work import Work
@@ -46,7 +47,7 @@ def facts_of(memory: Memory, ref: Ref, work: Work | None = None) -> Any:
     if ref.kind == ENTRY:
         entry = work.entries.get(ref.key, (0, None))[1] if work else None
         return entry if entry is not None and counts_alone(entry) else None
-    entries = list(memory.by_part.get(ref, {}).values())
+    entries = [entry for part in parts_for(ref) for entry in memory.by_part.get(part, {}).values()]
     if not entries:
         return None
     if ref.kind == SURVEY:

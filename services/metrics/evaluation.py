@@ -9,11 +9,11 @@ from services.metrics.analysis import analyse
 from services.metrics.buckets import Contributions, Sink
 from services.metrics.customer import RELEVANT, Customer
 from services.metrics.entries import UNKNOWN, Entry, name
-from services.metrics.facts import Conversation
+from services.metrics.facts import DAY, Conversation
 from services.metrics.kpis import FUNCTIONS
 from services.metrics.kpis.calls import Call, is_hold
 from services.metrics.kpis.definition import Entity
-from services.metrics.kpis.handling import Agent
+from services.metrics.kpis.handling import Agent, AgentDay
 from services.metrics.kpis.money import Money
 from services.metrics.kpis.surveys import Survey
 from shared.business import Rules
@@ -31,7 +31,9 @@ CUSTOMER, AGENT, MONEY, ENTRY = Entity.customer.value, Entity.agent.value, Entit
 
 _BY_ENTRY = frozenset({"remedy.chosen", "channel.availability"})
 _MESSAGES = frozenset({"message.received", "message.sent"})
-_AGENTS = frozenset({"agent.status", "agent.joined", "agent.left", "agent.blocked"})
+AGENT_DAY = Entity.agent_day.value
+_AGENTS = frozenset({"agent.joined", "agent.left"})
+_AGENTS_DAYS = frozenset({"agent.status", "agent.blocked"})
 
 
 def group_of(entry: Entry) -> Ref | None:
@@ -48,11 +50,52 @@ def _group_of(entry: Entry) -> Ref | None:
         return Ref(CALL, entry.contact) if entry.contact else None
     if kind.startswith("survey."):
         return Ref(SURVEY, name(entry.data.get("survey_id")) or entry.id)
-    if kind in _AGENTS:
-        return Ref(AGENT, entry.agent) if entry.agent else None
+    if kind in _AGENTS or kind in _AGENTS_DAYS:
+        if not entry.agent:
+            return None
+        # What corrects another entry may be of another day: it is looked at with every day of the agent.
+        whole = kind in _AGENTS or "corrects_event_id" in entry.data
+        return Ref(AGENT, entry.agent) if whole else agent_day(entry.agent, entry.at // DAY)
     if kind in ("cost.recorded", "revenue.recorded"):
         return Ref(MONEY, name(entry.data.get("corrects_event_id")) or name(entry.event_id) or entry.id)
     return None
+
+
+def agent_day(agent: str, day: int) -> Ref:
+    """Name a day of an agent."""
+    return Ref(AGENT_DAY, f"{agent}\t{day}")
+
+
+def agent_and_day(ref: Ref) -> tuple[str, int]:
+    """Return whose day it is, and which: days since 1970 UTC."""
+    agent, _, day = ref.key.rpartition("\t")
+    return agent, int(day)
+
+
+def parts_for(ref: Ref) -> tuple[Ref, ...]:
+    """Return the parts whose entries this one is evaluated from: itself, of an agent's day also those beside it."""
+    if ref.kind != AGENT_DAY:
+        return (ref,)
+    agent, day = agent_and_day(ref)
+    return (*(agent_day(agent, near) for near in (day - 1, day, day + 1)), Ref(AGENT, agent))
+
+
+def parts_from(entry: Entry) -> tuple[Ref, ...]:
+    """Return what is evaluated from this entry, of calls, surveys, agents, their days and amounts."""
+    part = group_of(entry)
+    if part is None:
+        return ()
+    if entry.type not in _AGENTS_DAYS:
+        return (part,)
+    assert entry.agent is not None
+    day = entry.at // DAY
+    days = tuple(agent_day(entry.agent, near) for near in (day - 1, day, day + 1))
+    return days if part.kind == AGENT_DAY else (part, *days)
+
+
+def corrects_a_day(entry: Entry) -> bool:
+    """Whether an entry may take another one out of some day of its agent."""
+    return "corrects_event_id" in entry.data and entry.type in _AGENTS | _AGENTS_DAYS
 
 
 def counts_alone(entry: Entry) -> bool:
@@ -118,7 +161,9 @@ def recount(timeline: Timeline, rules: Rules) -> dict[Ref, Contributions]:
             owner = timeline.customers.get(conversation.owner, conversation.owner)
             owned.setdefault(owner, []).append(conversation)
     found = {Ref(CONVERSATION, key): evaluate(CONVERSATION, c, rules).cells for key, c in facts.items()}
-    for ref, entries in groups.items():
+    refs = {ref for entries in groups.values() for entry in entries for ref in parts_from(entry)}
+    for ref in refs:
+        entries = [entry for part in parts_for(ref) for entry in groups.get(part, ())]
         made = group_facts(ref, entries, facts, timeline.canonical)
         if made is not None:
             found[ref] = evaluate(ref.kind, made, rules).cells
@@ -133,7 +178,7 @@ def recount(timeline: Timeline, rules: Rules) -> dict[Ref, Contributions]:
 def group_facts(
     ref: Ref, entries: list[Entry], facts: Mapping[str, Conversation | None], canonical: Mapping[str, str]
 ) -> Any:
-    """Return the facts of a call, survey, agent or amount; None where the group is not evaluated."""
+    """Return the facts of a call, survey, agent, agent's day or amount; None where the group is not evaluated."""
     if ref.kind == SURVEY:
         about: dict[str, Conversation] = {}
         for entry in entries:
@@ -142,5 +187,7 @@ def group_facts(
                 if c is not None:
                     about[entry.conversation] = c
         return Survey(ref.key, entries, about)
+    if ref.kind == AGENT_DAY:
+        return AgentDay(*agent_and_day(ref), entries)
     make = GROUPS.get(ref.kind)
     return make(ref.key, entries) if make is not None else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from services.metrics import store
-from services.metrics.evaluation import AGENT, group_of
+from services.metrics.evaluation import AGENT, AGENT_DAY, group_of
 from services.metrics.loading import part_name
 from services.metrics.work import Work
 from shared import erasures
@@ -21,7 +21,7 @@ async def forget_erased(connection: Connection, works: Sequence[Work]) -> None:
         if not erased:
             continue
         parts = {group_of(work.before[key]) for key in work.erased if key in work.before}
-        named = {part_name(ref): ref for ref in parts if ref is not None and ref.kind != AGENT}
+        named = {part_name(ref): ref for ref in parts if ref is not None and ref.kind not in (AGENT, AGENT_DAY)}
         await store.forget_names(connection, work.tenant, named)
         work.memory.forget()
         for erasure_id, count in erased.items():

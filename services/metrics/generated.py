@@ -137,6 +137,7 @@ READINGS = (
     "- A reply within a threshold counts on the channel that opened, for the agent who replied.",
     "- Scores on another scale are mapped on 1–5 (satisfaction), 1–7 (effort) and 0–10 (recommendation), linearly.",
     "- A cost or revenue with a period is spread over it by the hour, to the minor unit.",
+    "- A status without a team is for the one that the agent's statuses named last, that UTC day or the day before.",
     "- An agent's state that nothing renews counts for 24 hours. Somebody who leaves without ever having started was a",
     "  customer all along. Survey answers of a customer are those among their own entries.",
     "- Deadlines (unanswered, thresholds, agreements) are contributions at the due time that count from then on; every",

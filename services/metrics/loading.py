@@ -9,12 +9,15 @@ from collections.abc import Collection, Sequence
 
 from services.metrics import store
 from services.metrics.evaluation import (
+    AGENT_DAY,
     CONVERSATION,
     CUSTOMER,
     ENTRY,
     SURVEY,
     Ref,
+    corrects_a_day,
     group_of,
+    parts_for,
 )
 from services.metrics.work import Work
 from shared.log.database import Connection
@@ -105,6 +108,13 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Work, Ref]])
             works[tenant].memory.by_part[found][entry.id] = entry
 
 
+async def load_agents_days(connection: Connection, work: Work) -> None:
+    """Touch every day of an agent of whom something says that it corrects something else, whenever that was."""
+    found = {(work.tenant, e.agent) for e in work.changed_entries() if corrects_a_day(e) and e.agent is not None}
+    for name in await store.days_of_agents(connection, found):
+        work.touch(Ref(AGENT_DAY, name.removeprefix(f"{AGENT_DAY}:")), "corrected")
+
+
 def part_name(ref: Ref) -> str:
     """Return how a part is named in the table of entries."""
     return f"{ref.kind}:{ref.key}"
@@ -157,7 +167,7 @@ async def load_entities(connection: Connection, work: Work, refs: Collection[Ref
     """Read everything that some entities are made of."""
     await load_conversations(connection, [(work, ref.key) for ref in refs if ref.kind == CONVERSATION])
     await load_customers(connection, [(work, ref.key) for ref in refs if ref.kind == CUSTOMER])
-    parts = [(work, ref) for ref in refs if ref.kind not in (CONVERSATION, CUSTOMER, ENTRY)]
+    parts = [(work, part) for ref in refs if ref.kind not in (CONVERSATION, CUSTOMER, ENTRY) for part in parts_for(ref)]
     await load_parts(connection, parts)
     about = [e.conversation for _, ref in parts if ref.kind == SURVEY for e in work.memory.by_part[ref].values()]
     await load_conversations(connection, [(work, c) for c in about if c is not None])

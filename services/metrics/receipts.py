@@ -17,7 +17,7 @@ import orjson
 from services.metrics.buckets import Dims, Key, Sink
 from services.metrics.entities import facts_of
 from services.metrics.entries import Entry, instant
-from services.metrics.evaluation import Ref, evaluate
+from services.metrics.evaluation import AGENT, AGENT_DAY, Ref, agent_and_day, evaluate
 from services.metrics.loading import load_entities
 from services.metrics.memory import Memory
 from services.metrics.reading.answering import reader_of
@@ -240,6 +240,8 @@ async def _evidence(connection: Connection, work: Work, refs: Iterable[Ref]) -> 
 def _lines(unit: Unit, units: Units, sinks: dict[Ref, Sink]) -> list[dict[str, Any]]:
     entries = [e for ref in unit.refs if ref in sinks for e in _entries_of(unit, units, sinks[ref])]
     first = unit.refs[0]
+    if first.kind == AGENT_DAY:
+        first = Ref(AGENT, agent_and_day(first)[0])
     base: dict[str, Any] = {"id": unit.member or first.key, "kind": first.kind}
     if unit.key is not None:
         base["at"] = rfc3339(instant(unit.key.at))

@@ -17,7 +17,7 @@ import asyncpg
 from services.metrics import store
 from services.metrics.consumer import MetricsConsumer, evaluate_touched
 from services.metrics.entries import micros
-from services.metrics.evaluation import CONVERSATION, CUSTOMER, Ref
+from services.metrics.evaluation import AGENT, AGENT_DAY, CONVERSATION, CUSTOMER, Ref
 from services.metrics.memory import Memory
 from services.metrics.work import Work
 from shared.clock import Clock
@@ -57,8 +57,8 @@ LIMIT $3
 
 MOVE = "UPDATE metrics.tenant SET reevaluate_after = $2 WHERE tenant_id = $1"
 
-DECIDED = (CONVERSATION, CUSTOMER)
-"""Kinds of entities that opening hours and agreements decide on."""
+DECIDED = (CONVERSATION, CUSTOMER, AGENT, AGENT_DAY)
+"""Kinds of entities that opening hours and agreements decide on, or a migration (0025)."""
 
 
 async def put_version(

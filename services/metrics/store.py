@@ -94,6 +94,15 @@ FROM unnest($1::text[], $2::text[]) AS k(tenant_id, part_of) JOIN metrics.entry 
 WHERE e.body IS NOT NULL
 """
 
+# An agent's days begin with their name and a tab; a name may hold tabs itself.
+DAYS_OF_AGENTS = """
+SELECT DISTINCT e.part_of
+FROM unnest($1::text[], $2::text[]) AS k(tenant_id, agent)
+JOIN metrics.entry AS e ON e.tenant_id = k.tenant_id
+    AND e.part_of >= 'agent_day:' || k.agent || E'\\t' AND e.part_of < 'agent_day:' || k.agent || E'\\n'
+WHERE regexp_replace(e.part_of, E'\\t[^\\t]*$', '') = 'agent_day:' || k.agent
+"""
+
 # What an entity contributes now: the sum of all its changes.
 CONTRIBUTIONS = """
 SELECT x.tenant_id, x.kind, x.key, x.entity_id, s.name, c.at, d.channel, d.team, d.agent, d.segment, d.language,
@@ -290,6 +299,12 @@ async def entries(connection: Connection, statement: str, keys: Pairs) -> list[t
     arguments = _columns(keys) if statement is ENTRIES_OF_PARTS else _ids(keys)
     rows = await connection.fetch(statement, *arguments)
     return [(tenant, unpack(orjson.loads(body))) for tenant, body in rows]
+
+
+async def days_of_agents(connection: Connection, agents: Pairs) -> list[str]:
+    """Return how the parts that are the days of these agents are named."""
+    pairs = list(agents)
+    return [row[0] for row in await connection.fetch(DAYS_OF_AGENTS, *_columns(pairs))] if pairs else []
 
 
 async def conversations_of_leaves(connection: Connection, keys: Pairs) -> dict[tuple[str, str], dict[str, int]]:

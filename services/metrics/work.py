@@ -14,6 +14,7 @@ from services.metrics.evaluation import (
     concerns_customer,
     counts_alone,
     group_of,
+    parts_from,
 )
 from services.metrics.memory import Memory
 from shared.events import DERIVED_SOURCE, TimelineRecord
@@ -119,8 +120,7 @@ def touch_concerned(work: Work, changed: Sequence[Entry], canonicals: set[str]) 
     leaves: set[str] = set()
     for e in changed:
         reason = _reason(work, e)
-        part = group_of(e)
-        if part is not None:
+        for part in parts_from(e):
             work.touch(part, reason)
         if counts_alone(e):
             work.touch(Ref(ENTRY, e.id), reason)

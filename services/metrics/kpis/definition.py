@@ -26,6 +26,7 @@ class Entity(StrEnum):
     survey = "survey"
     customer = "customer"
     agent = "agent"
+    agent_day = "agent_day"
     money = "money"
     entry = "entry"
 

@@ -32,7 +32,7 @@ def message_handling(c: Conversation, rules: Rules, sink: Sink) -> None:
 
 
 class Agent:
-    """The entries about one agent, by time."""
+    """The entries about one agent that are no matter of a day, by time: joining and leaving."""
 
     __slots__ = ("entries", "id")
 
@@ -41,18 +41,42 @@ class Agent:
         self.entries = corrected(entries)
 
 
-def occupancy(agent: Agent, rules: Rules, sink: Sink) -> None:
-    """Levels: handling, on queue (handling or idle) and signed in, from each status to the next."""
-    statuses = [e for e in agent.entries if e.type == "agent.status"]
+class AgentDay:
+    """A UTC day of an agent: the entries about them of this day (`own`) and of the days beside it, by time.
+
+    Nothing of a day depends on more: a state counts for a day at most.
+    """
+
+    __slots__ = ("entries", "id", "start")
+
+    def __init__(self, id: str, day: int, entries: Sequence[Entry]) -> None:
+        self.id = id
+        self.start = day * DAY
+        near = [e for e in corrected(entries) if self.start - DAY <= e.at < self.start + 2 * DAY]
+        self.entries = [e for e in near if e.type in ("agent.status", "agent.blocked")]
+
+    def is_own(self, entry: Entry) -> bool:
+        """Whether an entry is of this very day."""
+        return self.start <= entry.at < self.start + DAY
+
+
+def occupancy(day: AgentDay, rules: Rules, sink: Sink) -> None:
+    """Levels: handling, on queue (handling or idle) and signed in, from each status to the next.
+
+    A status that names no team is for the one that the agent's statuses named last, that day or the day before.
+    """
+    statuses = [e for e in day.entries if e.type == "agent.status"]
     team: str | None = None
     for index, entry in enumerate(statuses):
         state = entry.data.get("state")
         team = entry.team or team
         following = statuses[index + 1] if index + 1 < len(statuses) else None
-        end = entry.at + LONGEST_STATE if following is None else min(following.at, entry.at + LONGEST_STATE)
-        if end <= entry.at or not isinstance(state, str) or state == "offline":
+        if following is not None and following.at > entry.at + LONGEST_STATE:
+            following = None
+        end = entry.at + LONGEST_STATE if following is None else following.at
+        if not day.is_own(entry) or end <= entry.at or not isinstance(state, str) or state == "offline":
             continue
-        dims = Dims(entry.channel, team, agent.id, entry.segment, entry.language)
+        dims = Dims(entry.channel, team, day.id, entry.segment, entry.language)
         levels = ["signed_in"]
         if state in HANDLING:
             levels.append("handling")
@@ -88,14 +112,14 @@ def headcount(agent: Agent, rules: Rules, sink: Sink) -> None:
                 sink.step("headcount", entry.at, joined, -1, (entry,))
 
 
-def agents_seen(agent: Agent, rules: Rules, sink: Sink) -> None:
+def agents_seen(day: AgentDay, rules: Rules, sink: Sink) -> None:
     """Agents at work and agents blocked by a system, as members."""
-    for entry in agent.entries:
-        if entry.type in ("agent.blocked", "agent.status"):
+    for entry in day.entries:
+        if day.is_own(entry):
             dims = Dims(segment=entry.segment)
-            sink.add("agents_active", entry.at, dims, 1, 0, (entry,), member=agent.id)
+            sink.add("agents_active", entry.at, dims, 1, 0, (entry,), member=day.id)
             if entry.type == "agent.blocked":
-                sink.add("system_blocked_ratio", entry.at, dims, 1, 0, (entry,), member=agent.id)
+                sink.add("system_blocked_ratio", entry.at, dims, 1, 0, (entry,), member=day.id)
 
 
 def availability(entry: Entry, rules: Rules, sink: Sink) -> None:
@@ -151,7 +175,7 @@ DEFINITIONS = (
     ),
     Definition(
         "occupancy", "Share of the time on queue that agents handle contacts", "handling / (handling + idle on queue)",
-        "1", "band", "interval", ALL, Shape.special, ((Entity.agent, occupancy),), reads=("handling", "on_queue"),
+        "1", "band", "interval", ALL, Shape.special, ((Entity.agent_day, occupancy),), reads=("handling", "on_queue"),
     ),
     Definition(
         "channel_availability_ratio", "Share of the promised time that a channel was open", "open time / promised time",
@@ -175,7 +199,7 @@ DEFINITIONS = (
     ),
     Definition(
         "system_blocked_ratio", "Share of agents blocked by a system", "distinct agents blocked / agents", "1", "down",
-        "window", TENANT, Shape.special, ((Entity.agent, agents_seen),), reads=("agents_active",), benchmark="42%",
+        "window", TENANT, Shape.special, ((Entity.agent_day, agents_seen),), reads=("agents_active",), benchmark="42%",
         benchmark_source="0 1",
     ),
     Definition(
