@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlencode
+from xml.etree import ElementTree
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linebot.v3.webhook import SignatureValidator
+from linebot.v3.webhook import WebhookParser as LineParser
 from sendgrid.helpers.eventwebhook import EventWebhook
 from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 from twilio.request_validator import RequestValidator
 from viberbot import Api, BotConfiguration
+from viberbot.api.viber_requests import (
+    ViberConversationStartedRequest,
+    ViberFailedRequest,
+    ViberMessageRequest,
+    ViberSeenRequest,
+    ViberSubscribedRequest,
+    ViberUnsubscribedRequest,
+    create_request,
+)
+from wechatpy import parse_message
+from wechatpy.crypto import WeChatCrypto
 from wechatpy.exceptions import InvalidSignatureException
 from wechatpy.utils import WeChatSigner, check_signature
 
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Account, Forged, Headers, RawRequest
+from services.ingest.adapters.base import Account, Forged, Headers, RawRequest, receive
 from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, WHSEC, Signing
 from tests.contract.adapters.recorded import recorded
 
@@ -146,3 +162,68 @@ def test_wechats_sdk_and_we_agree() -> None:
     check_signature(provider.secrets[0], ours["signature"], ours["timestamp"], ours["nonce"])
     with pytest.raises(InvalidSignatureException):
         check_signature(provider.secrets[2], ours["signature"], ours["timestamp"], ours["nonce"])
+
+
+# --- Shapes: what we take a delivery for, the SDK takes it for as well -----------------------------------------------
+
+LINES_KINDS = {
+    "message": "MessageEvent", "unsend": "UnsendEvent", "postback": "PostbackEvent", "follow": "FollowEvent",
+    "unfollow": "UnfollowEvent", "memberJoined": "MemberJoinedEvent", "memberLeft": "MemberLeftEvent",
+    "join": "JoinEvent", "messageEdited": "MessageEditedEvent", "delivery": "PnpDeliveryCompletionEvent",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("signing", signed_as("line"))
+def test_lines_sdk_reads_what_we_read(signing: Signing) -> None:
+    provider = PROVIDERS["line"]
+    signature = provider.sign(signing, provider.secrets[0]).headers.get("x-line-signature")
+    read = LineParser(provider.secrets[0]).parse(signing.body.decode(), signature)
+    kinds = [event["type"] for event in orjson.loads(signing.body)["events"]]
+    for event, kind in zip(read, kinds, strict=True):
+        assert type(event).__name__ == LINES_KINDS.get(kind, "UnknownEvent"), kind
+
+
+VIBERS_KINDS = {
+    "message": ViberMessageRequest, "subscribed": ViberSubscribedRequest, "unsubscribed": ViberUnsubscribedRequest,
+    "conversation_started": ViberConversationStartedRequest, "seen": ViberSeenRequest, "failed": ViberFailedRequest,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("signing", signed_as("viber"))
+def test_vibers_sdk_reads_what_we_read(signing: Signing) -> None:
+    kind = orjson.loads(signing.body)["event"]
+    if kind in VIBERS_KINDS:
+        assert type(create_request(orjson.loads(signing.body))) is VIBERS_KINDS[kind]
+
+
+WECHATS_KINDS = {
+    "subscribe": "subscribe", "unsubscribe": "unsubscribe", "SCAN": "scan", "LOCATION": "location", "VIEW": "view",
+    "CLICK": "click", "TEMPLATESENDJOBFINISH": "templatesendjobfinish",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("signing", [one for one in signed_as("wechat") if b"<Event>" in one.body])
+def test_wechats_sdk_reads_what_we_read(signing: Signing) -> None:
+    read = parse_message(signing.body.decode())
+    for ours, theirs in WECHATS_KINDS.items():
+        if f"<Event>{ours}<".encode() in signing.body or f"<Event><![CDATA[{ours}]]>".encode() in signing.body:
+            assert read.event in (theirs, f"{theirs}_scan")
+            assert read.source == "oOpen1"
+            return
+    assert type(read).__name__ == "UnknownMessage"
+
+
+def test_what_wechats_sdk_encrypts_is_taken_and_read() -> None:
+    provider = PROVIDERS["wechat"]
+    aes_key = base64.b64encode(bytes(range(32))).decode().rstrip("=")
+    crypto = WeChatCrypto(provider.secrets[0], aes_key, "wx1")
+    (signing,) = [one for one in signed_as("wechat") if b"<Event>subscribe</Event>" in one.body]
+    stamp = str(int(NOW.timestamp()))
+    sealed = crypto.encrypt_message(signing.body.decode(), "n1", stamp)
+    signature = ElementTree.fromstring(sealed).findtext("MsgSignature")
+    account = replace(provider.account(), options={"encoding_aes_key": aes_key})
+    query = f"msg_signature={signature}&timestamp={stamp}&nonce=n1"
+    request = RawRequest("POST", "/x", query, Headers([("content-type", "text/xml")]), sealed.encode(), NOW)
+    (draft,) = receive(ADAPTERS["wechat"], request, account).events
+    assert draft.type == "threadline.customer.subscribed"
+    assert not is_genuine(replace(account, secrets=("other",)), request)
