@@ -2,7 +2,7 @@
 
 A customer with 40,000 entries over two years in 100 sessions is merged, by an agent's word, with twenty who wrote
 little in two months, the last time six days ago; with five who wrote ten times in the last two days and have something
-open; and with two customers like the first. Each merge is one event in a transaction of its own, commit included. The
+open; and with one customer like the first. Each merge is one event in a transaction of its own, commit included. The
 base is the same transaction for an ordinary message of that customer. `python -m bench.merging ENTRIES …` measures
 customers of other lengths.
 
@@ -32,7 +32,7 @@ ENTRIES = 40_000
 SESSIONS = 100
 MERGES = 20
 RECENT = 5
-LIKE_IT = 2
+LIKE_IT = 1
 
 OLDER = """
 SELECT count(*) FROM conversation.change c JOIN conversation.entry e USING (tenant_id, entry_id)

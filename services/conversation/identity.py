@@ -6,7 +6,7 @@ Source: docs/decisions/0003-identity-from-evidence.md
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -186,7 +186,7 @@ class _Unions:
     def __init__(self, nodes: Iterable[Node], policy: Policy, do_not_link: frozenset[tuple[Node, Node]]) -> None:
         self._parent: dict[Node, Node] = {}
         self._members: dict[Node, list[Node]] = {}
-        self._counts: dict[Node, Counter[str]] = {}
+        self._counts: dict[Node, dict[str, int]] = {}
         self._policy = policy
         self._kept_from: dict[Node, set[Node]] = defaultdict(set)
         """Root → those whom an agent told apart from any of its group."""
@@ -200,7 +200,7 @@ class _Unions:
         if node not in self._parent:
             self._parent[node] = node
             self._members[node] = [node]
-            self._counts[node] = Counter((kind_of(node),))
+            self._counts[node] = {kind_of(node): 1}
 
     def _root(self, node: Node) -> Node:
         self._add(node)
@@ -221,7 +221,9 @@ class _Unions:
             left, right = right, left
         self._parent[right] = left
         self._members[left] += self._members.pop(right)
-        self._counts[left].update(self._counts.pop(right))
+        held = self._counts[left]
+        for kind, count in self._counts.pop(right).items():
+            held[kind] = held.get(kind, 0) + count
         if right in self._kept_from:
             self._kept_from[left] |= self._kept_from.pop(right)
         return None
@@ -231,7 +233,7 @@ class _Unions:
         if any(node in self._parent and self._root(node) == right for node in kept_from):
             return "do_not_link"
         mine, theirs = self._counts[left], self._counts[right]
-        if mine["crm"] + theirs["crm"] > self._policy.limits.crm:
+        if mine.get("crm", 0) + theirs.get("crm", 0) > self._policy.limits.crm:
             return "two_crm_ids"
         # A kind that only one side holds is no more after the union: an agent may have put that side above its limit.
         both = mine.keys() & theirs.keys()

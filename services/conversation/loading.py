@@ -44,6 +44,10 @@ class Loading:
         """Ids that events name, each perhaps a conversation's."""
         self._regrouped: dict[UUID, Regrouping] = {}
         """Components of people who are grouped otherwise now."""
+        self._connected: set[UUID] = set()
+        """Stored entries that are known to be one part with the conversation that they are in."""
+        self._bulk_known = 0
+        """How many bulk mails there were when that was found."""
 
     async def take(self, events: Sequence[InboundEvent]) -> None:
         """Take a batch: tell the new from the known, learn who is who, and load what the new ones touch."""
@@ -356,10 +360,13 @@ class Loading:
             if displaced and displaced.conversation_id in self._batch.conversations:
                 names = self._names(self._batch.facts[copy.stands_for])
                 self._scope.touch((*names, self._batch.part_of(displaced.conversation_id)))
-        for entry in self._batch.stored.values():
-            if entry.conversation_id in self._batch.conversations:
-                names = self._names(self._batch.facts[entry.entry_id])
+        grown, self._bulk_known = len(self._batch.bulk) > self._bulk_known, len(self._batch.bulk)
+        for id_, entry in self._batch.stored.items():
+            if entry.conversation_id in self._batch.conversations and (grown or id_ not in self._connected):
+                # One name stands for all: they are one part since the entry was taken. Another bulk mail gives more.
+                names = self._names(self._batch.facts[id_]) if grown else [key_name(f"conversation:{id_}")]
                 self._scope.touch((*names, self._batch.part_of(entry.conversation_id)))
+                self._connected.add(id_)
 
     async def _load_reach(self) -> None:
         """Find what was decided later in view of a conversation without being placed in it.

@@ -21,32 +21,42 @@ class Scope:
     def __init__(self) -> None:
         self._parent: dict[Name, Name] = {}
         self._since: dict[Name, datetime] = {}
+        self._size: dict[Name, int] = {}
         self.version = 0
         """Grows whenever parts are united or reach further back."""
 
     def touch(self, names: Iterable[Name], since: datetime = NEVER) -> None:
         """Say that `names` are one part, to be decided from `since` on at the latest."""
-        roots = {self._root(name) for name in names}
-        if not roots:
-            return
-        first, *others = roots
-        earliest = min(since, *(self._since[root] for root in roots))
-        if others or earliest < self._since[first]:
+        part: Name | None = None
+        for name in names:
+            root = self._root(name)
+            part = root if part is None or part is root else self._united(part, root)
+        if part is not None and since < self._since[part]:
+            self._since[part] = since
             self.version += 1
-        for root in others:
-            self._parent[root] = first
-            del self._since[root]
-        self._since[first] = earliest
+
+    def _united(self, one: Name, other: Name) -> Name:
+        if self._size[one] < self._size[other]:
+            one, other = other, one
+        self._parent[other] = one
+        self._size[one] += self._size.pop(other)
+        self._since[one] = min(self._since[one], self._since.pop(other))
+        self.version += 1
+        return one
 
     def _root(self, name: Name) -> Name:
-        if name not in self._parent:
-            self._parent[name] = name
-            self._since[name] = NEVER
+        parent = self._parent
+        above = parent.get(name)
+        if above is None:
+            parent[name] = name
+            self._since[name], self._size[name] = NEVER, 1
             self.version += 1
-        while self._parent[name] != name:
-            self._parent[name] = self._parent[self._parent[name]]
-            name = self._parent[name]
-        return name
+            return name
+        # A root is its own parent, the very object.
+        while (next_ := parent[above]) is not above:
+            parent[name] = next_
+            name, above = above, next_
+        return above
 
     def since(self, name: Name) -> datetime:
         """Return the instant from which the part of `name` is decided."""
