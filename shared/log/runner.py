@@ -46,7 +46,7 @@ class RunnerSettings:
     `idle_in_transaction_s`: a frozen process must not keep its partitions locked, so the server ends a transaction that
     does nothing for so long; a handler may not compute longer than this between two statements.
     `gap_s`: at least so long from the start of one small batch to the next, since many small ones cost far more than
-    few larger ones. What comes after a pause is done at once.
+    few larger ones. What comes after a pause is done at once. A function is asked after each batch.
     """
 
     batch_max_records: int = 2000
@@ -56,7 +56,7 @@ class RunnerSettings:
     backoff_max_s: float = 2.0
     lag_period_s: float = 2.0
     idle_in_transaction_s: float = 15.0
-    gap_s: float = 0.0
+    gap_s: float | Callable[[], float] = 0.0
 
 
 class TooManyRejections(ThreadlineError):
@@ -192,6 +192,10 @@ class Runner:
         self._next_offsets[partition] = offset
         return offset
 
+    def _gap_s(self) -> float:
+        gap_s = self._settings.gap_s
+        return gap_s() if callable(gap_s) else gap_s
+
     async def _consume(self, consumer: Consumer) -> None:
         """Do batch after batch. The next is fetched meanwhile when there seems to be more."""
         self._consumer = consumer
@@ -210,15 +214,15 @@ class Runner:
                 records = [record for partition in sorted(batch) for record in batch[partition]]
                 if not records:
                     continue
-                due = monotonic() + self._settings.gap_s
-                if len(records) >= self._settings.batch_max_records // 2:
-                    ahead, due = self._fetch(consumer), 0.0
+                began, full = monotonic(), len(records) >= self._settings.batch_max_records // 2
+                if full:
+                    ahead = self._fetch(consumer)
                 if not await self._do(consumer, records):
                     await end(*filter(None, [ahead]))
                     ahead = None
                     for partition in consumer.assigned() | batch.keys():
                         await consumer.rewind(partition)
-                elif (early_s := due - monotonic()) > 0:
+                elif not full and (early_s := began + self._gap_s() - monotonic()) > 0:
                     await wait_at_most(self._stopping, early_s)
         finally:
             self._consumer = None

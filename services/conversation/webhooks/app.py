@@ -48,13 +48,18 @@ async def build_webhooks(platform: Platform, stack: AsyncExitStack) -> Webhooks:
     sender = Sender(
         platform.pool, endpoints, transport, platform.clock, WebhookMetrics(platform.registry), sending, _version()
     )
+    consumer = TimelineConsumer(sender.wake)
     runner = Runner(
         platform.log,
         platform.pool,
         GROUP,
         TIMELINE,
-        TimelineConsumer(sender.wake),
-        settings=RunnerSettings(batch_max_records=settings.batch_max_records, rejection_limit=settings.rejection_limit),
+        consumer,
+        settings=RunnerSettings(
+            batch_max_records=settings.batch_max_records,
+            rejection_limit=settings.rejection_limit,
+            gap_s=consumer.gap_s,
+        ),
         metrics=platform.log_metrics,
         clock=platform.clock,
     )

@@ -17,6 +17,9 @@ from shared.log.quarantine import Rejection
 
 GROUP = "webhooks"
 
+UNHEARD_GAP_S = 1.0
+"""So the first endpoint there ever is may hear the first event a second late."""
+
 
 class TimelineConsumer:
     """Queues what each endpoint wants to hear. Called inside the runner's transaction, which it never ends."""
@@ -24,10 +27,16 @@ class TimelineConsumer:
     def __init__(self, wake: Callable[[], None]) -> None:
         """`wake` lets the sender of this process look soon."""
         self._wake = wake
+        self._listened_to = True
+
+    def gap_s(self) -> float:
+        """Return how long to wait between small batches, in seconds: where nobody listens, few large ones will do."""
+        return 0.0 if self._listened_to else UNHEARD_GAP_S
 
     async def __call__(self, connection: Connection, records: Sequence[Record]) -> Sequence[Rejection]:
         """Handle a batch; return the records that never will work."""
         by_tenant = await listeners(connection)
+        self._listened_to = bool(by_tenant)
         if not by_tenant:
             return ()
         changes, moved, rejections = _read(records, by_tenant)

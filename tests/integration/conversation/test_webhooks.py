@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.conversation.webhooks.consumer import TimelineConsumer
 from shared.settings import Settings
 from tests.receiver import HANG, Delivery, Receiver, receiving
 from tests.timeline_app import Timelines, running_timelines
@@ -349,6 +350,23 @@ async def test_endpoint_hears_nothing_of_before_it_was_made_though_the_consumer_
     await taken(receiver, 1)
     assert receiver.taken[0].path == "/old"
     assert (await timelines.get("/v1/webhook-endpoints/young/deliveries"))["deliveries"] == []
+
+
+async def test_where_nobody_listens_the_topic_is_read_in_few_batches(
+    timelines: Timelines, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    consumer = TimelineConsumer(lambda: None)
+
+    async def gap_after_a_batch() -> float:
+        async with pool.acquire() as connection, connection.transaction():
+            await consumer(connection, ())
+        return consumer.gap_s()
+
+    assert await gap_after_a_batch() > 0
+    await put(timelines, receiver.url())
+    assert await gap_after_a_batch() == 0
+    await timelines.call("DELETE", "/v1/webhook-endpoints/desk")
+    assert await gap_after_a_batch() > 0
 
 
 async def test_deleted_endpoint_leaves_nothing_that_waits(timelines: Timelines, receiver: Receiver) -> None:
