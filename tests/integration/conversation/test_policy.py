@@ -14,6 +14,7 @@ import pytest
 from services.conversation import tables
 from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
+from services.conversation.routes import policy as policy_routes
 from services.conversation.update import change_policy, put_events
 from shared.clock import SystemClock
 from shared.database.engine import tenant_reader
@@ -23,6 +24,7 @@ from tests.histories import SECRET, a_history, a_policy
 from tests.integration.conversation.test_dialogues import dump
 from tests.integration.conversation.test_histories import NOW, decide_again
 from tests.timeline_app import Timelines, running_timelines
+from tests.waiting import until
 
 POLICY = "/v1/identity/policy"
 
@@ -201,3 +203,42 @@ async def test_a_policy_that_can_change_nothing_decides_nothing_again(pool: asyn
         Policy(shared=("phone:+31612345672",), blocked=("visitor:v2",), degree_limit=3),
     ):
         assert await change(other)
+
+
+async def test_a_change_whose_process_died_is_carried_out_by_whoever_runs(
+    timelines: Timelines, pool: asyncpg.Pool
+) -> None:
+    ann, phone, bo = "email:ann@home.example", "phone:+31612345678", "email:bo@work.example"
+    await timelines.post(timelines.message("09:00:00", ann, phone), timelines.message("09:01:00", bo, phone))
+
+    def outstanding() -> float | None:
+        return timelines.platform.registry.get_sample_value("threadline_conversation_policy_outstanding")
+
+    async def apart() -> bool:
+        return (await timelines.customer(ann) or {})["id"] != (await timelines.customer(bo) or {})["id"]
+
+    async with pool.acquire() as connection, connection.transaction():
+        assert await change_policy(connection, "acme", NOW, Policy(shared=(phone,)), "a key")
+    await until(apart, "the policy is carried out")
+    await until(lambda: outstanding() == 0, "nothing is outstanding")
+    (row,) = await policies_that_regrouped(timelines, ann)
+    assert (row["actor"], row["handles"]) == ("a key", [[ann], [bo], [phone]])
+
+
+async def test_a_change_that_takes_long_is_answered_before_it_is_carried_out(
+    timelines: Timelines, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, phone, bo = "email:ann@home.example", "phone:+31612345678", "email:bo@work.example"
+    await timelines.post(timelines.message("09:00:00", ann, phone), timelines.message("09:01:00", bo, phone))
+    monkeypatch.setattr(policy_routes, "WAIT_S", 0.1)
+    async with pool.acquire() as connection, connection.transaction():
+        assert await tables.renewals.alone(connection, "acme"), "as if another process were at a long slice"
+        answer = await timelines.call("PUT", POLICY, json={"shared": [phone]})
+        assert (answer.status_code, answer.json()["shared"]) == (200, [phone])
+        assert await tables.renewals.tenants(connection) == ["acme"]
+
+    async def carried_out() -> bool:
+        return not await tables.renewals.tenants(pool)
+
+    await until(carried_out, "the rest is carried out behind the answer")
+    assert (await timelines.customer(bo) or {})["id"] != (await timelines.customer(ann) or {})["id"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -214,3 +215,56 @@ async def test_two_who_carry_out_slices_beside_writers_end_as_the_rules_give(poo
     assert differences(events, policies[-1], await places(pool, tenant)) == []
     await nothing_is_outstanding(pool, tenant)
     await is_what_is_decided_from_scratch(pool, tenant, 17)
+
+
+ANN, BO, PHONE = ({"kind": kind, "value": value} for kind, value in (
+    ("email", "ann@a.example"), ("email", "bo@b.example"), ("phone", "+31612345671"),
+))  # fmt: skip
+CUSTOMERS = "SELECT node, customer_id FROM conversation.leaf WHERE tenant_id = $1"
+
+
+def said(name: str, hours: int, *handles: dict[str, str]) -> InboundEvent:
+    at = NOW + timedelta(hours=hours)
+    data = {"channel": "sms", "actor": {"type": "customer"}, "customer": {"handles": list(handles)}}
+    return InboundEvent("acme", "/x", name, "threadline.message.received", at, at, data)
+
+
+async def customers(pool: asyncpg.Pool) -> list[set[str]]:
+    """Return the nodes of each customer."""
+    found: dict[object, set[str]] = {}
+    for node, customer in await pool.fetch(CUSTOMERS, "acme"):
+        found.setdefault(customer, set()).add(node)
+    return sorted(found.values(), key=sorted)
+
+
+async def test_what_a_message_touches_is_decided_by_the_new_policy_at_once_and_the_rest_when_its_turn_comes(
+    pool: asyncpg.Pool,
+) -> None:
+    other, theirs = {"kind": "email", "value": "cy@c.example"}, {"kind": "phone", "value": "+31612345672"}
+    await put(pool, "acme", [said("a", 1, ANN, PHONE), said("b", 2, BO, PHONE), said("c", 3, other, theirs)])
+    together = {"email:ann@a.example", "email:bo@b.example", "phone:+31612345671"}
+    assert await customers(pool) == [together, {"email:cy@c.example", "phone:+31612345672"}]
+    await change(pool, "acme", Policy(shared=("phone:+31612345671", "phone:+31612345672")))
+    assert len(await customers(pool)) == 2, "the change alone decides nothing"
+    # Bo does not say so, but Ann is no longer one with them: the message of one decides the part of both.
+    await put(pool, "acme", [said("d", 4, BO)])
+    apart = [{"email:ann@a.example"}, {"email:bo@b.example"}, {"phone:+31612345671"}]
+    whole = {"email:cy@c.example", "phone:+31612345672"}
+    assert await customers(pool) == sorted([*apart, whole], key=sorted)
+    assert await tables.renewals.outstanding(pool, ["acme"]) == 2
+    assert (await carry_out(pool, "acme", 1)) is not None
+    assert len(await customers(pool)) == 5
+    assert await carry_out(pool, "acme", 1) is None
+    await nothing_is_outstanding(pool, "acme")
+
+
+async def test_a_policy_taken_back_before_its_turn_came_regroups_nobody(pool: asyncpg.Pool) -> None:
+    await put(pool, "acme", [said("a", 1, ANN, PHONE), said("b", 2, BO, PHONE)])
+    before = await customers(pool)
+    await change(pool, "acme", Policy(shared=("phone:+31612345671",)))
+    await change(pool, "acme", Policy())
+    outcome = await carry_out(pool, "acme", 10)
+    assert outcome is not None and (outcome.records, outcome.moved) == ([], 0)
+    assert await customers(pool) == before
+    assert await pool.fetchval("SELECT count(*) FROM conversation.policy_regrouping") == 0
+    assert await pool.fetchval("SELECT count(*) FROM conversation.policy_change") == 2
