@@ -24,6 +24,7 @@ from shared.errors import SetupError
 
 LOCK = "lock"
 OFFER = "database.json"
+ADDRESS = "address.json"
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 a file name
 ADMIN_KEY_FILE = "admin.key"
 
@@ -88,10 +89,12 @@ def hold(directory: Path, command: str, *, lasting: bool, patience_s: float = 0.
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(Holder(os.getpid(), command, lasting))).encode(), 0)
-        (directory / OFFER).unlink(missing_ok=True)  # what a killed holder left
+        for told in (OFFER, ADDRESS):
+            (directory / told).unlink(missing_ok=True)  # what a killed holder left
         yield
     finally:
-        (directory / OFFER).unlink(missing_ok=True)
+        for told in (OFFER, ADDRESS):
+            (directory / told).unlink(missing_ok=True)
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
@@ -149,15 +152,29 @@ def offer(directory: Path, url: str) -> None:
 
 def offered(directory: Path) -> str | None:
     """Return the URL of the database that the holder of `directory` offers, None where there is none."""
+    return _told(directory, OFFER)
+
+
+def serve_at(directory: Path, url: str) -> None:
+    """Let other processes find where this one, the holder of `directory`, takes requests."""
+    write_private(directory / ADDRESS, json.dumps({"pid": os.getpid(), "url": url}) + "\n")
+
+
+def served_at(directory: Path) -> str | None:
+    """Return the URL at which the holder of `directory` takes requests, None where none said one."""
+    return _told(directory, ADDRESS)
+
+
+def _told(directory: Path, name: str) -> str | None:
     holder = holder_of(directory)
     if holder is None:
         return None
     try:
-        found = json.loads((directory / OFFER).read_text())
+        found = json.loads((directory / name).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise SetupError(f"{directory / OFFER} cannot be read: {_reason(error)}") from error
+        raise SetupError(f"{directory / name} cannot be read: {_reason(error)}") from error
     return str(found["url"]) if found.get("pid") == holder.pid else None
 
 

@@ -82,10 +82,13 @@ def _version() -> str:
 
 
 def _add_health(app: FastAPI, platform: Platform, services: Sequence[Service]) -> None:
+    # Load balancers ask with HEAD, too.
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"], summary="The process is alive")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["health"], summary="The process can do its work")
     async def readyz() -> Response:
         found = await faults(platform, services)

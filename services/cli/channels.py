@@ -30,6 +30,7 @@ from services.ingest.channels import Channel, Channels
 from services.ingest.published_keys import KeysUnavailable, PublishedKeys, fetch_over_https
 from services.ingest.validation import faults_of
 from services.ingest.webhooks import events_of
+from shared import directory
 from shared.database.engine import open_pool, translated
 from shared.database.migrate import migrate
 from shared.errors import SetupError
@@ -210,8 +211,9 @@ def _instant(given: str) -> datetime:
 
 
 def url_of(channel: Channel, settings: Settings) -> str:
-    """Return the URL of the account's webhook, as far as the settings know where this Threadline is reached."""
-    return (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/") + channel.path
+    """Return the URL of the account's webhook: as the settings say, where Threadline runs now, or will by them."""
+    running = directory.served_at(settings.data.expanduser())
+    return (settings.public_url or running or f"http://{settings.host}:{settings.port}").rstrip("/") + channel.path
 
 
 def _check(provider: str, account: str, tenant: str) -> None:

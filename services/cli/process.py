@@ -57,6 +57,7 @@ async def run(
 
         def announce() -> None:
             url = _url(listener)
+            _tell_address(settings.data, url, names)
             _print_addresses(command, url, settings, services, own_folder)
             if ready is not None:
                 ready(url)
@@ -154,6 +155,14 @@ def _print_addresses(command: str, url: str, settings: Settings, services: Seque
     if own_folder:
         lines.append(f"  first key: in {_shown(settings.data.expanduser().absolute() / directory.ADMIN_KEY_FILE)}")
     print("\n".join(lines), flush=True)
+
+
+def _tell_address(data: Path, url: str, names: Sequence[str]) -> None:
+    """Let commands beside this process say where its webhooks are, where it holds the data directory."""
+    folder = data.expanduser()
+    holder = directory.holder_of(folder)
+    if "ingest" in names and holder is not None and holder.pid == os.getpid():
+        directory.serve_at(folder, url)
 
 
 def _shown(path: Path) -> str:

@@ -123,6 +123,8 @@ async def test_up_prints_where_it_is_and_where_its_key_is_and_stops_cleanly(data
         assert key_file.stat().st_mode & 0o777 == 0o600
         await until(lambda: process.url in process.tail(), "it says where it is")
         assert "admin.key" in process.tail()
+        put = run("channels", "put", "telegram", "bot", "--secret", "s3cret", "--data", str(data))
+        assert put.stdout.startswith(f"{process.url}/v1/webhooks/telegram/"), "the port is its own, not the default"
         assert key_file.read_text().strip() not in process.tail()
         headers = {"Authorization": f"Bearer {key_file.read_text().strip()}"}
         async with httpx.AsyncClient(base_url=process.url, headers=headers, trust_env=False) as client:

@@ -229,7 +229,9 @@ async def test_ready_only_while_log_and_database_answer_and_migrations_are_curre
     client: httpx.AsyncClient, platform: Platform, log: FakeLog
 ) -> None:
     assert (await client.get("/readyz")).status_code == 200
+    assert [(await client.head(path)).status_code for path in ("/healthz", "/readyz")] == [200, 200]
     log.away = True
+    assert (await client.head("/readyz")).status_code == 503
     answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["faults"] == {"log": "no broker was reached"}
