@@ -6,7 +6,8 @@ published reply times. Metrics' own task packs the days that are over. A questio
 parameters of a request to the JSON of its answer; it has 31 days, the first and last of them in part.
 
 Cold is the first question of a connection, which knows neither tables nor plans yet. "While a day is open" is after a
-correction: the day's hours are read until it is packed again.
+correction: the day's hours are read until it is packed again. The largest question is one that makes nearly as many
+points as are allowed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -29,6 +30,8 @@ from services.metrics.buckets import BOUNDS, NO_BUCKET, bucket_of
 from services.metrics.entries import HOUR, SECOND, micros
 from services.metrics.packing import pack_tenants
 from services.metrics.presenting import present
+from services.metrics.routes import ANSWER_WITHIN_S
+from services.metrics.turns import beside
 from shared.database.engine import tenant_reader
 from shared.events import family_of
 
@@ -66,6 +69,7 @@ async def measure() -> Sequence[Row]:
         found.append(Row("packing them", days / (time.perf_counter() - began), "days of a KPI/s"))
         found.append(Row("packed days, on disk", size, "MB", "the sums by hour", hours))
         found += await _asked(pool, "", WARM, COLD)
+        found += await _largest(pool)
         await _open_a_day(pool)
         found += await _asked(pool, "while a day is open", WARM // 4, 0)
     return found
@@ -87,6 +91,33 @@ async def _asked(pool: asyncpg.Pool, when: str, warm: int, cold: int) -> list[Ro
             found.append(Row(f"{name}, points", (await _ask(pool, kpi))[1], ""))
         found.append(Row(f"{name}, p50", 1e3 * quantile(took, 0.5), "ms", "the target", 30))
         found.append(Row(f"{name}, p99", 1e3 * quantile(took, 0.99), "ms", "the target", 30))
+    return found
+
+
+async def _largest(pool: asyncpg.Pool) -> list[Row]:
+    """The largest question that is answered: a year by hour and channel; 100,000 points are allowed."""
+    gaps, found = [0.0], []
+
+    async def watch() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            gaps.append(time.perf_counter() - began)
+
+    given = {
+        "start": (END - timedelta(days=DAYS)).isoformat(),
+        "end": END.isoformat(),
+        "step": "1h",
+        "group_by": "channel",
+    }
+    for kpi in SHARES:
+        watching = asyncio.create_task(watch())
+        took, points = await _ask(pool, kpi, given)
+        watching.cancel()
+        name = f"{kpi}, a year by hour and channel, {points:,} points"
+        found.append(Row(name, took, "s", "refused after", ANSWER_WITHIN_S))
+        found.append(Row(f"{name}, longest that others waited for a turn", 1e3 * max(gaps), "ms"))
+        gaps[:] = [0.0]
     return found
 
 
@@ -146,14 +177,17 @@ async def _open_a_day(pool: asyncpg.Pool) -> None:
         await store.drop_days(connection, [(TENANT, number, at) for (number,) in series])
 
 
-async def _ask(pool: asyncpg.Pool, kpi: str) -> tuple[float, int]:
+MONTH = {
+    "start": (END - timedelta(days=30)).isoformat(), "end": END.isoformat(), "step": "1d", "group_by": "channel",
+}  # fmt: skip
+
+
+async def _ask(pool: asyncpg.Pool, kpi: str, given: Mapping[str, str] = MONTH) -> tuple[float, int]:
     began = time.perf_counter()
-    start = END - timedelta(days=30)
-    given = {"start": start.isoformat(), "end": END.isoformat(), "step": "1d", "group_by": "channel"}
     async with tenant_reader(pool, TENANT) as connection:
         query = query_of(kpi, given, await sums.rules_of(connection, TENANT), micros(END))
         answer = await sums.ask(connection, TENANT, query)
-    body = orjson.dumps(present(query, answer))
+    body = orjson.dumps(await beside(len(answer.points), present, query, answer))
     assert body
     return time.perf_counter() - began, len(answer.points)
 

@@ -143,8 +143,9 @@ READINGS = (
     "- Deadlines (unanswered, thresholds, agreements) are contributions at the due time that count from then on; every",
     "  question ends at the service's clock. A late reply takes them back.",
     "- `as_of` sums the changes recorded until then. Changes are recorded a batch at a time.",
-    "- What a query may cost: at most 20,000 points, 100,000 over all groups, and 100 years; questions by channel or",
-    "  family read packed days and sums by hour, other dimensions and distinct counts read the changes of the span.",
+    "- What a query may cost: at most 20,000 points, 100,000 over all groups, 100 years, 500,000 sums of changes and",
+    "  20 s; more is refused with 422, which says what to ask instead. Questions by channel or family read packed days",
+    "  and sums by hour; other dimensions and distinct counts read the changes of the span.",
 )
 
 

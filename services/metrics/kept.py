@@ -11,6 +11,7 @@ from services.metrics.closed_days import LONGEST_DAY, Gaps, Packed, unpack
 from services.metrics.entries import HOUR
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import Fetch
+from services.metrics.turns import beside
 from shared.events import family_of
 from shared.log.database import Connection
 
@@ -115,7 +116,7 @@ async def by_channel(connection: Connection, tenant: str, fetch: Fetch, now: int
     found = await read(connection, sql, arguments)
     for series, window, channel, cells in found:
         sheet.add((series, window, channel), cells)
-    return sheet.sums()
+    return await beside(sheet.size(), sheet.sums)
 
 
 def grouped(fetch: Fetch, found: Iterable[Sums]) -> list[Row]:
@@ -156,6 +157,10 @@ class _Sheet:
         found += [cells] if packed is None else [packed.strip, cells]
         if len(found) > MANY:
             found[:] = [pooled(found)]
+
+    def size(self) -> int:
+        """Return how many places there are."""
+        return len(self._packed) + len(self._cells)
 
     def sums(self) -> list[Sums]:
         """Return what there is, without what comes to nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -13,11 +14,13 @@ from services.metrics import sums
 from services.metrics.asking import PAGING, definition_of, once, query_of
 from services.metrics.entries import micros
 from services.metrics.presenting import as_csv, catalogue, present
+from services.metrics.reading.answering import Answer
 from services.metrics.reading.question import Query as Asked
 from services.metrics.receipts import receipts
 from services.metrics.scoreboard import scoreboard
 from services.metrics.shapes import KpiAnswer, Receipts, Scoreboard
-from services.metrics.windows import TooManyPoints
+from services.metrics.turns import beside
+from services.metrics.windows import TooMuch
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.log.database import Connection
@@ -46,17 +49,16 @@ def kpi_router(platform: Platform) -> APIRouter:
         """Points and the pooled total between `start` and `end` (half-open; the last 24 hours without them).
 
         `Accept: text/csv` gives the points as CSV. null is 0/0. A provisional value may still change by rule.
+        What costs more than a question may (points, sums, 20 s) is refused with 422, which says what to ask instead.
         """
         given = once(request.query_params.multi_items())
         async with tenant_reader(platform.pool, principal.tenant) as connection:
             asked = await _asked(platform, connection, principal.tenant, kpi, given)
-            try:
-                found = await sums.ask(connection, principal.tenant, asked)
-            except TooManyPoints as error:
-                raise Problem(422, "Not valid", str(error), errors=[Fault("#/query/group_by", str(error))]) from error
+            found = await _answer(connection, principal.tenant, asked)
+        size = len(found.points)
         if wants_csv(request.headers.get("accept", "")):
-            return Response(as_csv(asked, found), media_type="text/csv; charset=utf-8")
-        return Response(orjson.dumps(present(asked, found)), media_type="application/json")
+            return Response(await beside(size, as_csv, asked, found), media_type="text/csv; charset=utf-8")
+        return Response(orjson.dumps(await beside(size, present, asked, found)), media_type="application/json")
 
     @router.get(
         "/v1/kpis/{kpi}/receipts",
@@ -87,6 +89,22 @@ def kpi_router(platform: Platform) -> APIRouter:
         return Response(orjson.dumps({"rows": rows}), media_type="application/json")
 
     return router
+
+
+ANSWER_WITHIN_S = 20.0
+"""How long one question may take."""
+
+
+async def _answer(connection: Connection, tenant: str, asked: Asked) -> Answer:
+    """Answer a question. Raises Problem 422, which says what to ask instead, where it costs more than one may."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await sums.ask(connection, tenant, asked, sums.MOST_SUMS)
+    except TooMuch as error:
+        told, where = str(error), "group_by" if asked.group_by else "start"
+    except TimeoutError:
+        told, where = f"takes longer than {ANSWER_WITHIN_S:g} s to answer; {sums.INSTEAD}", "start"
+    raise Problem(422, "Not valid", told, errors=[Fault(f"#/query/{where}", told)])
 
 
 async def _asked(platform: Platform, connection: Connection, tenant: str, kpi: str, given: Mapping[str, str]) -> Asked:

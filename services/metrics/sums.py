@@ -12,6 +12,8 @@ from services.metrics.kept import FROM_THE_BEGINNING, by_channel, covers, groupe
 from services.metrics.reading.answering import Answer, answer, reader_of
 from services.metrics.reading.cells import Row
 from services.metrics.reading.question import DIMENSIONS, Fetch, Query
+from services.metrics.turns import beside
+from services.metrics.windows import TooMuch
 from shared import agreements
 from shared.business import Rules
 from shared.database.engine import tenant_reader
@@ -76,23 +78,37 @@ def statement(tenant: str, fetch: Fetch, now: int, as_of: int | None) -> tuple[s
     ), arguments
 
 
-async def rows(connection: Connection, tenant: str, fetch: Fetch, now: int, as_of: int | None) -> list[Row]:
-    """Read what a fetch asks for."""
+MOST_SUMS = 500_000
+"""Sums of contributions that one question may read: about a quarter of a gigabyte."""
+
+AT_ONCE = 1000
+"""Sums that are read before others get a turn."""
+
+INSTEAD = "ask for a shorter span, or group and filter by channel and family alone, for which sums are kept"
+
+
+async def rows(
+    connection: Connection, tenant: str, fetch: Fetch, now: int, as_of: int | None, most: int | None = None
+) -> list[Row]:
+    """Read what a fetch asks for. Raises TooMuch where that are more than `most` sums."""
     if covers(fetch, as_of):
         return grouped(fetch, await by_channel(connection, tenant, fetch, now))
     sql, arguments = statement(tenant, fetch, now, as_of)
-    return [
-        Row(fetch.name, series, window, tuple(group), bucket, member, n, int(total))
-        for series, window, group, bucket, member, n, total in await connection.fetch(sql, *arguments)
-    ]
+    found: list[Row] = []
+    async for series, window, group, bucket, member, n, total in connection.cursor(sql, *arguments, prefetch=AT_ONCE):
+        found.append(Row(fetch.name, series, window, tuple(group), bucket, member, n, int(total)))
+        if most is not None and len(found) > most:
+            raise TooMuch(f"more than {most} sums have to be read; {INSTEAD}")
+    return found
 
 
-async def ask(connection: Connection, tenant: str, query: Query) -> Answer:
-    """Answer one query in the reader's transaction."""
+async def ask(connection: Connection, tenant: str, query: Query, most: int | None = None) -> Answer:
+    """Answer one query in the reader's transaction. Raises TooMuch; `most` bounds the sums that a fetch reads."""
     found: list[Row] = []
     for fetch in reader_of(query).fetches(query):
-        found += await rows(connection, tenant, fetch, query.now, query.as_of)
-    return answer(query, found)
+        found += await rows(connection, tenant, fetch, query.now, query.as_of, most)
+    size = len(found) + len(query.edges)
+    return await beside(size, answer, query, found)
 
 
 async def rules_of(connection: Connection, tenant: str) -> Rules:

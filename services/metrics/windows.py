@@ -16,12 +16,17 @@ _MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
 _MINUTE = 60_000_000
 
 
-class TooManyPoints(ValueError):
+class TooMuch(ValueError):
+    """A question costs more than one may; the message says what to ask instead."""
+
+
+class TooManyPoints(TooMuch):
     """The step makes more points than one answer may have."""
 
     def __init__(self, groups: int = 1) -> None:
         many = f"in {groups} groups more than {MOST_IN_ALL}" if groups > 1 else f"more than {MOST_POINTS}"
-        super().__init__(f"the step makes {many} points; take a longer step or a shorter span")
+        instead = "a longer step, a shorter span or fewer groups" if groups > 1 else "a longer step or a shorter span"
+        super().__init__(f"the step makes {many} points; take {instead}")
 
 
 def edges(start: int, end: int, step: str | None, zone: ZoneInfo) -> list[int]:

@@ -233,6 +233,41 @@ async def test_a_bad_question_is_answered_with_what_is_wrong(service: Metrics, n
         assert [e["pointer"] for e in found.json()["errors"]] == [pointer]
 
 
+DEAR = {
+    "too many points": ("reading.answering.MOST_IN_ALL", {"group_by": "channel"}, "#/query/group_by", "fewer groups"),
+    "too many sums": ("sums.MOST_SUMS", {"group_by": "agent"}, "#/query/group_by", "ask for a shorter span"),
+    "too long": ("routes.ANSWER_WITHIN_S", {}, "#/query/start", "ask for a shorter span"),
+}
+
+
+@pytest.mark.parametrize("name", DEAR)
+async def test_a_question_that_costs_too_much_is_refused_with_what_to_ask_instead(
+    service: Metrics, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bound, params, pointer, instead = DEAR[name]
+    await take_lines(service, 0, 35)
+    asked = {"start": D1, "end": D3, "step": "1h", **params}
+    assert (await service.get("/v1/kpis/first_reply_time", **asked)).status_code == 200
+    monkeypatch.setattr(f"services.metrics.{bound}", 1e-6 if "WITHIN" in bound else 1)
+    found = await service.get("/v1/kpis/first_reply_time", **asked)
+    assert found.status_code == 422
+    (fault,) = found.json()["errors"]
+    assert fault["pointer"] == pointer
+    assert instead in fault["detail"] == found.json()["detail"]
+    monkeypatch.undo()
+    assert (await service.get("/v1/kpis/first_reply_time", **asked)).status_code == 200
+
+
+async def test_many_points_are_made_beside_others_and_are_the_same(
+    service: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await take_lines(service, 0, 35)
+    asked = {"start": D1, "end": D3, "step": "1h", "group_by": "channel"}
+    at_once = await service.kpi("first_reply_time", **asked)
+    monkeypatch.setattr("services.metrics.turns.MUCH", 0)
+    assert await service.kpi("first_reply_time", **asked) == at_once
+
+
 async def test_another_tenant_sees_nothing_of_it(service: Metrics) -> None:
     await take_lines(service, 0, 35)
     found = await service.get("/v1/kpis/messages_received", key="t2", start=D1, end=D3)
