@@ -17,31 +17,39 @@ from shared.events import DERIVED_SOURCE, TYPE_PREFIX, rfc3339
 NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
 
 # Others who wrote in the same conversation by a token or mail id: perhaps the same person with another address.
+# In all of these OFFSET 0 keeps look-ups nested and in this order, whatever the planner takes a new tenant for.
 SAME_CONVERSATION = """
-SELECT l.customer_id, count(DISTINCT m.conversation_id) AS together
-FROM conversation.leaf mine
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = mine.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation m ON m.tenant_id = $1 AND m.canonical_id = c.canonical_id
-JOIN conversation.participation o ON o.tenant_id = $1 AND o.conversation_id = m.conversation_id
-JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = o.leaf_id
-WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND l.customer_id <> $2
-GROUP BY l.customer_id LIMIT 20
+WITH met AS MATERIALIZED (
+    SELECT DISTINCT c.canonical_id FROM conversation.leaf mine,
+    LATERAL (SELECT conversation_id FROM conversation.participation
+             WHERE tenant_id = $1 AND leaf_id = mine.leaf_id OFFSET 0) AS p,
+    LATERAL (SELECT canonical_id FROM conversation.conversation
+             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
+    WHERE mine.tenant_id = $1 AND mine.customer_id = $2)
+SELECT l.customer_id, count(DISTINCT m.conversation_id) AS together FROM met,
+LATERAL (SELECT conversation_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND canonical_id = met.canonical_id OFFSET 0) AS m,
+LATERAL (SELECT leaf_id FROM conversation.participation
+         WHERE tenant_id = $1 AND conversation_id = m.conversation_id OFFSET 0) AS o,
+LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = o.leaf_id OFFSET 0) AS l
+WHERE l.customer_id <> $2
+GROUP BY l.customer_id ORDER BY together DESC, l.customer_id LIMIT 20
 """
 
 SAME_NAME = """
-SELECT DISTINCT o.customer_id FROM conversation.leaf mine
-JOIN conversation.leaf o ON o.tenant_id = $1 AND lower(o.name) = lower(mine.name)
-WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND mine.name IS NOT NULL AND o.customer_id <> $2 LIMIT 20
+SELECT DISTINCT customer_id FROM conversation.leaf
+WHERE tenant_id = $1 AND customer_id <> $2 AND lower(name) = ANY(ARRAY(
+    SELECT lower(name) FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 AND name IS NOT NULL))
+ORDER BY customer_id LIMIT 20
 """
 
 # The same mailbox name at another domain.
 SAME_MAILBOX = """
-SELECT DISTINCT o.customer_id FROM conversation.leaf mine
-JOIN conversation.leaf o ON o.tenant_id = $1 AND o.node LIKE 'email:%'
-    AND split_part(o.node, '@', 1) = split_part(mine.node, '@', 1)
-WHERE mine.tenant_id = $1 AND mine.customer_id = $2 AND mine.node LIKE 'email:%' AND o.customer_id <> $2
-    AND length(split_part(mine.node, '@', 1)) >= 12 LIMIT 20
+SELECT DISTINCT customer_id FROM conversation.leaf
+WHERE tenant_id = $1 AND customer_id <> $2 AND node LIKE 'email:%' AND split_part(node, '@', 1) = ANY(ARRAY(
+    SELECT split_part(node, '@', 1) FROM conversation.leaf
+    WHERE tenant_id = $1 AND customer_id = $2 AND node LIKE 'email:%' AND length(split_part(node, '@', 1)) >= 12))
+ORDER BY customer_id LIMIT 20
 """
 
 _WEIGHTS = {"same_conversation": 0.6, "same_name": 0.4, "same_mailbox_name": 0.4}
@@ -103,8 +111,8 @@ def _evidence(link: Evidence) -> dict[str, Any]:
 # Also the words that a later one on the same two took back, of which no link is left.
 EVENTS_OF = """
 SELECT event_id, type, occurred_at, data FROM conversation.entry
-WHERE tenant_id = $1 AND source = $2 AND type = ANY($3::text[]) AND leaf_id IN (
-    SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($4::text[]))
+WHERE tenant_id = $1 AND source = $2 AND type = ANY($3::text[]) AND leaf_id = ANY(ARRAY(
+    SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($4::text[])))
 ORDER BY occurred_at, event_id
 """
 DECISIONS = [f"{TYPE_PREFIX}customer.merged", f"{TYPE_PREFIX}customer.unmerged"]

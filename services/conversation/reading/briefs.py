@@ -17,18 +17,25 @@ SURVEYS = 20
 """Answered surveys that a brief tells of, the latest."""
 
 # The matter at hand (the open conversation last active, or the last one where all are resolved), what the latest were
-# about, and which are open. A long life has many: they are looked up once for all of it.
+# about, and which are open. A long life has many: they are looked up once for all of it, nested and in this order
+# (OFFSET 0): a new tenant, of whom there are no statistics, counts as one row for the planner.
 MATTERS = f"""
 WITH met AS MATERIALIZED (
     SELECT k.conversation_id, k.resolved_at, k.last_activity_at, k.last_entry_at, k.topic FROM conversation.leaf l
-    JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
-    JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-    JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+    CROSS JOIN LATERAL (SELECT conversation_id FROM conversation.participation
+                        WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT canonical_id FROM conversation.conversation
+                        WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
+    CROSS JOIN LATERAL (SELECT conversation_id, resolved_at, last_activity_at, last_entry_at, topic
+                        FROM conversation.conversation
+                        WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
     WHERE l.tenant_id = $1 AND l.customer_id = $2)
-SELECT (SELECT conversation_id FROM met ORDER BY resolved_at IS NOT NULL, last_activity_at DESC NULLS LAST LIMIT 1),
-       ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL GROUP BY topic ORDER BY max(last_entry_at) DESC LIMIT 5),
-       ARRAY(SELECT conversation_id FROM met WHERE resolved_at IS NULL
-             GROUP BY conversation_id ORDER BY max(last_activity_at) DESC NULLS LAST LIMIT {MOST_OPEN})
+SELECT (SELECT conversation_id FROM met
+        ORDER BY resolved_at IS NOT NULL, last_activity_at DESC NULLS LAST, conversation_id LIMIT 1),
+       ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL
+             GROUP BY topic ORDER BY max(last_entry_at) DESC, topic LIMIT 5),
+       ARRAY(SELECT conversation_id FROM met WHERE resolved_at IS NULL GROUP BY conversation_id
+             ORDER BY max(last_activity_at) DESC NULLS LAST, conversation_id LIMIT {MOST_OPEN})
 """  # noqa: S608
 
 # The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.

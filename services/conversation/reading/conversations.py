@@ -16,17 +16,22 @@ from services.conversation.reading.query import Query
 from services.conversation.reading.shown import time_shown
 from shared import agreements
 
+# In these statements OFFSET 0 keeps look-ups nested and in the order in which they stand: a new tenant, of whom there
+# are no statistics, counts as one row for the planner, and then every order costs the same.
+
 # The id of any entry that ever founded a conversation means the one that holds it now.
 CANONICAL = """
 SELECT canonical_id FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = $2
 UNION ALL
-SELECT c.canonical_id FROM conversation.entry e
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+SELECT c.canonical_id FROM conversation.entry e,
+LATERAL (SELECT canonical_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = e.conversation_id OFFSET 0) AS c
 WHERE e.tenant_id = $1 AND e.entry_id = $2
 UNION ALL
-SELECT c.canonical_id FROM conversation.copy m
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = m.entry_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
+SELECT c.canonical_id FROM conversation.copy m,
+LATERAL (SELECT conversation_id FROM conversation.entry WHERE tenant_id = $1 AND entry_id = m.entry_id OFFSET 0) AS e,
+LATERAL (SELECT canonical_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = e.conversation_id OFFSET 0) AS c
 WHERE m.tenant_id = $1 AND m.copy_id = $2 LIMIT 1
 """
 
@@ -36,37 +41,49 @@ SELECT k.conversation_id, k.opened_at, k.resolved_at, k.last_activity_at, k.chan
        (SELECT coalesce(array_agg(m.conversation_id ORDER BY m.opened_at), '{}') FROM conversation.conversation m
         WHERE m.tenant_id = $1 AND m.canonical_id = k.conversation_id AND m.conversation_id <> k.conversation_id)
            AS merged_ids,
-       (SELECT coalesce(array_agg(DISTINCT l.customer_id), '{}') FROM conversation.conversation m
-        JOIN conversation.participation p ON p.tenant_id = $1 AND p.conversation_id = m.conversation_id
-        JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = p.leaf_id
+       (SELECT coalesce(array_agg(DISTINCT l.customer_id), '{}') FROM conversation.conversation m,
+        LATERAL (SELECT leaf_id FROM conversation.participation
+                 WHERE tenant_id = $1 AND conversation_id = m.conversation_id OFFSET 0) AS p,
+        LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = p.leaf_id OFFSET 0) AS l
         WHERE m.tenant_id = $1 AND m.canonical_id = k.conversation_id) AS customer_ids
 FROM conversation.conversation k
-LEFT JOIN conversation.leaf o ON o.tenant_id = $1 AND o.leaf_id = k.owner_leaf_id
+LEFT JOIN LATERAL (SELECT customer_id FROM conversation.leaf
+                   WHERE tenant_id = $1 AND leaf_id = k.owner_leaf_id OFFSET 0) AS o ON true
 WHERE k.tenant_id = $1 AND k.conversation_id = ANY($2::uuid[])
 """
 
 CONTACTS = """
 SELECT m.canonical_id, e.contact_id, min(e.channel) AS channel, min(e.occurred_at) AS started_at,
        max(e.occurred_at) FILTER (WHERE e.type IN ('threadline.call.ended', 'threadline.call.abandoned')) AS ended_at
-FROM conversation.conversation m
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversation_id
-WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.contact_id IS NOT NULL AND e.cause_id IS NULL
-GROUP BY m.canonical_id, e.contact_id ORDER BY started_at
+FROM conversation.conversation m,
+LATERAL (SELECT contact_id, channel, occurred_at, type FROM conversation.entry
+         WHERE tenant_id = $1 AND conversation_id = m.conversation_id AND contact_id IS NOT NULL AND cause_id IS NULL
+         OFFSET 0) AS e
+WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[])
+GROUP BY m.canonical_id, e.contact_id ORDER BY started_at, e.contact_id
 """
 
 
 # What else of the same people is open: perhaps the same matter, which no rule may decide.
 ALSO_OPEN = """
-SELECT DISTINCT k.conversation_id, k.channels, k.topic, k.last_activity_at
-FROM conversation.conversation m
-JOIN conversation.participation mine ON mine.tenant_id = $1 AND mine.conversation_id = m.conversation_id
-JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = mine.leaf_id
-JOIN conversation.leaf o ON o.tenant_id = $1 AND o.customer_id = l.customer_id
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = o.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
-WHERE m.tenant_id = $1 AND m.canonical_id = $2 AND k.conversation_id <> $2 AND k.resolved_at IS NULL
-    AND k.last_activity_at IS NOT NULL
+WITH people AS MATERIALIZED (
+    SELECT DISTINCT l.customer_id FROM conversation.conversation m,
+    LATERAL (SELECT leaf_id FROM conversation.participation
+             WHERE tenant_id = $1 AND conversation_id = m.conversation_id OFFSET 0) AS p,
+    LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = p.leaf_id OFFSET 0) AS l
+    WHERE m.tenant_id = $1 AND m.canonical_id = $2),
+met AS MATERIALIZED (
+    SELECT DISTINCT c.canonical_id FROM people,
+    LATERAL (SELECT leaf_id FROM conversation.leaf
+             WHERE tenant_id = $1 AND customer_id = people.customer_id OFFSET 0) AS l,
+    LATERAL (SELECT conversation_id FROM conversation.participation
+             WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
+    LATERAL (SELECT canonical_id FROM conversation.conversation
+             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c)
+SELECT k.conversation_id, k.channels, k.topic, k.last_activity_at FROM met,
+LATERAL (SELECT conversation_id, channels, topic, last_activity_at, resolved_at FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = met.canonical_id OFFSET 0) AS k
+WHERE k.conversation_id <> $2 AND k.resolved_at IS NULL AND k.last_activity_at IS NOT NULL
 ORDER BY k.last_activity_at DESC, k.conversation_id LIMIT 5
 """
 
@@ -127,10 +144,11 @@ async def conversations(connection: asyncpg.Connection, tenant: str, ids: Sequen
 # What changes whose turn it is; automatic mail changes nothing.
 STEPS = """
 SELECT m.canonical_id, e.occurred_at, e.type, e.data -> 'actor' ->> 'type', e.data ->> 'waiting_on'
-FROM conversation.conversation m
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = m.conversation_id
-WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[]) AND e.type = ANY($3::text[])
-    AND (NOT e.automatic OR e.cause_id IS NOT NULL)
+FROM conversation.conversation m,
+LATERAL (SELECT occurred_at, type, data, source, event_id FROM conversation.entry
+         WHERE tenant_id = $1 AND conversation_id = m.conversation_id AND type = ANY($3::text[])
+             AND (NOT automatic OR cause_id IS NOT NULL) OFFSET 0) AS e
+WHERE m.tenant_id = $1 AND m.canonical_id = ANY($2::uuid[])
 ORDER BY e.occurred_at, e.source, e.event_id
 """
 

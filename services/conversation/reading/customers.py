@@ -18,8 +18,8 @@ SELECT l.customer_id FROM conversation.leaf l WHERE l.tenant_id = $1 AND l.node 
 
 # A weak handle (a browser) leads to somebody only where it was seen with one customer alone.
 CUSTOMERS_OF_SIGHTINGS = """
-SELECT DISTINCT l.customer_id FROM conversation.sighting s
-JOIN conversation.leaf l ON l.tenant_id = s.tenant_id AND l.leaf_id = s.leaf_id
+SELECT DISTINCT l.customer_id FROM conversation.sighting s,
+LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = s.leaf_id OFFSET 0) AS l
 WHERE s.tenant_id = $1 AND s.node = ANY($2::text[]) LIMIT 2
 """
 
@@ -43,13 +43,17 @@ WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) GROUP BY l.customer_i
 MOST_OPEN = 50
 """Open conversations that are named with a customer, the last active first."""
 
+# OFFSET 0 keeps the look-ups nested and in this order, whatever the planner takes a new tenant for.
 OPEN_OF_CUSTOMERS = """
-SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM conversation.leaf l
-JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = l.leaf_id
-JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = p.conversation_id
-JOIN conversation.conversation k ON k.tenant_id = $1 AND k.conversation_id = c.canonical_id
+SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM conversation.leaf l,
+LATERAL (SELECT conversation_id FROM conversation.participation
+         WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
+LATERAL (SELECT canonical_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+LATERAL (SELECT conversation_id, resolved_at, last_activity_at FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
 WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) AND k.resolved_at IS NULL
-ORDER BY k.last_activity_at DESC NULLS LAST
+ORDER BY k.last_activity_at DESC NULLS LAST, k.conversation_id
 """
 
 FIND_CUSTOMERS = "SELECT found_id, seen_at FROM conversation.find_customers($1, $2, $3, $4)"
