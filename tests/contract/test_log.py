@@ -28,6 +28,7 @@ from shared.log.postgres import PostgresLog
 from shared.log.postgres_consumer import SESSION_TIMEOUT_S
 from shared.log.protocol import Consumer, Log, Outgoing, Position, Record
 from shared.log.runner import Rejection, Runner, RunnerSettings
+from shared.log.stretch import stretch
 from tests.kafka_broker import free_ports
 from tests.log_process import KEPT, opened
 from tests.waiting import until
@@ -150,6 +151,19 @@ def assert_keys_in_order(got: Mapping[int, Sequence[Record]]) -> None:
 
 
 # Appending and reading
+
+
+async def test_stretch_is_read_from_its_begin_to_before_its_end(log: Log) -> None:
+    await log.append(TOPIC, [Outgoing(b"%d" % n, b"%d" % n) for n in range(200)])
+    ends = await log.end_offsets(TOPIC)
+    begins = {partition: end // 2 for partition, end in ends.items()}
+    cut = {partition: end - 1 for partition, end in ends.items()}
+    found = {partition: [] for partition in ends}
+    async for records in stretch(log, TOPIC, begins, cut):
+        for record in records:
+            found[record.partition].append(record.offset)
+    assert found == {partition: list(range(begins[partition], end)) for partition, end in cut.items()}
+    assert [records async for records in stretch(log, TOPIC, ends, ends)] == []
 
 
 async def test_what_is_appended_is_read_back_whole(log: Log) -> None:
