@@ -268,3 +268,40 @@ async def test_a_policy_taken_back_before_its_turn_came_regroups_nobody(pool: as
     assert await customers(pool) == before
     assert await pool.fetchval("SELECT count(*) FROM conversation.policy_regrouping") == 0
     assert await pool.fetchval("SELECT count(*) FROM conversation.policy_change") == 2
+
+
+async def test_a_link_of_two_shared_handles_outlives_the_event_that_no_longer_gives_it(pool: asyncpg.Pool) -> None:
+    info, number = {"kind": "email", "value": "info@shop.example"}, "+31612345671"
+    abroad, local = {"kind": "phone", "value": number}, {"kind": "phone", "value": "0612345671"}
+    crm = [{"kind": "crm", "value": str(value)} for value in range(4)]
+    await change(pool, "acme", Policy(degree_limit=1))
+    partners = [(info, crm[0]), (info, crm[1]), (abroad, crm[2]), (abroad, crm[3])]
+    await put(pool, "acme", [said(f"p{number}", number, *pair) for number, pair in enumerate(partners)])
+    await put(pool, "acme", [said("local", 10, info, local)])
+    await change(pool, "acme", Policy(degree_limit=1, default_region="DE"))
+    # Both handles are nobody's, so the message that says the same later does not touch the part of the earlier one.
+    await put(pool, "acme", [said("abroad", 20, info, abroad)])
+    while await carry_out(pool, "acme", 1):
+        pass
+    link = "SELECT event_id FROM conversation.link WHERE a = 'email:info@shop.example' AND b = $1"
+    assert await pool.fetchval(link, f"phone:{number}") == "abroad"
+    await nothing_is_outstanding(pool, "acme")
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def test_a_handle_that_the_last_slice_finds_nobody_to_share_brings_those_of_earlier_slices_together(
+    pool: asyncpg.Pool,
+) -> None:
+    await change(pool, "acme", Policy(degree_limit=2))
+    cy = {"kind": "email", "value": "cy@c.example"}
+    await put(pool, "acme", [said(str(hour), hour, one, PHONE) for hour, one in enumerate((ANN, BO, cy))])
+    assert len(await customers(pool)) == 4
+    # Once Cy is nobody, two have the number, which is what one person may have; Ann and Bo are decided before Cy.
+    await change(pool, "acme", Policy(degree_limit=2, blocked=("email:cy@c.example",)))
+    await put(pool, "acme", [said("ann", 10, ANN), said("bo", 11, BO)])
+    assert len(await customers(pool)) == 4
+    while await carry_out(pool, "acme", 1):
+        pass
+    together = {"email:ann@a.example", "email:bo@b.example", "phone:+31612345671"}
+    assert await customers(pool) == [together, {"email:cy@c.example"}]
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
