@@ -215,8 +215,8 @@ async def _deliver_again(platform: Platform, row: Any) -> str | None:
     from services.ingest.again import account_of, read_again, request_of
     from services.ingest.channels import Channels
     from services.ingest.intake import Intake
+    from services.ingest.keeping import keep
     from services.ingest.metrics import IngestMetrics
-    from services.ingest.webhooks import keep
 
     named = account_of(row["tenant_id"], row["source"])
     channel = await Channels(platform.pool, platform.secret_key).find(named.tenant, named.provider, named.account)

@@ -17,11 +17,12 @@ from services.ingest.adapters.base import Adapter
 from services.ingest.channel_routes import add_channel_routes
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
+from services.ingest.keeping import FORGET_EXPIRED
 from services.ingest.limits import Pressure
 from services.ingest.metrics import IngestMetrics
 from services.ingest.published_keys import Fetch, PublishedKeys, fetch_over_https
 from services.ingest.routes import EventsEndpoint, add_events_routes
-from services.ingest.webhooks import FORGET_EXPIRED, MAX_BODY_BYTES, WebhookEndpoint, add_webhook_routes
+from services.ingest.webhooks import MAX_BODY_BYTES, WebhookEndpoint, add_webhook_routes
 from services.ingest.widget import add_widget_routes
 from shared.accepted import TAKER, settle
 from shared.database.engine import translated

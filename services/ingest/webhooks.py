@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -25,12 +24,12 @@ from services.ingest.adapters.base import (
     Headers,
     Quarantined,
     RawRequest,
-    ReplayToken,
     WithPublishedKeys,
     receive,
 )
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
+from services.ingest.keeping import Keeper
 from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.openapi import TAKEN
@@ -38,45 +37,16 @@ from services.ingest.published_keys import KeysUnavailable, PublishedKeys
 from services.ingest.reading import clean_text, cleaned
 from services.ingest.routes import straight_to, too_many, whole_body
 from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
-from shared.database.engine import transaction
 from shared.events import InboundEvent
-from shared.log.headers import encode_headers
 from shared.problems import Problem, not_found, unavailable
 from shared.service import Platform
 
 if TYPE_CHECKING:
-    import asyncpg
+    pass
 
 MAX_BODY_BYTES = 40 * 1024 * 1024
 IN_A_THREAD_BYTES = 64 * 1024
 """Larger bodies are read in a thread, so that one big mail does not hold up everybody else."""
-
-TRANSACTIONS = 4
-"""Deliveries that may hold a connection while they append: the append needs one of the same pool."""
-
-# A delivery that comes again is kept once.
-KEEP = """
-INSERT INTO log.quarantine (tenant_id, source, event_id, group_name, reason, value, headers)
-SELECT $1, $2, $3, 'ingest', $4, $5, $6
-WHERE NOT EXISTS (
-    SELECT FROM log.quarantine
-    WHERE tenant_id = $1 AND source = $2 AND event_id = $3 AND group_name = 'ingest' AND state = 'held'
-)
-"""
-
-# True where the token is new. Of two deliveries at once the second waits here until the first is durable or has failed.
-REMEMBER = """
-INSERT INTO ingest.replay_token AS t (tenant_id, provider, account, digest, expires_at)
-VALUES ($1, $2, $3, $4, $5::timestamptz + make_interval(secs => $6))
-ON CONFLICT (tenant_id, provider, account, digest) DO UPDATE SET expires_at = excluded.expires_at
-    WHERE t.expires_at < $5::timestamptz
-RETURNING true
-"""
-
-FORGET_EXPIRED = "DELETE FROM ingest.replay_token WHERE expires_at < $1"
-
-# Credentials of the delivery are not kept with what is quarantined; it has been verified.
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 class WebhookEndpoint:
@@ -99,7 +69,7 @@ class WebhookEndpoint:
         self._intake = intake
         self._metrics = metrics
         self._pressure = pressure
-        self._transactions = asyncio.Semaphore(TRANSACTIONS)
+        self._keeper = Keeper(platform.pool, self._append)
         self._senders = SenderRates()
         self._with_published_keys = {
             name for name, adapter in adapters.items() if isinstance(adapter, WithPublishedKeys)
@@ -178,13 +148,8 @@ class WebhookEndpoint:
         token = delivery.replay_token
         if token is None and not quarantined:
             await self._append(events)
-        else:
-            async with self._transactions, transaction(self._platform.pool) as connection:
-                if token is not None and not await _is_new(connection, token, account, raw.received_at):
-                    return
-                for part in quarantined:
-                    await keep(connection, part, raw, account)
-                await self._append(events)
+        elif not await self._keeper.keep(account, raw, events, quarantined, token):
+            return
         self._accepted[account.provider].inc(len(events))
         if quarantined:
             self._quarantined[account.provider].inc(len(quarantined))
@@ -236,33 +201,6 @@ def _checked(event: InboundEvent) -> bytes:
     cleaned(event.data)
     check_data(event.type, event.data)
     return encoded(event)
-
-
-async def _is_new(connection: asyncpg.Connection, token: ReplayToken, account: Account, now: datetime) -> bool:
-    digest = sha256(token.value.encode("utf-8", "surrogatepass")).digest()
-    return bool(
-        await connection.fetchval(
-            REMEMBER, account.tenant, account.provider, account.account, digest, now, float(token.ttl_s)
-        )
-    )
-
-
-async def keep(connection: asyncpg.Connection, part: Quarantined, raw: RawRequest, account: Account) -> None:
-    """Put one part of a delivery into quarantine with the whole request, once, inside the caller's transaction."""
-    headers = tuple(
-        (name, value.encode("latin-1", "replace"))
-        for name, value in ((":method", raw.method), (":query", raw.query), *raw.headers.items())
-        if name not in _CREDENTIALS
-    )
-    await connection.execute(
-        KEEP,
-        account.tenant,
-        account.source,
-        storable_id(clean_text(part.dedupe_key)),
-        clean_text(part.reason),
-        raw.body,
-        encode_headers(headers),
-    )
 
 
 def _raw_request(request: Request, headers: Headers, body: bytes, received_at: datetime) -> RawRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,11 +13,22 @@ import httpx
 import pytest
 
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Account, Answer, Delivery, Draft, Plain, Quarantined, RawRequest, ReplayToken
+from services.ingest.adapters.base import (
+    Account,
+    Answer,
+    Delivery,
+    Draft,
+    Headers,
+    Plain,
+    Quarantined,
+    RawRequest,
+    ReplayToken,
+)
 from services.ingest.channels import SEALED_FOR, Channels
+from services.ingest.keeping import FORGET_EXPIRED, Events, Keeper
 from services.ingest.validation import storable_id
-from services.ingest.webhooks import FORGET_EXPIRED
 from shared.errors import LogUnavailable, SetupError
+from shared.events import InboundEvent
 from shared.sealing import Sealer
 from shared.settings import Settings
 from tests.ingest_app import NOW, SECRET_KEY, Ingest, running_ingest
@@ -240,6 +252,53 @@ async def test_a_token_that_counts_once_makes_its_repetition_a_duplicate(ingest:
     await pool.execute("UPDATE ingest.replay_token SET expires_at = $1::timestamptz - interval '1 s'", NOW)
     await ingest.client.post(f"{path}?t1", content=b"x")
     assert len(await ingest.inbound()) == 3
+
+
+async def test_of_many_deliveries_at_once_each_token_counts_once(ingest: Ingest) -> None:
+    path = (await put(ingest, "once/a")).json()["webhook_path"]
+    other = (await put(ingest, "once/b")).json()["webhook_path"]
+    targets = [f"{path}?t{number % 20}" for number in range(120)] + [f"{other}?t{number}&part" for number in range(20)]
+    answers = await asyncio.gather(*(ingest.client.post(target, content=b"x") for target in targets))
+    assert {answer.status_code for answer in answers} == {200}
+    sources = [event.source for event in await ingest.inbound()]
+    assert (sources.count("/once/a"), sources.count("/once/b")) == (20, 20)
+    assert await ingest.platform.pool.fetchval("SELECT count(*) FROM ingest.replay_token") == 40
+    assert [row["source"] for row in await held(ingest)] == ["/once/b"]
+
+
+async def test_of_many_deliveries_at_once_none_is_remembered_while_the_log_is_away(ingest: Ingest) -> None:
+    path = (await put(ingest, "once/a")).json()["webhook_path"]
+    ingest.log.error = LogUnavailable("no broker")
+    answers = await asyncio.gather(*(ingest.client.post(f"{path}?t{number}", content=b"x") for number in range(30)))
+    assert {answer.status_code for answer in answers} == {503}
+    assert await ingest.platform.pool.fetchval("SELECT count(*) FROM ingest.replay_token") == 0
+    ingest.log.error = None
+    again = await asyncio.gather(*(ingest.client.post(f"{path}?t{number}", content=b"x") for number in range(30)))
+    assert {answer.status_code for answer in again} == {200} and len(await ingest.inbound()) == 30
+
+
+async def test_a_delivery_that_cannot_be_kept_does_not_hold_up_those_beside_it(pool: asyncpg.Pool) -> None:
+    taken: list[str] = []
+
+    async def append(events: Events) -> None:
+        names = [event.id for event, _ in events]
+        if "bad" in names:
+            raise ValueError("this one breaks it")
+        taken.extend(names)
+
+    keeper = Keeper(pool, append)
+    account = Account("acme", "once", "a", ("secret",))
+    raw = RawRequest("POST", "/x", "", Headers(), b"x", NOW)
+
+    async def kept(name: str) -> bool:
+        event = InboundEvent("acme", "/once/a", name, "threadline.message.received", NOW, NOW, {})
+        return await keeper.keep(account, raw, [(event, b"")], (), ReplayToken(name, 60))
+
+    names = [str(number) for number in range(20)] + ["bad"]
+    results = await asyncio.gather(*map(kept, names), return_exceptions=True)
+    assert results[:-1] == [True] * 20 and isinstance(results[-1], ValueError)
+    assert sorted(taken) == sorted(names[:-1])
+    assert await kept("1") is False
 
 
 async def test_half_a_delivery_is_taken_and_half_of_it_quarantined(ingest: Ingest) -> None:
