@@ -53,8 +53,20 @@ SELECT {ENTRY_COLUMNS} FROM (
 LATERAL (SELECT * FROM conversation.entry WHERE tenant_id = $1 AND entry_id = w.entry_id OFFSET 0) AS e
 """  # noqa: S608
 
+UNREAD = {"new_text", "quoted_text", "html"}
+"""Columns that say what was written: no decision reads them."""
+_OUTLINE = ", ".join(
+    f"NULL AS {name}"
+    if name in UNREAD
+    else "e.data - '{text,html,attachments}'::text[] AS data"
+    if name == "data"
+    else f"e.{'tenant_id' if name == 'tenant' else name}"
+    for name in COLUMNS
+)
+
+# Read to tell conversations anew up to an instant, perhaps very many: without what was written in them.
 ENTRIES_BEFORE = f"""
-SELECT {ENTRY_COLUMNS} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
+SELECT {_OUTLINE} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
 JOIN conversation.entry e
     ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
 """  # noqa: S608
@@ -112,7 +124,7 @@ async def entries_since(
 async def entries_before(
     connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
 ) -> list[Entry]:
-    """Return the posted entries of these conversations before an instant."""
+    """Return the posted entries of these conversations before an instant, without their texts."""
     return [entry_of(row) for row in await connection.fetch(ENTRIES_BEFORE, tenant, *columns(wanted, 2))]
 
 
