@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "deploy" / "grafana" / "threadline-kpis.json"
 DOCUMENT = ROOT / "docs" / "kpis.md"
 
-UNITS = {"s": "s", "1": "percentunit", "n": "short", "p": "short", "money": "short", "n/h": "short"}
+UNITS = {"s": "s", "1": "percentunit", "n": "short", "p": "short", "money": "short"}
 WIDTH, HEIGHT, COLUMNS = 6, 6, 4
 
 

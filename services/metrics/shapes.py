@@ -45,7 +45,7 @@ class KpiAnswer(Shape):
     """The points of one KPI and their pooled total, which is never an average of averages."""
 
     kpi: str
-    unit: Literal["n", "s", "1", "p", "n/h", "money"]
+    unit: Literal["n", "s", "1", "p", "money"]
     version: int = Field(description="Of the KPI's definition")
     tz: str
     points: list[Point]

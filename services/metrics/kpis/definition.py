@@ -51,7 +51,7 @@ Contribute = Callable[[Any, Rules, Sink], None]
 class Definition:
     """One KPI. `contributes` are its pure functions, by the entity they read (a KPI may be a quotient of two kinds).
 
-    `unit` is n (count), s (seconds), 1 (ratio), p (points), money (major units of one currency) or n/h. `direction` is
+    `unit` is n (count), s (seconds), 1 (ratio), p (points) or money (major units of one currency). `direction` is
     up (higher is better), down, band or none. `ttl_s` is how long after a window's end its values may still change by
     rule (they are provisional until then). `benchmark_source` are the seeds of the catalogue.
     """

@@ -208,7 +208,7 @@ DEFINITIONS = (
         ((Entity.agent, headcount),), reads=("headcount",), benchmark="29% a year", benchmark_source="0 1",
     ),
     Definition(
-        "agent_efficiency", "Resolutions an agent-hour", "resolutions / hours signed in", "n/h", "up", "resolved", ALL,
+        "agent_efficiency", "Resolutions an agent-hour", "resolutions / hours signed in", "n", "up", "resolved", ALL,
         Shape.special, ((Entity.conversation, standing_resolutions),), reads=("standing_resolutions", "signed_in"),
         ttl_s=7 * 86_400, benchmark="+300%", benchmark_source="2",
     ),
