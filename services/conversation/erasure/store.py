@@ -55,10 +55,10 @@ around AS (
     SELECT node FROM one
     UNION SELECT l.a FROM conversation.link l JOIN one ON l.b = one.node WHERE l.tenant_id = $1 AND l.manual
     UNION SELECT l.b FROM conversation.link l JOIN one ON l.a = one.node WHERE l.tenant_id = $1 AND l.manual)
-SELECT {tables.entries.ENTRY_COLUMNS} FROM around
-JOIN conversation.leaf l ON l.tenant_id = $1 AND l.node = around.node
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id AND e.type = ANY($3::text[])
-WHERE e.cause_id IS NULL
+SELECT {tables.entries.ENTRY_COLUMNS} FROM around,
+LATERAL (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND node = around.node OFFSET 0) AS l,
+LATERAL (SELECT * FROM conversation.entry
+         WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND type = ANY($3::text[]) AND cause_id IS NULL OFFSET 0) AS e
 """  # noqa: S608
 
 RESTATE = """

@@ -36,7 +36,8 @@ FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[]) OR
 SIGHTINGS = """
 SELECT l.customer_id, s.node, max(s.shown) AS shown, bool_or(s.verified) AS verified,
        min(s.first_seen_at) AS first_seen_at, max(s.last_seen_at) AS last_seen_at
-FROM conversation.leaf l JOIN conversation.sighting s ON s.tenant_id = $1 AND s.leaf_id = l.leaf_id
+FROM conversation.leaf l,
+LATERAL (SELECT * FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS s
 WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) GROUP BY l.customer_id, s.node ORDER BY s.node
 """
 
