@@ -180,9 +180,11 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     contact = data.get("contact_id") or None
     thread = data.get("thread") or {}
     session = key_of("contact", contact) if contact and channel in SESSION_CHANNELS else None
-    usable = [claim.node for claim in claims if claim.usable]
-    linking = [node for node in usable if strength(node) < handles.WEAK]
-    weak = [node for node in usable if strength(node) >= handles.WEAK]
+    linking: list[Node] = []
+    weak: list[Node] = []
+    for claim in claims:
+        if claim.usable:
+            (linking if strength(claim.node) < handles.WEAK else weak).append(claim.node)
     actor = (data.get("actor") or {}).get("type")
     own_mail = _mail_key(data.get("message_id")) if channel == "email" else None
     perpetual = family_of(channel) == "social"
@@ -197,7 +199,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         claims=claims,
         contact=contact,
         nodes=nodes,
-        owners=tuple(sorted(nodes, key=lambda node: (strength(node), node))),
+        owners=tuple(sorted(nodes, key=lambda node: (strength(node), node))) if len(nodes) > 1 else nodes,
         weak=min(weak, default=None),
         actor=actor,
         automatic=is_automatic(data, kind, actor, policy, claims),
@@ -257,7 +259,7 @@ def with_copies(own: Facts, copies: Iterable[Facts]) -> Facts:
 
 def _written(conversation_id: object) -> str | None:
     """Return a conversation's id as it is compared."""
-    return str(conversation_id or "").strip().lower()[:_LONGEST_KEY] or None
+    return None if conversation_id is None else str(conversation_id or "").strip().lower()[:_LONGEST_KEY] or None
 
 
 def _united(data: dict[str, Any]) -> tuple[str, str] | None:
@@ -332,9 +334,12 @@ def is_automatic(data: dict[str, Any], kind: str, actor: str | None, policy: Pol
         return True
     if data.get("channel") != "email" or kind not in _MESSAGES:
         return False
-    if kind == "message.received" and any(claim.node in policy.own for claim in claims):
+    if kind == "message.received" and policy.own and any(claim.node in policy.own for claim in claims):
         return True
-    headers = {name.lower(): str(value).strip().lower() for name, value in (data.get("headers") or {}).items()}
+    given = data.get("headers")
+    if not given:
+        return False
+    headers = {name.lower(): str(value).strip().lower() for name, value in given.items()}
     return (
         headers.get("auto-submitted", "no").partition(";")[0].strip() not in ("", "no")
         or headers.get("content-type", "").startswith("multipart/report")
@@ -346,13 +351,18 @@ def is_automatic(data: dict[str, Any], kind: str, actor: str | None, policy: Pol
 
 
 def _tokens(data: dict[str, Any], thread: dict[str, Any]) -> list[Key]:
-    tickets = [thread["ticket"]] if thread.get("ticket") else _SUBJECT_TICKET.findall(str(data.get("subject") or ""))
+    subject = data.get("subject")
+    tickets = [thread["ticket"]] if thread.get("ticket") else _SUBJECT_TICKET.findall(str(subject)) if subject else []
+    if not thread and not tickets:
+        return []
     named = [("handoff", thread.get("handoff_token")), ("callback", thread.get("callback_id"))]
     named += [("ticket", ticket) for ticket in tickets]
     return list(dict.fromkeys(key_of(kind, value) for kind, value in named if value))
 
 
 def _mails(thread: dict[str, Any], own: Key | None) -> list[Key]:
+    if not thread:
+        return [own] if own else []
     references = [key for key in map(_mail_key, thread.get("references") or ()) if key]
     if len(references) > 2 * REFERENCES_AT_EACH_END:
         references = references[:REFERENCES_AT_EACH_END] + references[-REFERENCES_AT_EACH_END:]
