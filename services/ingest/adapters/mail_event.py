@@ -103,11 +103,11 @@ def _actor(account: Account, sender: addresses.Address | None, automatic: bool, 
 
 
 def _headers(mail: Mail, automatic: bool) -> dict[str, str]:
-    headers = telling_headers(mail)
-    if not automatic:
-        # The marks of the account's own list would make people's mail look automatic further on.
-        return {name: value for name, value in headers.items() if name == "Return-Path"}
-    return headers
+    if automatic:
+        return telling_headers(mail)
+    # The marks of the account's own list would make people's mail look automatic further on.
+    sender = mail.headers.get("return-path")
+    return {"Return-Path": sender[:1_000]} if sender is not None else {}
 
 
 def _thread(mail: Mail, account: Account, written_to: list[str], facts: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from services.ingest.mail.message import Mail
+from services.ingest.mail.message import Headers, Mail
 
 TELLING = (
     "Auto-Submitted", "Return-Path", "Precedence", "X-Auto-Response-Suppress", "List-Id", "List-Unsubscribe",
@@ -14,6 +14,10 @@ TELLING = (
 """Headers that tell automatic mail; they travel with the event."""
 
 _TELLING = {name.lower(): name for name in TELLING}
+_MARKS = frozenset(
+    {"auto-submitted", "x-auto-response-suppress", "precedence", "x-autoreply", "x-autorespond", "x-failed-recipients"}
+)
+"""Headers of which people's mail has none, lists and bounces aside."""
 _FAILED = ("x-autoreply", "x-autorespond", "x-failed-recipients")
 
 
@@ -31,10 +35,12 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
     headers = mail.headers
     if mail.media_type == "multipart/report":
         return True
+    if (headers.get("return-path") or "").replace(" ", "") == "<>":
+        return True
+    if not headers.has_any(_MARKS) and not _is_listed(headers):
+        return False
     submitted = (headers.get("auto-submitted") or "no").split(";", 1)[0].strip().lower()
     if submitted != "no" and submitted:
-        return True
-    if (headers.get("return-path") or "").replace(" ", "") == "<>":
         return True
     if any(name in headers for name in _FAILED):
         return True
@@ -43,8 +49,12 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
     precedence = (headers.get("precedence") or "").strip().lower()
     if precedence in ("bulk", "junk", "auto_reply"):
         return True
-    listed = precedence == "list" or any(name.startswith("list-") for name in headers)
+    listed = precedence == "list" or _is_listed(headers)
     return listed and not _is_own_list(headers.get("list-id") or headers.get("list-post") or "", own_lists)
+
+
+def _is_listed(headers: Headers) -> bool:
+    return any(name.startswith("list-") for name in headers)
 
 
 def _is_own_list(list_id: str, own_lists: Collection[str]) -> bool:

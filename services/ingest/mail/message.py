@@ -47,6 +47,10 @@ class Headers:
         """Go through the names, each once."""
         return iter(self._values)
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Tell whether there is a field of one of `names`."""
+        return not names.isdisjoint(self._values)
+
     def and_also(self, more: Iterable[tuple[str, str]]) -> Headers:
         """Return these fields with `more` after them."""
         return Headers((*self._fields, *more))

@@ -6,6 +6,7 @@ Sources: RFC 5322 section 3.6.4; RFC 3464; the traps seen in real mail are in th
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from services.ingest.mail.message import Headers, Mail
 from shared.mail_ids import without_comments
@@ -16,6 +17,8 @@ REFERENCES_AT_EACH_END = 99
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,500})>")
 
 
+# A mail's id is asked for as its event's and as its message's.
+@lru_cache(maxsize=1)
 def own_id(headers: Headers) -> str | None:
     """Return the mail's own id without its brackets, or None where Message-ID does not hold exactly one."""
     found = [written for value in headers.get_all("message-id") for written in _ID.findall(value)]
