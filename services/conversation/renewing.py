@@ -17,7 +17,8 @@ from services.conversation.batch import BEGINNING, Batch
 from services.conversation.facts import Facts
 from services.conversation.identity import DO_NOT_LINK, Evidence, EvidenceKey, Node, overshared
 from services.conversation.loading import Loading
-from services.conversation.scope import component_name
+from services.conversation.scope import component_name, key_name
+from services.conversation.stitching import shared_key
 from shared.entry_ids import entry_id_of
 
 
@@ -84,6 +85,7 @@ class Renewing(Loading):
         await self._take_evidence(said, nodes)
         # Links that are gone may have held a handle shared; those that are new may lead to others.
         nodes = await self._involved(nodes)
+        were_shared = [node for node in nodes if people.leaves[node].shared]
         for node in nodes:
             people.leaves[node].shared = False
         people.regroup({people.leaves[node].component_id for node in nodes})
@@ -93,6 +95,11 @@ class Renewing(Loading):
             leaf.linked_at = max(held, default=None)
             people.changed.add(node)
         self._decide_whole(node for node in nodes if not people.leaves[node].shared)
+        for node in were_shared:
+            if not people.leaves[node].shared:
+                # What names it alone was nobody's, and no evidence leads there.
+                names = (component_name(people.leaves[node].component_id), key_name(shared_key(node)))
+                self._scope.touch(names, BEGINNING)
         await self._ask_bulk_anew()
 
     async def _load_nodes(self, nodes: Iterable[Node]) -> None:

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from services.conversation.facts import Facts, Key, Order
+from services.conversation.facts import Facts, Key, Order, key_of
+from services.conversation.identity import Node
 from services.conversation.policy import Policy
 
 ConversationId = UUID
@@ -96,6 +97,11 @@ def naming_key(mail: Key) -> Key:
     return f"bulk:{mail}"
 
 
+def shared_key(node: Node) -> Key:
+    """Return the key under which it is kept who names handles that are nobody's by themselves, and nothing else."""
+    return key_of("shared", node)
+
+
 def sent_key(mail: Key) -> Key:
     """Return the key under which it is kept that we sent a mail."""
     return f"sent:{mail}"
@@ -147,6 +153,8 @@ class Stitcher:
         if found is None and (rule in ("follow_up", "joined") or self._opens(event)):
             found, founded = self._open(event, leaf or person, follow_up_of, self._name_for(event)), True
         merged += self._merge_mails(event, leaf or person)
+        if leaf is None:
+            self.bindings += (Binding(shared_key(node), event.order, event.entry_id, None) for node in event.owners)
         if found is None:
             self._bind(event, None, leaf or person)
             return Placement(None, "none", merged=merged)

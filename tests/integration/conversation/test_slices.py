@@ -17,6 +17,7 @@ import pytest
 from services.conversation import tables
 from services.conversation.policy import Policy
 from services.conversation.update import Outcome, change_policy, renew_slice
+from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent
 from shared.log.postgres import postgres_log
 from tests.comparing import Reader, differences, places
@@ -221,6 +222,7 @@ ANN, BO, PHONE = ({"kind": kind, "value": value} for kind, value in (
     ("email", "ann@a.example"), ("email", "bo@b.example"), ("phone", "+31612345671"),
 ))  # fmt: skip
 CUSTOMERS = "SELECT node, customer_id FROM conversation.leaf WHERE tenant_id = $1"
+OWNER = "SELECT node FROM conversation.entry JOIN conversation.leaf USING (tenant_id, leaf_id) WHERE event_id = $1"
 
 
 def said(name: str, hours: int, *handles: dict[str, str]) -> InboundEvent:
@@ -296,12 +298,18 @@ async def test_a_handle_that_the_last_slice_finds_nobody_to_share_brings_those_o
     cy = {"kind": "email", "value": "cy@c.example"}
     await put(pool, "acme", [said(str(hour), hour, one, PHONE) for hour, one in enumerate((ANN, BO, cy))])
     assert len(await customers(pool)) == 4
-    # Once Cy is nobody, two have the number, which is what one person may have; Ann and Bo are decided before Cy.
+    await put(pool, "acme", [said("alone", 5, PHONE)])
+    assert len(await customers(pool)) == 5, "what names the number alone is nobody's"
+    # Once Cy is nobody, two have the number, which is what one person may have; all others are decided before Cy.
     await change(pool, "acme", Policy(degree_limit=2, blocked=("email:cy@c.example",)))
-    await put(pool, "acme", [said("ann", 10, ANN), said("bo", 11, BO)])
-    assert len(await customers(pool)) == 4
+    to_alone = said("to alone", 12)
+    to_alone.data["conversation_id"] = str(entry_id_of(SECRET, "acme", "/x", "alone"))
+    await put(pool, "acme", [said("ann", 10, ANN), said("bo", 11, BO), to_alone])
+    assert len(await customers(pool)) == 5
     while await carry_out(pool, "acme", 1):
         pass
     together = {"email:ann@a.example", "email:bo@b.example", "phone:+31612345671"}
-    assert await customers(pool) == [together, {"email:cy@c.example"}]
+    assert {"email:cy@c.example"} in await customers(pool)
+    assert together in await customers(pool)
+    assert await pool.fetchval(OWNER, "alone") == "phone:+31612345671"
     await is_what_is_decided_from_scratch(pool, "acme", 0)
