@@ -236,16 +236,17 @@ class People:
                 instants[component].add(at)
                 if pair[0] in overtaken:
                     out_of_order.add(component)
-        # Who was one customer may also have changed before that, or have been another in between.
-        doubtful = {self.leaves[node].component_id for e in evidence if e.rule == DO_NOT_LINK for node in e.pair}
-        doubtful |= {component for component, at in instants.items() if len(at) > 1} | out_of_order
+        # Told apart for all time: they may have been one then, though something else made them two long before now.
+        apart = {self.leaves[node].component_id for e in evidence if e.rule == DO_NOT_LINK for node in e.pair}
+        # Who was one customer may also have changed before that instant, or have been another in between.
+        doubtful = {component for component, at in instants.items() if len(at) > 1} | out_of_order | apart
         regrouped = self._regrouped(before)
         return {
             component: Regrouping(
                 min(at), () if component in doubtful or self.newly_shared else self._united(component, before)
             )
             for component, at in instants.items()
-            if component in out_of_order or not regrouped.isdisjoint(self.members[component])
+            if component in out_of_order | apart or not regrouped.isdisjoint(self.members[component])
         }
 
     def _united(self, component: UUID, before: dict[UUID, UUID]) -> tuple[tuple[UUID, ...], ...]:

@@ -25,6 +25,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
 ONCE_WRONG = [6, 14, 17, 39, 47, 58, 64, 115, 125, 141, 268, 530, 853, 10635, 20395, 30185, 90212]
 DECISIONS_ONCE_WRONG = [70_092, 70_240, 70_325, 70_840]
+MERGES_ONCE_WRONG = [111_929]
 SEEDS = [*ONCE_WRONG, *range(20_000, 20_000 + HISTORIES)]
 GROUPS = 4
 WRITERS = 16
@@ -87,7 +88,7 @@ async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch
 
 
 async def test_people_found_to_be_one_give_what_deciding_from_scratch_gives_at_every_step(pool: asyncpg.Pool) -> None:
-    for seed in range(110_000, 110_000 + HISTORIES):
+    for seed in {*MERGES_ONCE_WRONG, *range(110_000, 110_000 + HISTORIES)}:
         chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
         events = a_history_of_merges(chance, tenant, chance.choice([10, 20, 40]))
         await decide_again(pool, tenant, policy=a_policy(chance))
