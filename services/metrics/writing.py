@@ -89,6 +89,8 @@ class Changes:
     def _of_packed_days(self, hours: Hours) -> Iterator[tuple[str, int, int]]:
         """Yield (tenant, series, instant in µs) of the hours that may lie in packed days."""
         until = {tenant: work.memory.packed_until for tenant, work in self._names.items()}
+        if not any(until.values()):
+            return
         for (tenant, series, hour, _, _), cell in hours.items():
             packed = until[tenant]
             if packed is not None and hour * HOUR < packed and cell != (0, 0):
