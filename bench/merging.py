@@ -1,10 +1,10 @@
 """What a merge of a customer with a long history takes, and how much of it is written again.
 
 A customer with 40,000 entries over two years in 100 sessions is merged, by an agent's word, with twenty who wrote
-little in two months, the last time six days ago; with five who wrote ten times in the last two days and have something
-open; and with one customer like the first. Each merge is one event in a transaction of its own, commit included. The
-base is the same transaction for an ordinary message of that customer. `python -m bench.merging ENTRIES …` measures
-customers of other lengths.
+little in two months, the last time six days ago; with five who began to write an hour ago; with five who wrote ten
+times in the last two days; and with one customer like the first. All but the first twenty have something open. Each
+merge is one event in a transaction of its own, commit included. The base is the same transaction for an ordinary
+message of that customer. `python -m bench.merging ENTRIES …` measures customers of other lengths.
 
 The server has looked at its tables before, as it does by itself a minute after they grew: a life of two years that is
 told within seconds is otherwise asked for as if it were short.
@@ -31,6 +31,7 @@ from shared.events import InboundEvent
 ENTRIES = 40_000
 SESSIONS = 100
 MERGES = 20
+BEGAN = 5
 RECENT = 5
 LIKE_IT = 1
 
@@ -58,6 +59,8 @@ async def measure(entries: int = ENTRIES, merges: int = MERGES, like_it: int = L
         await persons.live(pool, "large", entries, SESSIONS)
         for number in range(merges):
             await persons.live(pool, f"silent{number}", 10, 0, days=60)
+        for number in range(BEGAN):
+            await persons.live(pool, f"began{number}", 5, 0, days=1 / 24)
         for number in range(RECENT):
             await persons.live(pool, f"recent{number}", 10, 0, days=2)
         for number in range(like_it):
@@ -67,7 +70,8 @@ async def measure(entries: int = ENTRIES, merges: int = MERGES, like_it: int = L
         found = []
         for who, name, count in (
             ("somebody silent for six days", "silent", merges),
-            ("somebody who wrote today", "recent", RECENT),
+            ("somebody who began to write an hour ago", "began", BEGAN),
+            ("somebody who has written for two days", "recent", RECENT),
             ("another one like it", "like", like_it),
         ):
             before = await pool.fetchval(CORRECTED)

@@ -25,7 +25,7 @@ END = datetime(2026, 6, 1, tzinfo=UTC)
 CUSTOMER_OF = "SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND node = $2"
 
 
-def a_life(name: str, entries: int, sessions: int, days: int = 730) -> Iterator[InboundEvent]:
+def a_life(name: str, entries: int, sessions: int, days: float = 730) -> Iterator[InboundEvent]:
     """Yield one person's matters, MATTER entries each and then resolved, one after the other over `days` until END.
 
     `sessions` of them, spread evenly, are chats: each a leaf of its own that its first message ties to the person's
@@ -68,7 +68,7 @@ async def put(pool: asyncpg.Pool, events: Sequence[InboundEvent]) -> Outcome:
         return await put_events(connection, TENANT, events, SECRET, END)
 
 
-async def live(pool: asyncpg.Pool, name: str, entries: int, sessions: int, days: int = 730) -> UUID:
+async def live(pool: asyncpg.Pool, name: str, entries: int, sessions: int, days: float = 730) -> UUID:
     """Put a life on timelines and return the customer's id."""
     told = list(a_life(name, entries, sessions, days))
     for start in range(0, len(told), AT_ONCE):
