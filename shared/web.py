@@ -191,6 +191,11 @@ class Guard:
                 await problems.too_large(limit).response()(scope, receive, secured)
             else:
                 await self._app(scope, _limited(receive, limit), secured)
+        except asyncio.CancelledError:
+            if started:
+                raise
+            # The server is being stopped and has no more patience (a caller who goes away cancels nothing).
+            await problems.unavailable("the server is being stopped; send it again").response()(scope, receive, secured)
         except Exception as error:
             answer = _answer_to(error, scope)
             if started:
