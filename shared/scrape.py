@@ -1,7 +1,8 @@
-"""`GET /metrics` of a process without the metrics service, and who may scrape."""
+"""`GET /metrics`: who may scrape a process, and what one without the metrics service shows."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,10 +12,13 @@ from shared.auth import Principal
 from shared.problems import Problem
 from shared.service import Platform
 
-PATH = "/metrics"
-SCOPE = "metrics:read"
+Shown = Callable[[Principal | None, str], Awaitable[tuple[bytes, str]]]
+"""What somebody who scrapes (None: without a key, where metrics are open) and their `Accept` get, with its type."""
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
+_PATH = "/metrics"
+_SCOPE = "metrics:read"
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")},
         "description": "one metric family after the other",
@@ -22,34 +26,38 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 # Beside keys, nobody's: where service metrics are open.
-SECURITY: dict[str, Any] = {"security": [{"key": []}, {}]}
+_SECURITY: dict[str, Any] = {"security": [{"key": []}, {}]}
 
 
-async def scraper(platform: Platform, request: Request) -> Principal | None:
+def scrape_router(platform: Platform, summary: str, shown: Shown) -> APIRouter:
+    """Return the route that Prometheus scrapes."""
+    router = APIRouter(tags=["metrics"])
+
+    @router.get(_PATH, summary=summary, response_class=Response, responses=_RESPONSES, openapi_extra=_SECURITY)
+    async def metrics(request: Request) -> Response:
+        """Prometheus or OpenMetrics text, as `Accept` asks: this process's metrics and, where the metrics service
+        runs, the KPIs of the key's tenant."""
+        body, content_type = await shown(await _scraper(platform, request), request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return router
+
+
+def of_the_process(platform: Platform) -> Shown:
+    """Show what a process counts of itself; KPIs are the metrics service's to show."""
+
+    async def shown(_: Principal | None, accept: str) -> tuple[bytes, str]:
+        encoder, content_type = choose_encoder(accept)
+        return encoder(platform.registry), content_type
+
+    return shown
+
+
+async def _scraper(platform: Platform, request: Request) -> Principal | None:
     """Return who scrapes; None for somebody without a key where service metrics are open. Raises Problem 401, 403."""
     try:
-        return await platform.auth.authorize(request, SCOPE)
+        return await platform.auth.authorize(request, _SCOPE)
     except Problem as problem:
         if platform.settings.metrics_open and problem.status == 401 and "authorization" not in request.headers:
             return None
         raise
-
-
-def scrape_router(platform: Platform) -> APIRouter:
-    """Return the route by which a process shows what it counts of itself; KPIs are the metrics service's to show."""
-    router = APIRouter(tags=["metrics"])
-
-    @router.get(
-        PATH,
-        summary="Metrics of this process for Prometheus",
-        response_class=Response,
-        responses=RESPONSES,
-        openapi_extra=SECURITY,
-    )
-    async def metrics(request: Request) -> Response:
-        """Prometheus or OpenMetrics text, as `Accept` asks. KPIs are shown where the metrics service runs."""
-        await scraper(platform, request)
-        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encoder(platform.registry), headers={"content-type": content_type})
-
-    return router

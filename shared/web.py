@@ -21,7 +21,7 @@ from shared import auth, pages, problems
 from shared.database import engine
 from shared.database.migrate import current, head
 from shared.errors import ThreadlineError
-from shared.scrape import scrape_router
+from shared.scrape import of_the_process, scrape_router
 from shared.service import Platform, Service
 from shared.telemetry import HttpMetrics, logger
 
@@ -61,7 +61,7 @@ def create_app(platform: Platform, services: Sequence[Service], title: str = "Th
     for service in services:
         app.include_router(service.router)
     if not any(service.scraped for service in services):
-        app.include_router(scrape_router(platform))
+        app.include_router(scrape_router(platform, "Metrics of this process for Prometheus", of_the_process(platform)))
     app.include_router(auth.router)
     if any(service.pages for service in services):
         app.include_router(pages.pages_router())

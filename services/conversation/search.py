@@ -16,7 +16,7 @@ import structlog
 from services.conversation.entries import Line, render
 from services.conversation.reading.shown import JOINED_WHOLE, LINE, WIDTH
 from shared.database.engine import transaction, translated
-from shared.errors import Retryable
+from shared.database.retrying import tried_again
 
 LOOK_EVERY_S = 0.25
 LONGEST_WAIT_S = 1.0
@@ -70,20 +70,13 @@ class Indexer:
     async def run(self) -> None:
         """Index for the life of the process."""
         while True:
-            try:
+            with tried_again(log, "search waits for the database"):
                 self._asked.clear()
                 if not await index_once(self._pool):
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
-            except (
-                Retryable,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-            ) as error:
-                log.warning("search waits for the database", error=type(error).__name__)
-                await asyncio.sleep(2.0)
+                continue
+            await asyncio.sleep(2.0)
 
     async def catch_up(self, tenant: str) -> None:
         """Wait until what is on the tenant's timelines now can be found, at most `LONGEST_WAIT_S`."""

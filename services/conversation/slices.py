@@ -12,15 +12,14 @@ from enum import Enum
 from time import monotonic
 from typing import Protocol
 
-import asyncpg
 import structlog
 
 from services.conversation import tables
 from services.conversation.publishing import publish
 from services.conversation.update import Outcome, renew_slice
 from shared.database.engine import transaction
+from shared.database.retrying import tried_again
 from shared.entry_ids import entry_secret
-from shared.errors import Retryable
 from shared.log.protocol import TIMELINE
 from shared.service import Platform
 
@@ -71,7 +70,7 @@ class Slices:
     async def run(self) -> None:
         """Carry out whatever is outstanding, for the life of the process. A database that is away is tried again."""
         while True:
-            try:
+            with tried_again(log, "slices wait for the database"):
                 while tenants := await tables.renewals.tenants(self._platform.pool):
                     await self._show(tenants)
                     came = [await self._slice(tenant) for tenant in tenants]
@@ -79,14 +78,6 @@ class Slices:
                         break
                 else:
                     self._told.show_outstanding(0)
-            except (
-                Retryable,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-            ) as error:
-                log.warning("slices wait for the database", error=type(error).__name__)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _slice(self, tenant: str) -> Slice:

@@ -23,7 +23,7 @@ from services.conversation.entries import Line, render
 from services.conversation.reading import conversations, customers
 from services.conversation.reading.shown import LINE, WIDTH
 from shared.database.engine import tenant_reader
-from shared.errors import Retryable
+from shared.database.retrying import tried_again
 from shared.events import DERIVED_SOURCE
 
 LOOK_EVERY_S = 0.1
@@ -110,35 +110,19 @@ class Tail:
             await asyncio.sleep(LOOK_EVERY_S)
             if not self._listeners:
                 continue
-            try:
+            with tried_again(log, "streams wait for the database"):
                 rows = await self._pool.fetch(POSITIONS, list(self._listeners))
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                Retryable,
-            ) as error:
-                log.warning("streams wait for the database", error=type(error).__name__)
-                await asyncio.sleep(1.0)
+                async with self._changed:
+                    self._positions.update({row["tenant_id"]: row["position"] for row in rows})
+                    self._changed.notify_all()
                 continue
-            async with self._changed:
-                self._positions.update({row["tenant_id"]: row["position"] for row in rows})
-                self._changed.notify_all()
+            await asyncio.sleep(1.0)
 
     async def prune_for_ever(self, older_than_s: float, every_s: float = 600.0) -> None:
         """Forget changes above an age: whoever resumes from before is told to start over (`reset`)."""
         while True:
-            try:
+            with tried_again(log, "old changes stay for now"):
                 await self._pool.execute(PRUNE, older_than_s)
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                Retryable,
-            ) as error:
-                log.warning("old changes stay for now", error=type(error).__name__)
             await asyncio.sleep(every_s)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from functools import partial
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 
 from services.metrics.checking import check_for_ever
 from services.metrics.consumer import MetricsConsumer
@@ -16,10 +16,11 @@ from services.metrics.packing import pack_for_ever
 from services.metrics.revision import reevaluate_for_ever
 from services.metrics.routes import kpi_router
 from services.metrics.rules_routes import rules_router
+from shared.auth import Principal
 from shared.database.statistics import analyse_for_ever
 from shared.log.protocol import TIMELINE
 from shared.log.runner import Runner, RunnerSettings
-from shared.scrape import PATH, RESPONSES, SECURITY, scraper
+from shared.scrape import Shown, scrape_router
 from shared.service import Platform, Service
 
 GROUP = "metrics"
@@ -57,7 +58,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     router = APIRouter()
     router.include_router(kpi_router(platform))
     router.include_router(rules_router(platform))
-    router.include_router(exposition_router(platform))
+    router.include_router(scrape_router(platform, "KPIs and service metrics for Prometheus", _with_kpis(platform)))
     router.include_router(dashboard_router(platform))
     return Service(
         name="metrics",
@@ -69,23 +70,12 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     )
 
 
-def exposition_router(platform: Platform) -> APIRouter:
-    """Return the route that Prometheus scrapes."""
-    router = APIRouter(tags=["metrics"])
+def _with_kpis(platform: Platform) -> Shown:
+    """Show the KPIs of the key's tenant beside this process's metrics."""
 
-    @router.get(
-        PATH,
-        summary="KPIs and service metrics for Prometheus",
-        response_class=Response,
-        responses=RESPONSES,
-        openapi_extra=SECURITY,
-    )
-    async def metrics(request: Request) -> Response:
-        """Prometheus or OpenMetrics text, as `Accept` asks: the key's tenant's KPIs and this process's metrics."""
-        principal = await scraper(platform, request)
+    async def shown(principal: Principal | None, accept: str) -> tuple[bytes, str]:
         now = micros(platform.clock.now())
-        shown = await snapshot(platform.pool, principal.tenant, now) if principal else None
-        body, content_type = encode(shown, platform.registry, request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
+        kpis = await snapshot(platform.pool, principal.tenant, now) if principal else None
+        return encode(kpis, platform.registry, accept)
 
-    return router
+    return shown

@@ -22,7 +22,7 @@ from services.metrics.recount import Wrong, compare_days
 from services.metrics.sums import rules_of
 from services.metrics.work import Work
 from shared.clock import Clock
-from shared.errors import DatabaseUnavailable
+from shared.database.retrying import tried_again
 from shared.log.database import Connection
 from shared.telemetry import logger
 
@@ -122,15 +122,7 @@ async def check_for_ever(pool: asyncpg.Pool, clock: Clock, every_s: float = EVER
     place = 0.0
     while True:
         await asyncio.sleep(every_s)
-        try:
+        with tried_again(logger(), "drift is checked later"):
             await check_tenants(pool, clock.now(), place)
-        except (
-            DatabaseUnavailable,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
-            logger().warning("drift is checked later", error=type(error).__name__)
         # Steps by the golden ratio fall evenly and never repeat.
         place = (place + 0.6180339887) % 1.0

@@ -22,7 +22,7 @@ from services.metrics.sums import rules_of
 from services.metrics.windows import following_midnight, midnight
 from shared.clock import Clock
 from shared.database.engine import transaction
-from shared.errors import DatabaseUnavailable
+from shared.database.retrying import tried_again
 from shared.log.database import Connection
 from shared.telemetry import logger
 
@@ -146,13 +146,5 @@ async def pack_for_ever(pool: asyncpg.Pool, clock: Clock, every_s: float = EVERY
     """Pack days as they end and as they are done again; a database away is waited for."""
     while True:
         await asyncio.sleep(every_s)
-        try:
+        with tried_again(logger(), "days are packed later"):
             await pack_tenants(pool, micros(clock.now()))
-        except (
-            DatabaseUnavailable,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
-            logger().warning("days are packed later", error=type(error).__name__)

@@ -22,7 +22,7 @@ from services.metrics.memory import Memory
 from services.metrics.work import Work
 from shared.clock import Clock
 from shared.database.engine import transaction
-from shared.errors import DatabaseUnavailable
+from shared.database.retrying import tried_again
 from shared.telemetry import logger
 
 CHUNK = 500
@@ -99,14 +99,6 @@ async def reevaluate_for_ever(pool: asyncpg.Pool, clock: Clock) -> None:
     """Finish what a crashed process or a large tenant left marked."""
     while True:
         await asyncio.sleep(EVERY_S)
-        try:
+        with tried_again(logger(), "rules are evaluated later"):
             for (tenant,) in await pool.fetch(MARKED):
                 await reevaluate(pool, clock, tenant)
-        except (
-            DatabaseUnavailable,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
-            logger().warning("rules are evaluated later", error=type(error).__name__)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import asyncpg
 import structlog
 
+from shared.database.retrying import tried_again
+
 LOOK_EVERY_S = 1.0
 
 # A few dozen rows, or four times what the last look counted: a table is analysed a dozen times on its way to millions.
@@ -39,9 +41,6 @@ async def analyse_grown(pool: asyncpg.Pool, schemas: Sequence[str]) -> list[str]
 async def analyse_for_ever(pool: asyncpg.Pool, schemas: Sequence[str]) -> None:
     """Do so again and again, for the life of the process. A database that is away is tried again."""
     while True:
-        try:
+        with tried_again(log, "statistics are taken later"):
             await analyse_grown(pool, schemas)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            log.warning("statistics are taken later", error=type(error).__name__)
-            await asyncio.sleep(LOOK_EVERY_S)
         await asyncio.sleep(LOOK_EVERY_S)

@@ -1,6 +1,6 @@
 """The log: partitioned, append-only, read by consumer groups. Two adapters: Kafka and PostgreSQL.
 
-Promises every adapter keeps (tests/contract/test_log.py holds both to them):
+Promises every adapter keeps (tests/contract/log holds both to them):
 
 - `append` returns only when every record is durable; after an error none, some or all may be in the log, and
   appending again is safe for readers that know the identity of what they read.

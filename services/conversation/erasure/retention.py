@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-import asyncpg
 import structlog
 
 from services.conversation.erasure.erasing import forget_quiet
 from shared.database.engine import transaction
+from shared.database.retrying import tried_again
 from shared.entry_ids import entry_secret
-from shared.errors import Retryable
 from shared.log.protocol import INBOUND, TIMELINE
 from shared.service import Platform
 
@@ -27,16 +26,8 @@ log = structlog.get_logger("threadline.retention")
 async def forget_for_ever(platform: Platform, age: timedelta) -> None:
     """Erase whoever was quiet for `age`, now and then, for the life of the process."""
     while True:
-        try:
+        with tried_again(log, "forgetting waits for the database"):
             await forget_once(platform, age)
-        except (
-            Retryable,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
-            log.warning("forgetting waits for the database", error=type(error).__name__)
         await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -102,10 +102,10 @@ class Reference:
             day += DAY
         return total
 
-    def due(self, start: datetime, limit_s: int, business: bool) -> datetime | None:
+    def due(self, start: datetime, limit_s: int | Fraction, business: bool) -> datetime | None:
         """The first whole microsecond at which `limit_s` have passed; by bisection, because that is obvious."""
         if not business:
-            return start + timedelta(seconds=limit_s)
+            return start + timedelta(microseconds=int(limit_s * 1_000_000))
         low, high = 0, 400 * 86_400 * 1_000_000
         if self.business(start, start + timedelta(microseconds=high)) < limit_s:
             return None

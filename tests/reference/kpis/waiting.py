@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from fractions import Fraction
 
 from tests.reference.kpis.history import (
@@ -168,7 +168,7 @@ def sla_outcomes(r: Reference, name: str) -> Iterable[tuple[datetime, bool]]:
         if resolved is not None:
             stop = min(at(resolved), stop) if stop is not None else at(resolved)
         limit = r.sla["resolution_s"] - used
-        due = breach(r, start, limit, business)
+        due = r.due(start, limit, business)
         if due is not None and (stop is None or due < stop):
             yield due, False
             return
@@ -177,22 +177,6 @@ def sla_outcomes(r: Reference, name: str) -> Iterable[tuple[datetime, bool]]:
         used += r.business(start, stop) if business else seconds(stop - start)
     if resolved is not None:
         yield at(resolved), True
-
-
-def breach(r: Reference, start: datetime, left: Fraction, business: bool) -> datetime | None:
-    whole = timedelta(microseconds=int(left * 1_000_000))
-    if not business:
-        return start + whole
-    low, high = 0, 400 * 86_400 * 1_000_000
-    if r.business(start, start + timedelta(microseconds=high)) < left:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if r.business(start, start + timedelta(microseconds=middle)) >= left:
-            high = middle
-        else:
-            low = middle + 1
-    return start + timedelta(microseconds=low)
 
 
 @units("sla_attainment_ratio")

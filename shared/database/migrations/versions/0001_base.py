@@ -60,7 +60,3 @@ def upgrade() -> None:
         secure_tenant_table(table)
     # Hashes are nobody's business but the authenticator's, which is the writer.
     op.execute("REVOKE SELECT ON auth.api_key, auth.session FROM threadline_reader")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

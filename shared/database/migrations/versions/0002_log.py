@@ -145,7 +145,3 @@ def upgrade() -> None:
     for table in ("partition", "record", "member", '"offset"'):
         op.execute(f"ALTER TABLE log.{table} ENABLE ROW LEVEL SECURITY")
     secure_tenant_table("log.quarantine")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

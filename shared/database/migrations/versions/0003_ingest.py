@@ -72,7 +72,3 @@ def upgrade() -> None:
         secure_tenant_table(f"ingest.{table}")
     # Secrets, even sealed, and URL tokens are for the writer alone.
     op.execute("REVOKE SELECT ON ingest.channel_account, ingest.replay_token FROM threadline_reader")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -251,7 +251,3 @@ def upgrade() -> None:
     find = "conversation.find_entries(text, text[], text[], timestamptz, timestamptz, uuid, uuid, integer, integer)"
     op.execute(f"REVOKE ALL ON FUNCTION {find} FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION {find} TO {READER_ROLE}")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

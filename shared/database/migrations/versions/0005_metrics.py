@@ -175,7 +175,3 @@ def upgrade() -> None:
     op.execute("GRANT USAGE ON SCHEMA metrics TO threadline_reader")
     for name in TENANT_TABLES:
         secure_tenant_table(f"metrics.{name}")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

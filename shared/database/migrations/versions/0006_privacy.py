@@ -54,7 +54,3 @@ def upgrade() -> None:
         op.execute(statement)
     for table in ("tombstone", "erasure", "finding"):
         secure_tenant_table(f"privacy.{table}")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

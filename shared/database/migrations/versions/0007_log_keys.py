@@ -26,7 +26,3 @@ def upgrade() -> None:
     secure_tenant_table("privacy.log_key")
     # Keys, even sealed, are for the writer alone.
     op.execute("REVOKE SELECT ON privacy.log_key FROM threadline_reader")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -115,7 +115,3 @@ def upgrade() -> None:
         secure_tenant_table(f"conversation.{table}")
     # Secrets, even sealed, are for the writer alone.
     op.execute("REVOKE SELECT ON conversation.webhook_endpoint FROM threadline_reader")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

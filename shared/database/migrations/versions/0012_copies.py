@@ -35,7 +35,3 @@ def upgrade() -> None:
     op.execute(COPY)
     op.execute("CREATE INDEX copy_entry ON conversation.copy (tenant_id, entry_id)")
     secure_tenant_table("conversation.copy")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

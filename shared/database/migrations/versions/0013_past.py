@@ -55,7 +55,3 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE conversation.past_entry ALTER COLUMN {column} DROP NOT NULL")
     for statement in INDEXES:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

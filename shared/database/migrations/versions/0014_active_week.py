@@ -25,7 +25,3 @@ INDEX = "CREATE INDEX participation_active ON conversation.participation (tenant
 def upgrade() -> None:
     for statement in (COLUMN, FILL, INDEX):
         op.execute(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -47,7 +47,3 @@ def upgrade() -> None:
         secure_tenant_table(f"conversation.{table}")
     for statement in INDEXES:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -17,7 +17,3 @@ CREATE INDEX binding_bulk ON conversation.binding (tenant_id, "right"(key, 36)) 
 
 def upgrade() -> None:
     op.execute(INDEX)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -39,7 +39,3 @@ def upgrade() -> None:
         FROM log."offset" AS o CROSS JOIN unnest(ARRAY['inbound.v1', 'timeline.v1', 'quarantine.v1']) AS t (topic)
         WHERE o.topic LIKE 'kafka:%'"""
     )
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -36,7 +36,3 @@ def upgrade() -> None:
     for statement in (DAY, PLAIN, TENANT):
         op.execute(statement)
     secure_tenant_table("metrics.day")
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

@@ -70,7 +70,3 @@ END $$
 def upgrade() -> None:
     for statement in (*TABLE, FIND):
         op.execute(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")

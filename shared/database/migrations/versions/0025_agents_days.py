@@ -42,7 +42,3 @@ WHERE tenant_id IN (SELECT tenant_id FROM metrics.entity WHERE kind = 'agent')
 def upgrade() -> None:
     for statement in (STATUSES, PARTS, NAMES, MARKS):
         op.execute(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("Threadline migrates forward only; restore a backup to go back")
