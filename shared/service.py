@@ -14,7 +14,7 @@ from shared.accepted import Accepted
 
 if TYPE_CHECKING:
     import asyncpg
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request, Response
     from prometheus_client import CollectorRegistry
 
     from shared.auth import Authenticator
@@ -47,6 +47,19 @@ Ready = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """A way in beside the framework's routing, for requests that come by the thousand.
+
+    `path` is a route's, with its parameters in braces; what does not fit it takes the usual way. The route stays in the
+    router: it describes the door, and answers other methods.
+    """
+
+    method: str
+    path: str
+    handle: Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One service, built and not yet running."""
 
@@ -57,6 +70,7 @@ class Service:
     ready: Sequence[Ready] = field(default_factory=tuple)
     body_limits: Mapping[str, int] = field(default_factory=dict)
     """Path prefix → most bytes of a request's body below it; the longest prefix wins, without one it is 5 MiB."""
+    doors: Sequence[Door] = ()
     pages: Mapping[str, str] = field(default_factory=dict)
     """Pages for people: title → path, printed by `threadline up`."""
     scraped: bool = False

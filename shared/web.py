@@ -12,17 +12,18 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import auth, pages, problems
 from shared.database import engine
 from shared.database.migrate import current, head
-from shared.errors import ThreadlineError
+from shared.errors import Retryable, ThreadlineError
 from shared.scrape import of_the_process, scrape_router
-from shared.service import Platform, Service
+from shared.service import Door, Platform, Service
 from shared.telemetry import HttpMetrics, logger
 
 BODY_LIMIT_BYTES = 5 * 1024 * 1024
@@ -67,7 +68,8 @@ def create_app(platform: Platform, services: Sequence[Service], title: str = "Th
         app.include_router(pages.pages_router())
     _add_health(app, platform, services)
     limits = {prefix: limit for service in services for prefix, limit in service.body_limits.items()}
-    app.add_middleware(Guard, limits=limits, metrics=HttpMetrics(platform.registry))
+    doors = [door for service in services for door in service.doors]
+    app.add_middleware(Guard, limits=limits, metrics=HttpMetrics(platform.registry), doors=doors)
     return app
 
 
@@ -160,10 +162,16 @@ class TooLarge(HTTPException):
 
 
 class Guard:
-    """ASGI middleware with what holds for every request. `limits`: path prefix → most bytes of a body."""
+    """ASGI middleware with what holds for every request. `limits`: path prefix → most bytes of a body.
 
-    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int], metrics: HttpMetrics) -> None:
+    Requests for one of `doors` go there straight from here.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limits: Mapping[str, int], metrics: HttpMetrics, doors: Sequence[Door] = ()
+    ) -> None:
         self._app = app
+        self._doors = [(door.path.partition("{")[0], compile_path(door.path)[0], door) for door in doors]
         self._limits = sorted(limits.items(), key=lambda item: -len(item[0]))
         self._metrics = metrics
         self._observers: dict[tuple[str, str, int], Histogram] = {}
@@ -189,6 +197,10 @@ class Guard:
             limit = self._limit_of(scope["path"])
             if _declared_length(scope) > limit:
                 await problems.too_large(limit).response()(scope, receive, secured)
+            elif (door := self._door(scope)) is not None:
+                limited = _limited(receive, limit)
+                answer = await door.handle(Request(scope, limited))
+                await answer(scope, limited, secured)
             else:
                 await self._app(scope, _limited(receive, limit), secured)
         except asyncio.CancelledError:
@@ -197,15 +209,25 @@ class Guard:
             # The server is being stopped and has no more patience (a caller who goes away cancels nothing).
             await problems.unavailable("the server is being stopped; send it again").response()(scope, receive, secured)
         except Exception as error:
-            answer = _answer_to(error, scope)
+            problem = _answer_to(error, scope)
             if started:
                 raise  # half an answer is out: only breaking the connection tells the caller
-            await answer.response()(scope, receive, secured)
+            await problem.response()(scope, receive, secured)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observe(scope["method"], route, status // 100, time.perf_counter() - begin)
             if status in (401, 403):
                 self._metrics.refused.labels(str(status)).inc()
+
+    def _door(self, scope: Scope) -> Door | None:
+        """Return the door that a request is for, its parameters told in the scope as the router tells them."""
+        path = scope["path"]
+        for prefix, whole, door in self._doors:
+            if path.startswith(prefix) and scope["method"] == door.method and (found := whole.match(path)):
+                scope["path_params"] = found.groupdict()
+                scope["route"] = door
+                return door
+        return None
 
     def _observe(self, method: str, route: str, status_class: int, seconds: float) -> None:
         # Looking up a labelled metric costs as much as all the rest here.
@@ -253,7 +275,7 @@ def _answer_to(error: Exception, scope: Scope) -> problems.Problem:
         return error
     if isinstance(error, TooLarge):
         return problems.too_large(error.limit_bytes)
-    meant = engine.as_unavailable(error)
+    meant = error if isinstance(error, Retryable) else engine.as_unavailable(error)
     if meant is not None:
         logger().warning("not available", path=scope["path"], error=str(meant))
         return problems.unavailable()

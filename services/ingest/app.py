@@ -56,7 +56,8 @@ async def build(
     endpoint = EventsEndpoint(platform, intake, metrics, pressure)
     add_events_routes(router, endpoint, platform.settings.topic_prefix, _version())
     keys = PublishedKeys(fetch)
-    add_webhook_routes(router, WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure, keys))
+    webhooks = WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure, keys)
+    doors = add_webhook_routes(router, webhooks)
     add_channel_routes(router, platform, channels, adapters)
     add_widget_routes(router, channels)
     # A route is compared with every request for one behind it: the two that take nearly all of them come first.
@@ -69,6 +70,7 @@ async def build(
             partial(analyse_for_ever, platform.pool, ("ingest", "log")),
         ],
         body_limits={"/v1/webhooks/": MAX_BODY_BYTES},
+        doors=doors,
     )
 
 

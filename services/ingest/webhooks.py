@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
@@ -39,10 +38,7 @@ from services.ingest.routes import straight_to, too_many, whole_body
 from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
 from shared.events import InboundEvent
 from shared.problems import Problem, not_found, unavailable
-from shared.service import Platform
-
-if TYPE_CHECKING:
-    pass
+from shared.service import Door, Platform
 
 MAX_BODY_BYTES = 40 * 1024 * 1024
 IN_A_THREAD_BYTES = 64 * 1024
@@ -219,8 +215,12 @@ def _path(path: str) -> str:
     return path.replace("?", "%3F").replace("#", "%23").replace("\\", "%5C")
 
 
-def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
-    """Add the routes that providers call."""
+def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> Sequence[Door]:
+    """Add the routes that providers call; return the doors for their deliveries.
+
+    A delivery has a proof to pay for that an event with a key has not, and the framework's way to a route with
+    parameters costs nearly as much as the dearest of them.
+    """
 
     async def take(request: Request) -> Response:
         return await endpoint.deliver(request, request.path_params["provider"], request.path_params["token"])
@@ -235,6 +235,7 @@ def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
         """Providers tell formats apart by the end of the URL (Mailgun: …/mime)."""
 
     path, straight = "/v1/webhooks/{provider}/{token}", straight_to(take)
+    with_tail = path + "/{tail}"
     for method, name, summary in (
         ("GET", "webhook_handshake", "A provider's handshake"),
         ("POST", "webhook_delivery", "A provider's deliveries"),
@@ -244,7 +245,7 @@ def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
             response_class=Response, route_class_override=straight, responses=TAKEN,
         )  # fmt: skip
         router.add_api_route(
-            path + "/{tail}", deliver_tail, methods=[method], include_in_schema=False, operation_id=f"{name}_tail",
+            with_tail, deliver_tail, methods=[method], include_in_schema=False, operation_id=f"{name}_tail",
             response_class=Response, route_class_override=straight,
         )  # fmt: skip
     # A browser asks first whether the widget's website may speak here.
@@ -252,3 +253,4 @@ def add_webhook_routes(router: APIRouter, endpoint: WebhookEndpoint) -> None:
         path, deliver, methods=["OPTIONS"], include_in_schema=False, operation_id="webhook_preflight",
         response_class=Response, route_class_override=straight,
     )  # fmt: skip
+    return [Door("POST", path, take), Door("POST", with_tail, take)]

@@ -21,7 +21,7 @@ from shared.errors import LogUnavailable
 from shared.keys import create_key
 from shared.log.metrics import LogMetrics
 from shared.problems import Fault, Problem, from_validation, not_found, pointer
-from shared.service import Platform, Service
+from shared.service import Door, Platform, Service
 from shared.settings import Settings
 from shared.telemetry import catalogue, configure_logging, logger, without_secrets
 from shared.web import BODY_LIMIT_BYTES, create_app
@@ -78,6 +78,17 @@ async def fail(how: str) -> Response:
     raise errors[how]
 
 
+async def fail_behind_the_door(request: Request) -> Response:
+    return await fail(request.path_params["how"])
+
+
+async def take_behind_the_door(request: Request) -> Response:
+    return Response(f"{request.path_params['who']} {len(await request.body())}")
+
+
+DOORS = [Door("GET", "/door/{how}", fail_behind_the_door), Door("POST", "/door/for/{who}", take_behind_the_door)]
+
+
 @router.get("/page")
 async def page() -> Response:
     return Response("<p>", media_type="text/html", headers={"Content-Security-Policy": "default-src 'self'"})
@@ -105,7 +116,7 @@ def platform(pool: asyncpg.Pool, settings: Settings, log: FakeLog) -> Platform:
 
 @pytest.fixture
 async def client(platform: Platform) -> AsyncIterator[httpx.AsyncClient]:
-    service = Service("one", router, body_limits={"/large/": 2 * BODY_LIMIT_BYTES})
+    service = Service("one", router, body_limits={"/large/": 2 * BODY_LIMIT_BYTES}, doors=DOORS)
     app = create_app(platform, [service])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://threadline") as opened:
         yield opened
@@ -166,6 +177,22 @@ def test_pointers_are_escaped() -> None:
     assert from_validation([{"type": "missing", "loc": ("body", "a"), "msg": "needed"}]).status == 422
 
 
+async def test_what_fits_a_door_goes_there_and_everything_else_its_usual_way(
+    client: httpx.AsyncClient, platform: Platform
+) -> None:
+    answer = await client.post("/door/for/ann%20b", content=b"123")
+    assert (answer.status_code, answer.text) == (200, "ann b 3")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    for content in (b"x" * (BODY_LIMIT_BYTES + 1), _chunks(BODY_LIMIT_BYTES + 65536)):
+        assert (await client.post("/door/for/ann", content=content)).status_code == 413
+    assert (await client.put("/door/for/ann")).status_code == 404
+    for path in ("/door/for/", "/door/for/ann/", "/door/for/ann/b"):
+        assert (await client.post(path)).status_code == 404
+    text = generate_latest(platform.registry).decode()
+    assert 'threadline_http_request_seconds_count{method="POST",route="/door/for/{who}",status="2xx"} 1.0' in text
+
+
+@pytest.mark.parametrize("way", ["/fails", "/door"])
 @pytest.mark.parametrize(
     ("how", "status"),
     [
@@ -179,9 +206,9 @@ def test_pointers_are_escaped() -> None:
     ],
 )
 async def test_every_failure_is_a_problem_that_tells_nothing_inside(
-    client: httpx.AsyncClient, log_lines: io.StringIO, how: str, status: int
+    client: httpx.AsyncClient, log_lines: io.StringIO, way: str, how: str, status: int
 ) -> None:
-    answer = await client.get(f"/fails/{how}")
+    answer = await client.get(f"{way}/{how}")
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
