@@ -62,6 +62,12 @@ FAMILY = {
 SEALED_TYPE = f"{TYPE_PREFIX}sealed"
 """Type of a record that is sealed (shared/log/record_keys.py); who reads the log through ours never sees it."""
 
+DECISIONS = frozenset({"customer.merged", "customer.unmerged"})
+"""Types by which an agent says who is one person and who is not; `data.sides` are two lists of nodes."""
+
+JOINED = "conversation.joined"
+"""Type by which an agent puts a wrong stitching right: entries, or a whole conversation, belong into another one."""
+
 DERIVED_SOURCE = "/threadline"
 """`source` of entries that Threadline derives (opened, reopened, escalated, merged …); outside the ledger."""
 

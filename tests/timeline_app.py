@@ -22,6 +22,8 @@ from shared.clock import SystemClock
 from shared.keys import create_key
 from shared.log.metrics import LogMetrics
 from shared.log.postgres import postgres_log
+from shared.log.protocol import Log
+from shared.log.sealed import SealedLog
 from shared.service import Platform
 from shared.settings import Settings
 from shared.web import create_app
@@ -95,10 +97,17 @@ class Timelines:
 
 
 @asynccontextmanager
-async def running_timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
-    """Run both services on `pool`, consuming the inbound topic; tenants acme and globex have admin keys."""
+async def running_timelines(
+    pool: asyncpg.Pool, settings: Settings, *, sealed: bool = False
+) -> AsyncIterator[Timelines]:
+    """Run both services on `pool`, consuming the inbound topic; tenants acme and globex have admin keys.
+
+    `sealed`: as on Kafka with THREADLINE_ENCRYPT_LOG.
+    """
     async with AsyncExitStack() as stack:
-        log = await stack.enter_async_context(postgres_log(pool, retention=None))
+        log: Log = await stack.enter_async_context(postgres_log(pool, retention=None))
+        if sealed:
+            log = SealedLog(log, pool, SECRET_KEY, seals=True, lasting=True)
         registry = CollectorRegistry()
         platform = Platform(
             settings, SystemClock(), pool, log, Authenticator(pool), registry, SECRET_KEY, LogMetrics(registry)

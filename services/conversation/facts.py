@@ -16,7 +16,7 @@ from uuid import UUID
 from services.conversation.identity import Node, strength
 from services.conversation.policy import Policy
 from shared import handles
-from shared.events import COMINGS_AND_GOINGS, TYPE_PREFIX, InboundEvent, family_of
+from shared.events import COMINGS_AND_GOINGS, DECISIONS, JOINED, TYPE_PREFIX, InboundEvent, family_of
 from shared.mail_ids import without_comments
 
 Order = tuple[datetime, str, str]
@@ -40,11 +40,6 @@ _LIFECYCLE = frozenset(
     f"conversation.{name}"
     for name in ("opened", "assigned", "transferred", "escalated", "pending", "resolved", "reopened")
 )
-DECISIONS = frozenset({"customer.merged", "customer.unmerged"})
-"""Types by which an agent says who is one person and who is not; `data.sides` are two lists of nodes."""
-
-JOINED = "conversation.joined"
-"""Type by which an agent puts a wrong stitching right: entries, or a whole conversation, belong into another one."""
 UNITED = "conversation.merged"
 """Type by which an integration says that two conversations are one."""
 

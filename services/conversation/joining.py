@@ -10,8 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from services.conversation.facts import JOINED
-from shared.events import DERIVED_SOURCE, TYPE_PREFIX, InboundEvent
+from shared.events import DERIVED_SOURCE, JOINED, TYPE_PREFIX, InboundEvent
 
 MOST_ENTRIES = 200
 """Most entries that one join moves; a whole conversation may be of any length."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from services.ingest.schema import MODELS
+from services.ingest.topic_schemas import (
+    INSTANT,
+    MADE_HERE_DATA,
+    QUARANTINED,
+    SEALED,
+    STUB,
+    TEXT,
+    TIMELINE_BODIES,
+    objects,
+    said,
+    timeline_message,
+)
 from services.ingest.validation import MAX_ATTRIBUTE_BYTES
+from shared.events import DERIVED_SOURCE, SEALED_TYPE
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE
+from shared.tombstones import STUB_TYPE
 
 REF = "#/components/schemas/"
 
@@ -47,7 +62,11 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 def document(prefix: str, version: str) -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document; `prefix` is the first part of the topics' names."""
     schemas, data_schemas = _data_schemas()
-    messages = {name: _inbound_message(name, data_schemas[name]) for name in sorted(MODELS)}
+    posted = {name: _inbound_message(name, data_schemas[name], POSTED_ATTRIBUTES) for name in sorted(MODELS)}
+    made_here = {name: _inbound_message(name, data, OWN_ATTRIBUTES) for name, data in MADE_HERE_DATA.items()}
+    left = {STUB_TYPE: STUB, SEALED_TYPE: SEALED}
+    timeline = {kind: timeline_message(kind) for kind in TIMELINE_BODIES}
+    inbound = {**posted, **made_here, **left}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -56,7 +75,8 @@ def document(prefix: str, version: str) -> dict[str, Any]:
             "description": "What ingest, conversation and metrics say to each other. All records are CloudEvents 1.0 "
             "in structured JSON. With Kafka these are its topics, without it topics of the same names in PostgreSQL. "
             "With THREADLINE_ENCRYPT_LOG on Kafka records of the inbound and the quarantine topic have the type "
-            "threadline.sealed, with tenant, about and data_base64, which only Threadline itself can open.",
+            "threadline.sealed, and on any log the bodies of timeline records are sealed: only Threadline itself can "
+            "open them. Readers ignore fields that are not named here.",
         },
         "defaultContentType": "application/cloudevents+json",
         "channels": {
@@ -64,18 +84,18 @@ def document(prefix: str, version: str) -> dict[str, Any]:
                 "address": f"{prefix}.{INBOUND}",
                 "description": "Accepted events, at least once each. Key: tenant and sender handle. Readers know a "
                 "repetition by (tenant, source, id).",
-                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+                "messages": _references(inbound),
             },
             "timeline": {
                 "address": f"{prefix}.{TIMELINE}",
                 "description": "A changelog. Key: tenant and leaf. Of records with equal (tenant, kind, key) the "
                 "highest version is the truth, in whatever order they are read.",
-                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in _TIMELINE},
+                "messages": _references(timeline),
             },
             "quarantine": {
                 "address": f"{prefix}.{QUARANTINE}",
                 "description": "What was genuine and could not be understood, with the reason.",
-                "messages": {"quarantined": {"$ref": "#/components/messages/quarantined"}},
+                "messages": _references(["quarantined", *left]),
             },
         },
         "operations": {
@@ -84,7 +104,7 @@ def document(prefix: str, version: str) -> dict[str, Any]:
             "readQuarantine": _operation("receive", "quarantine", "Operators look at what could not be understood"),
         },
         "components": {
-            "messages": {**messages, **_TIMELINE, "quarantined": _QUARANTINED},
+            "messages": {**inbound, **timeline, "quarantined": QUARANTINED},
             "schemas": schemas,
         },
     }
@@ -104,74 +124,32 @@ def _data_schemas() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return dict(definitions["$defs"]), by_type
 
 
-def _inbound_message(name: str, data: dict[str, Any]) -> dict[str, Any]:
-    made_by_ingest = {
-        "tenant": {"type": "string", "description": "The company whose key sent it"},
-        "receivedat": {"type": "string", "format": "date-time", "description": "When ingest accepted it"},
-        "region": {"type": "string", "description": "Default region of the channel account for phone numbers"},
-        "dataref": {"type": "string", "description": "Where the data is too large for a record: the blob's name; "
-                    "`data` is then empty"},
-    }  # fmt: skip
+def _references(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/messages/{name}"} for name in names}
+
+
+POSTED_ATTRIBUTES = attribute_schemas()
+OWN_ATTRIBUTES = {**POSTED_ATTRIBUTES, "source": {"const": DERIVED_SOURCE}}
+"""Of what Threadline says to itself."""
+
+ADDED = {
+    "tenant": said("The company whose key sent it", TEXT),
+    "receivedat": said("When ingest accepted it", INSTANT),
+    "datacontenttype": {"const": "application/json"},
+    "region": said("Default region of the channel account for phone numbers", TEXT),
+    "dataref": said("Where the data is too large for a record: the blob's name; `data` is then empty", TEXT),
+}
+"""Attributes that ingest adds."""
+
+
+def _inbound_message(name: str, data: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
+    payload = objects(
+        {**attributes, **ADDED, "type": {"const": name}, "data": {"type": "object", "additionalProperties": True}},
+        ["subject", "traceparent", "region", "dataref"],
+    )
     return {
         "name": name,
         "title": name.removeprefix("threadline.").replace(".", " ").replace("_", " ").capitalize(),
-        "payload": {
-            "type": "object",
-            "required": ["specversion", "tenant", "source", "id", "type", "time", "receivedat", "data"],
-            "properties": {**attribute_schemas(), **made_by_ingest, "type": {"const": name}, "data": data},
-        },
+        # Where the data stands aside there is nothing here that its schema could ask for.
+        "payload": {**payload, "if": {"not": {"required": ["dataref"]}}, "then": {"properties": {"data": data}}},
     }
-
-
-def _timeline_message(kind: str, body: str) -> dict[str, Any]:
-    return {
-        "name": f"threadline.timeline.{kind}",
-        "title": f"Timeline: {kind}",
-        "payload": {
-            "type": "object",
-            "required": ["specversion", "tenant", "source", "id", "type", "data"],
-            "properties": {
-                "specversion": {"const": "1.0"},
-                "tenant": {"type": "string"},
-                "source": {"const": "/threadline"},
-                "id": {"type": "string", "description": "key and version, joined with a colon"},
-                "type": {"const": f"threadline.timeline.{kind}"},
-                "data": {
-                    "type": "object",
-                    "required": ["kind", "key", "version", "deleted", "recorded_at", "body"],
-                    "properties": {
-                        "kind": {"const": kind},
-                        "key": {"type": "string"},
-                        "version": {"type": "integer", "minimum": 1},
-                        "deleted": {"type": "boolean", "description": "There is no longer such a thing"},
-                        "recorded_at": {"type": ["string", "null"], "format": "date-time"},
-                        "body": {"type": "object", "description": body},
-                    },
-                },
-            },
-        },
-    }
-
-
-_TIMELINE = {
-    "entry": _timeline_message(
-        "entry",
-        "The entry as GET …/timeline gives it, without via and customer_id, with leaf_id and the posted data. Of one "
-        "that was erased (deleted) only {erased: {erasure_id, entry}}: its numbers, and nothing that tells whose",
-    ),
-    "leaf": _timeline_message(
-        "leaf",
-        "{customer_id, kind, value}: whose handle or contact it is now. Where it was another customer's, {was, change} "
-        "too: `customer.merged` where that customer is no more, `customer.unmerged` where it left them",
-    ),
-    "conversation": _timeline_message("conversation", "{canonical_id, follow_up_of}: what it has become a part of"),
-}
-
-_QUARANTINED = {
-    "name": "quarantined",
-    "title": "Quarantined record",
-    "payload": {
-        "type": "object",
-        "description": "The record as it was, its reason and position in the headers",
-    },
-}

@@ -19,11 +19,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.conversation.batch import Batch
-from services.conversation.facts import DECISIONS, Facts, facts_of
+from services.conversation.facts import Facts, facts_of
 from services.conversation.identity import Node
 from shared import erasures
 from shared.entry_ids import entry_id_of
-from shared.events import TYPE_PREFIX, InboundEvent
+from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent
 from shared.tombstones import tombstone
 
 

@@ -14,10 +14,9 @@ import asyncpg
 
 from services.conversation import tables
 from services.conversation.entries import Entry, digest_of
-from services.conversation.facts import DECISIONS
 from services.conversation.identity import Node
 from shared.erasures import PATIENCE_S
-from shared.events import TYPE_PREFIX, InboundEvent
+from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent
 
 LEAVES_OF_CUSTOMER = """
 SELECT l.leaf_id, l.node, l.shown, l.name, l.was_customer, l.customer_id, l.shared FROM conversation.leaf l
