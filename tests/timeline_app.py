@@ -21,8 +21,8 @@ from shared.auth import Authenticator
 from shared.clock import SystemClock
 from shared.keys import create_key
 from shared.log.metrics import LogMetrics
+from shared.log.open import open_log
 from shared.log.postgres import postgres_log
-from shared.log.protocol import Log
 from shared.log.sealed import SealedLog
 from shared.service import Platform
 from shared.settings import Settings
@@ -102,12 +102,15 @@ async def running_timelines(
 ) -> AsyncIterator[Timelines]:
     """Run both services on `pool`, consuming the inbound topic; tenants acme and globex have admin keys.
 
-    `sealed`: as on Kafka with THREADLINE_ENCRYPT_LOG.
+    `sealed`: as on Kafka with THREADLINE_ENCRYPT_LOG. On Kafka itself where the settings name a broker.
     """
     async with AsyncExitStack() as stack:
-        log: Log = await stack.enter_async_context(postgres_log(pool, retention=None))
-        if sealed:
-            log = SealedLog(log, pool, SECRET_KEY, seals=True, lasting=True)
+        if settings.kafka:
+            log = await open_log(settings, pool, stack)
+        else:
+            log = await stack.enter_async_context(postgres_log(pool, retention=None))
+            if sealed:
+                log = SealedLog(log, pool, SECRET_KEY, seals=True, lasting=True)
         registry = CollectorRegistry()
         platform = Platform(
             settings, SystemClock(), pool, log, Authenticator(pool), registry, SECRET_KEY, LogMetrics(registry)

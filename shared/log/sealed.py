@@ -4,8 +4,9 @@ Then every record under it is unreadable at once, also where the log cannot chan
 the database, each sealed under the installation's. Readers that come through here read as if nothing were sealed; a
 record whose key was destroyed reads as one of something that is there no longer.
 
-The timeline topic has a key for each leaf. Whose the records of the other topics are is not known when they are
-written, so each has its own (record_keys.py); they are sealed on Kafka only, since an erasure rewrites PostgreSQL's.
+The timeline topic has a key for each leaf, and for each word of an agent on who is one person. Whose the records of the
+other topics are is not known when they are written, so each has its own (record_keys.py); they are sealed on Kafka
+only, since an erasure rewrites PostgreSQL's.
 
 Source: docs/decisions/0014-sealed-topic.md, docs/decisions/0018-sealed-records.md
 """
@@ -17,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from secrets import token_bytes
 from typing import NamedTuple
 from uuid import UUID
@@ -28,7 +30,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from shared.database.engine import translated
 from shared.entry_ids import entry_id_of, entry_secret
 from shared.errors import Rejected
-from shared.events import InboundEvent, TimelineRecord
+from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent, TimelineRecord
 from shared.log.database import Connection, in_log
 from shared.log.protocol import (
     INBOUND,
@@ -81,7 +83,18 @@ def leaf_of(line: TimelineRecord) -> Leaf | None:
     """Return whose key seals what a record says; None where it says nothing of a person."""
     if line.kind not in PERSONAL or line.deleted or line.body.get("erased"):
         return None
+    if line.kind == "entry" and str(line.body.get("type")).removeprefix(TYPE_PREFIX) in DECISIONS:
+        return Leaf(line.tenant, decision_key(UUID(line.key), line.version))
     return Leaf(line.tenant, UUID(line.key if line.kind == "leaf" else line.body["leaf_id"]))
+
+
+def decision_key(entry_id: UUID, version: int) -> UUID:
+    """Return what takes a leaf's place in naming the key of an agent's word on who is one person, in one version.
+
+    It names handles of several people. Under the key of one of them it would tell of another who was erased; and of
+    what is told again without the latter, the key is not to open what was told before.
+    """
+    return UUID(bytes=sha256(b"decision\0" + entry_id.bytes + str(version).encode()).digest()[:16])
 
 
 def sealed(line: TimelineRecord, leaf: Leaf, key: bytes) -> TimelineRecord:

@@ -5,7 +5,8 @@ The rule, a function of the event and the tombstones alone:
 1. an event whose entry was erased is dropped;
 2. else one that happened and was received up to the erasure of its owner (its strongest handle or its session;
    without those its browser) is dropped, though nobody has seen it before;
-3. an agent's decision about people loses the handles that were erased since, and is dropped with one of its sides.
+3. an agent's decision about people loses the handles that were erased since, and its reason with them; it is dropped
+   with one of its sides.
 
 What is received of somebody after their erasure is a new customer's. Source: docs/decisions/0012-erasure.md
 """
@@ -37,12 +38,16 @@ def is_decision(event: InboundEvent) -> bool:
 
 
 def without_nodes(event: InboundEvent, gone: Callable[[str], bool]) -> InboundEvent | None:
-    """Return an agent's decision without the handles that are gone; None where one side has none left."""
+    """Return an agent's decision without the handles that are gone; None where one side has none left.
+
+    Its reason goes with them: nobody knows whom an agent's own words tell of.
+    """
     sides = [[str(node) for node in side] for side in event.data["sides"]]
     left = [[node for node in side if not gone(node)] for side in sides]
     if left == sides:
         return event
-    return replace(event, data={**event.data, "sides": left}) if all(left) else None
+    said = {name: value for name, value in event.data.items() if name != "reason"}
+    return replace(event, data={**said, "sides": left}) if all(left) else None
 
 
 @dataclass(frozen=True, slots=True)

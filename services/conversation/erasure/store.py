@@ -71,6 +71,8 @@ SELECT entry_id, type, occurred_at, received_at, data FROM conversation.conflict
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
 """
 
+FORGET_KEYS = "DELETE FROM privacy.log_key WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])"
+
 # Whoever writes the search index holds this row: either it is done, and what it wrote is deleted, or it starts later.
 HOLD_SEARCH = "SELECT FROM conversation.searchable WHERE tenant_id = $1 FOR UPDATE"
 
@@ -91,7 +93,7 @@ BY_LEAF = {
     "sightings": "DELETE FROM conversation.sighting WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "earlier customers": "DELETE FROM conversation.past_leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "policy changes": "DELETE FROM conversation.policy_regrouping WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
-    "keys of the log": "DELETE FROM privacy.log_key WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
+    "keys of the log": FORGET_KEYS,
     "participations": "DELETE FROM conversation.participation WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "handles and sessions": "DELETE FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
 }
@@ -161,6 +163,12 @@ async def restate(connection: asyncpg.Connection, tenant: str, events: Sequence[
     if events:
         ids, said = zip(*events, strict=True)
         await connection.execute(RESTATE, tenant, ids, [e.data for e in said], [digest_of(e) for e in said])
+
+
+async def forget_keys(connection: asyncpg.Connection, tenant: str, names: Sequence[UUID]) -> None:
+    """Destroy keys of the timeline topic."""
+    if names:
+        await connection.execute(FORGET_KEYS, tenant, names)
 
 
 async def contacts_of_others(connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]) -> list[str]:

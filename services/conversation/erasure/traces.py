@@ -19,6 +19,7 @@ from services.conversation import tables
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, record_of
 from services.conversation.erasure import store
+from services.conversation.erasure.erased import is_decision
 from services.conversation.publishing import publish
 from shared import blobs, handles
 from shared.anonymity import anonymous
@@ -28,6 +29,7 @@ from shared.errors import Rejected
 from shared.events import DERIVED_SOURCE, InboundEvent, TimelineRecord
 from shared.log import record_keys
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Outgoing, Record
+from shared.log.sealed import decision_key
 from shared.routing import routing_key
 from shared.tombstones import STUB_KEY, Erasure, events_of, stub, stub_of
 
@@ -91,6 +93,8 @@ class Traces:
         self.derived: list[Entry] = []
         self.derived_ids: list[UUID] = []
         """Of all that may ever have been derived from their entries."""
+        self._decision_keys: list[UUID] = []
+        """Of all that the timeline topic was told of agents' decisions that go or lose handles, in every version."""
         self._unreadable: list[InboundEvent] = []
         """Events of those who stay whose record in the inbound topic was made unreadable: they are told again."""
         self.notes: dict[str, object] = {}
@@ -109,6 +113,10 @@ class Traces:
         self.derived = await tables.entries.entries_since(self._connection, self._tenant, [], [], self.derived_ids)
         said = {**{id_: entry.event() for id_, entry in by_id.items()}, **self._copies}
         self._said = [*said.values(), *await store.conflicting(self._connection, self._tenant, said)]
+        decided = [entry for entry in self._entries if is_decision(entry.event())] + await self._restated_entries()
+        self._decision_keys = [
+            decision_key(entry.entry_id, version) for entry in decided for version in range(1, entry.version + 1)
+        ]
         sighted = await self._connection.fetch(store.SIGHTED, self._tenant, [row["leaf_id"] for row in self._leaves])
         self._names_of_others = frozenset(await store.contacts_of_others(self._connection, self._tenant, by_id))
         mark = str(self._erasure.erasure_id)[:8]
@@ -139,6 +147,7 @@ class Traces:
         ids = {record.key for record in told} | others
         found = await self._log.rewrite(self._connection, TIMELINE, change, ids=ids)
         await self._found(TIMELINE, found)
+        await store.forget_keys(self._connection, self._tenant, self._decision_keys)
         await publish(self._log, self._connection, [*records, *told])
 
     def _final(self) -> Iterable[TimelineRecord]:
