@@ -113,7 +113,7 @@ def put(
         raise typer.BadParameter(told) from error
     stored = Account(
         tenant, provider, account, tuple(checked.secrets), checked.public_url, tuple(checked.own_addresses or ()),
-        checked.default_region, checked.options or {},
+        checked.default_region, checked.options.given() if checked.options else {},
     )  # fmt: skip
     settings = _settings(data)
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from services.ingest import openapi
 from services.ingest.adapters.base import Account, Adapter
 from services.ingest.asyncapi import inlined
+from services.ingest.channel_options import ChannelOptions
 from services.ingest.channels import Channel, Channels
 from services.ingest.reading import NotJson, fault_in_shape, read_json
 from services.ingest.routes import whole_body
@@ -62,7 +63,7 @@ class ChannelSettings(BaseModel):
     default_region: Annotated[str, AfterValidator(_region)] | None = Field(
         None, description="Country in which numbers without country code are read; wins over the policy's"
     )
-    options: dict[str, Any] | None = Field(None, description="What only this provider needs; see docs/adapters.md")
+    options: ChannelOptions | None = Field(None, description="What only this provider needs; see docs/adapters.md")
 
 
 Admin = Annotated[Principal, Depends(require("admin"))]
@@ -103,7 +104,7 @@ def add_channel_routes(
                 public_url=given.public_url,
                 own_addresses=tuple(given.own_addresses or ()),
                 default_region=given.default_region,
-                options=given.options or {},
+                options=given.options.given() if given.options else {},
             )
         )
         return _answer(_with_url(channel, platform, request))

@@ -116,6 +116,15 @@ async def test_only_an_admin_of_the_tenant_sees_its_accounts(ingest: Ingest) -> 
         ({"default_region": "XX"}, "#/default_region"),
         ({"own_addresses": [7]}, "#/own_addresses/0"),
         ({"options": []}, "#/options"),
+        ({"options": {"own_lists": "people.acme.example"}}, "#/options/own_lists"),
+        ({"options": {"own_lists": [None]}}, "#/options/own_lists/0"),
+        ({"options": {"origins": "https://www.acme.example"}}, "#/options/origins"),
+        ({"options": {"staff": {}}}, "#/options/staff"),
+        ({"options": {"callback_on": True}}, "#/options/callback_on"),
+        ({"options": {"events_per_minute": "many"}}, "#/options/events_per_minute"),
+        ({"options": {"events_per_minute": 0}}, "#/options/events_per_minute"),
+        ({"options": {"own_mail": "people"}}, "#/options/own_mail"),
+        ({"options": {"cloud": "moon"}}, "#/options/cloud"),
         ({"option": {}}, "#/option"),
     ],
 )
@@ -125,6 +134,13 @@ async def test_an_account_that_cannot_work_is_refused_with_a_pointer(
     answer = await put(ingest, **body)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+async def test_options_are_kept_as_given_and_ids_of_digits_are_text(ingest: Ingest) -> None:
+    given = {"bot_id": 42, "staff": [7, "U1"], "origins": ["https://www.acme.example"], "of_my_own": {"a": [1]}}
+    assert (await put(ingest, options=given)).status_code == 200
+    answer = (await channels(ingest)).json()["channels"][0]
+    assert answer["options"] == given | {"bot_id": "42", "staff": ["7", "U1"]}
 
 
 async def test_odd_bodies_and_names_are_the_callers_mistake(ingest: Ingest) -> None:
