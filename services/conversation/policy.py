@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from shared import handles
 
+MOST = 1_000_000
+"""Highest limit that can be set: nobody has as many handles, and every store and reader knows the number."""
+
 OTHER_LIMIT = 5
 """Limit per customer of a handle kind that the policy does not name."""
 
@@ -22,11 +25,11 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    crm: Annotated[int, Field(ge=1)] = 1
-    email: Annotated[int, Field(ge=1)] = 5
-    phone: Annotated[int, Field(ge=1)] = 5
-    social: Annotated[int, Field(ge=1)] = 5
-    contact: Annotated[int, Field(ge=1)] = 200
+    crm: Annotated[int, Field(ge=1, le=MOST)] = 1
+    email: Annotated[int, Field(ge=1, le=MOST)] = 5
+    phone: Annotated[int, Field(ge=1, le=MOST)] = 5
+    social: Annotated[int, Field(ge=1, le=MOST)] = 5
+    contact: Annotated[int, Field(ge=1, le=MOST)] = 200
 
 
 class Policy(BaseModel):
@@ -39,7 +42,7 @@ class Policy(BaseModel):
     limits: Limits = Limits()
     open_window_s: Annotated[int, Field(ge=0, le=366 * 86_400)] = 259_200
     follow_up_window_s: Annotated[int, Field(ge=0, le=3660 * 86_400)] = 2_419_200
-    degree_limit: Annotated[int, Field(ge=1)] = 20
+    degree_limit: Annotated[int, Field(ge=1, le=MOST)] = 20
     default_region: str = "NL"
     own_addresses: tuple[str, ...] = ()
 
@@ -49,6 +52,14 @@ class Policy(BaseModel):
         if region not in phonenumbers.SUPPORTED_REGIONS:
             raise ValueError("use a two-letter ISO 3166 region in capitals, such as NL or US")
         return region
+
+    @field_validator("blocked", "shared", "own_addresses")
+    @classmethod
+    def _writable(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if "\0" in value or not _is_unicode(value):
+                raise ValueError(f"{value[:80]!r} holds what no text here can: NUL or half a surrogate pair")
+        return values
 
     @field_validator("blocked", "shared")
     @classmethod
@@ -97,6 +108,14 @@ class Policy(BaseModel):
         if handles.is_social(kind):
             return self.limits.social
         return int(getattr(self.limits, kind, OTHER_LIMIT))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 DEFAULT = Policy()

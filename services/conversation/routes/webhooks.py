@@ -48,7 +48,7 @@ def _secret(text: str) -> str:
         raise PydanticCustomError("sentence", "{told}", {"told": str(error)}) from None
 
 
-Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+Pattern = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 SecretText = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -152,6 +153,11 @@ async def test_identity_tells_which_policies_regrouped_a_customer_until_somebody
         ({"default_region": "XX"}, {}, "#/default_region"),
         ({"default_region": "nl"}, {"dry_run": "true"}, "#/default_region"),
         ({"limits": {"email": 0}}, {}, "#/limits/email"),
+        ({"limits": {"crm": 10**30}}, {}, "#/limits/crm"),
+        ({"degree_limit": 10**30}, {}, "#/degree_limit"),
+        ({"blocked": ["email:\0"]}, {}, "#/blocked"),
+        ({"shared": ["email:\ud800"]}, {"dry_run": "true"}, "#/shared"),
+        ({"own_addresses": ["\0@acme.example"]}, {}, "#/own_addresses"),
         ({"open_window_s": -1}, {}, "#/open_window_s"),
         ({"blocked": ["no kind"]}, {}, "#/blocked"),
         ({"unknown": 1}, {}, "#/unknown"),
@@ -162,7 +168,9 @@ async def test_a_policy_that_cannot_be_is_refused_and_the_old_one_stays(
     timelines: Timelines, policy: dict[str, Any], params: dict[str, str], pointer: str
 ) -> None:
     before = await timelines.get(POLICY)
-    answer = await timelines.call("PUT", POLICY, json=policy, **params)
+    headers = {"authorization": f"Bearer {timelines.keys['acme']}", "content-type": "application/json"}
+    # As ASCII, for what no UTF-8 can hold.
+    answer = await timelines.client.put(POLICY, params=params, content=json.dumps(policy), headers=headers)
     assert answer.status_code == 422, answer.text
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
     assert await timelines.get(POLICY) == before

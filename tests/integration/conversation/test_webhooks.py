@@ -489,6 +489,8 @@ async def test_another_tenant_sees_and_hears_nothing(timelines: Timelines, recei
         ({"url": "https://10.1.2.3/hook"}, "#/url"),
         ({"url": "https://x.example/", "event_types": ["threadline.nothing.such"]}, "#/event_types"),
         ({"url": "https://x.example/", "event_types": []}, "#/event_types"),
+        ({"url": "https://x.example/", "channels": ["\0"]}, "#/channels/0"),
+        ({"url": "https://x.example/", "sources": ["/email", "\0"]}, "#/sources/1"),
         ({"url": "https://x.example/", "secret": "hunter2-hunter2"}, "#/secret"),
         ({"url": "https://x.example/", "max_age_s": -1}, "#/max_age_s"),
         ({"url": "https://x.example/", "colour": "red"}, "#/colour"),
