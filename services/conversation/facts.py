@@ -336,7 +336,7 @@ def is_automatic(data: dict[str, Any], kind: str, actor: str | None, policy: Pol
         return False
     headers = {name.lower(): str(value).strip().lower() for name, value in given.items()}
     return (
-        headers.get("auto-submitted", "no").partition(";")[0].strip() not in ("", "no")
+        without_comments(headers.get("auto-submitted", "no")).partition(";")[0].strip() not in ("", "no")
         or headers.get("content-type", "").startswith("multipart/report")
         or headers.get("return-path") == "<>"
         or headers.get("precedence") in ("bulk", "junk", "list")

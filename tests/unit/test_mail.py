@@ -188,6 +188,7 @@ def test_bounce_names_the_mail_that_came_back() -> None:
     [
         "Auto-Submitted: auto-replied",
         "Auto-Submitted: auto-generated (by a script)",
+        "Auto-Submitted: (no) auto-replied",
         "Return-Path: <>",
         "Precedence: bulk",
         "Precedence: list",
@@ -204,7 +205,13 @@ def test_automatic_mail_is_told(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Auto-Submitted: no", "X-Auto-Response-Suppress: None", "Return-Path: <ann@x.example>"]
+    "header",
+    [
+        "Auto-Submitted: no",
+        "Auto-Submitted: No (a person (me)); x=1",
+        "X-Auto-Response-Suppress: None",
+        "Return-Path: <ann@x.example>",
+    ],
 )
 def test_peoples_mail_is_not_automatic(header: str) -> None:
     assert not is_automatic(read(a_mail(header + "\n")))

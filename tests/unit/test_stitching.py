@@ -501,7 +501,7 @@ def test_automatic_mail_keeps_nothing_warm_and_reopens_nothing(how: dict[str, An
 def test_mail_from_our_own_address_is_automatic_and_auto_submitted_no_is_not() -> None:
     story = Story(Policy(own_addresses=("us@own.example",))).tell("one", timedelta(), ANN, **a_mail(1))
     story.tell("loop", HOUR, "email:Us@own.example", **a_mail(2, answers="1"))
-    story.tell("person", 2 * HOUR, ANN, **a_mail(3, headers={"Auto-Submitted": "no"}))
+    story.tell("person", 2 * HOUR, ANN, **a_mail(3, headers={"Auto-Submitted": "No (really)"}))
     assert facts_of(story.events[1], id_of("loop"), story.policy).automatic
     assert (story.of["loop"], story.of["person"]) == ("one", "one")
 

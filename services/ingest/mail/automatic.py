@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from services.ingest.mail.message import Headers, Mail
+from shared.mail_ids import without_comments
 
 TELLING = (
     "Auto-Submitted", "Return-Path", "Precedence", "X-Auto-Response-Suppress", "List-Id", "List-Unsubscribe",
@@ -39,7 +40,8 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
         return True
     if not headers.has_any(_MARKS) and not _is_listed(headers):
         return False
-    submitted = (headers.get("auto-submitted") or "no").split(";", 1)[0].strip().lower()
+    written = without_comments((headers.get("auto-submitted") or "no")[:1_000])
+    submitted = written.split(";", 1)[0].strip().lower()
     if submitted != "no" and submitted:
         return True
     if any(name in headers for name in _FAILED):
