@@ -89,7 +89,9 @@ def _event(part: Mapping[str, Json], account: Account) -> Draft | Quarantined:
         return Quarantined(f"an event of kind {kind[:80]!r} without id", f"sha256:{sha256(canonical).hexdigest()}")
     message, user = text(part.get("message")), text(part.get("user"))
     data: dict[str, Any] = {
+        # A channel that FAMILY (shared/events.py) lists, else it is a family of its own.
         "channel": "example",
+        # A kind that NETWORKS (shared/handles.py) lists, else the handle links nothing and everybody is nobody.
         # Ids are unique within the account only, so the account is part of the handle.
         "customer": events.customer("example", f"{account.account}/{user}" if user else None, text(part.get("name"))),
         "actor": events.CUSTOMER,

@@ -17,7 +17,8 @@ import pytest
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Delivery, Forged, Headers, RawRequest, receive
 from services.ingest.webhooks import events_of
-from shared.events import PROVIDER_TIMES, InboundEvent
+from shared.events import FAMILY, PROVIDER_TIMES, InboundEvent
+from shared.handles import STRENGTH
 from tests.contract.adapters.providers import FORM, HELD, NOW, PROVIDERS, UNDER_TEST, Provider, Signing
 from tests.contract.adapters.recorded import Recorded, outcome, recorded
 
@@ -63,6 +64,15 @@ def test_every_event_is_one_that_the_log_takes(record: Recorded) -> None:
     for event, encoded in taken:
         assert event.source == f"/{record.provider.name}/acme"
         assert InboundEvent.decode(encoded) == event
+
+
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS.keys())
+def test_senders_are_people_that_identity_knows_on_channels_of_a_family(provider: Provider) -> None:
+    events = [event for one in RECORDED if one.provider is provider for event in one.document["events"]]
+    kinds = {handle["kind"] for event in events for handle in event["data"].get("customer", {}).get("handles", ())}
+    # A kind that shared/handles.py does not list links nothing: whoever writes would be nobody, message for message.
+    assert kinds <= set(STRENGTH)
+    assert {event["data"]["channel"] for event in events if "channel" in event["data"]} <= set(FAMILY)
 
 
 @every_payload
