@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from secrets import token_urlsafe
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -71,7 +72,7 @@ class _Demo:
         ) as client:
             await self._all_there(client, history)
             best = await self._best_customers(client)
-            self._print_pages(url, key, best)
+            self._print_pages(url, key, await _chat(client), best)
             if self.duration == 0:
                 return
             say(
@@ -137,11 +138,12 @@ class _Demo:
                 print(f"{datetime.now(UTC):%H:%M:%S} {line}", flush=True)
             await asyncio.sleep(2 if terminal else 60)
 
-    def _print_pages(self, url: str, key: str, best: Sequence[dict[str, Any]]) -> None:
+    def _print_pages(self, url: str, key: str, chat: str, best: Sequence[dict[str, Any]]) -> None:
         say = self.console.print
         say("\n[bold]Open these pages[/] (the part after # signs you in and never reaches the server):")
         say(f"  every customer on one line   {url}/console#key={key}", soft_wrap=True)
         say(f"  the numbers                  {url}/ops#key={key}", soft_wrap=True)
+        say(f"  chat as a visitor            {url}{chat}", soft_wrap=True)
         say("\nCustomers seen over several channels:")
         for one in best:
             channels = ", ".join(one["channels"])
@@ -150,6 +152,14 @@ class _Demo:
                 soft_wrap=True,
             )
         say(f"\nThe key, for calls of your own: {key}", soft_wrap=True)
+
+
+async def _chat(client: httpx.AsyncClient) -> str:
+    """Set up a chat account; return the path of its page. What is written there is a customer's. Raises SetupError."""
+    answer = await client.put("/v1/channels/chat/demo", json={"secrets": [token_urlsafe(32)]})
+    if answer.status_code != 200:
+        raise SetupError(f"the chat cannot be set up: {problem(answer)}")
+    return f"/chat/{answer.json()['webhook_path'].rpartition('/')[2]}"
 
 
 async def _get(client: httpx.AsyncClient, path: str, **query: str) -> Any:

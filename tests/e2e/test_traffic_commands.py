@@ -9,8 +9,12 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from playwright.async_api import async_playwright
 
+from tests.browser import chromium
+from tests.conftest import needs
 from tests.e2e.dialogues import Dialogues, differences
 from tests.faults import traffic
 from tests.processes import COMMAND, ROOT, System, environment, free_port, run, up_for_a_module
@@ -94,6 +98,39 @@ async def test_demo_ends_cleanly_when_interrupted(tmp_path: Path) -> None:
     finally:
         if process.poll() is None:
             process.kill()
+
+
+@needs("chromium")
+async def test_demo_tells_where_to_chat_and_what_is_said_there_is_on_a_timeline(tmp_path: Path) -> None:
+    out = tmp_path / "demo.out"
+    process = start_demo(out)
+    try:
+        await until(lambda: "Live traffic goes on" in out.read_text(), "the demo goes live", 120)
+        found = re.search(r"^  chat as a visitor +((http://[\w.:]+)/chat/[\w-]+)$", out.read_text(), re.M)
+        key = re.search(r"calls of your own: (\S+)", out.read_text())
+        assert found and key, out.read_text()
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+            page = await browser.new_page()
+            refused: list[str] = []
+            page.on("console", lambda told: refused.append(told.text) if told.type == "error" else None)
+            await page.goto(found[1])
+            await page.locator("#text").fill("Is anybody there?")
+            await page.locator("#text").press("Enter")
+            await page.locator("#lines .text", has_text="Is anybody there?").wait_for()
+            headers = {"Authorization": f"Bearer {key[1]}"}
+            async with httpx.AsyncClient(base_url=found[2], headers=headers, trust_env=False) as client:
+
+                async def on_a_timeline() -> bool:
+                    hits = (await client.get("/v1/search", params={"q": "anybody there"})).json()["hits"]
+                    return any(hit["entry"]["source"] == "/chat/demo" for hit in hits)
+
+                await until(on_a_timeline, "what was said in the chat is on a timeline")
+            assert refused == []
+            await browser.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(40)
 
 
 def start_demo(out: Path) -> subprocess.Popen[bytes]:
