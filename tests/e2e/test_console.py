@@ -222,6 +222,22 @@ async def test_two_customers_become_one_by_a_button_and_two_again_by_undo(system
     system.verified()  # what agents decide is on a timeline too
 
 
+async def test_who_cannot_be_taken_apart_so_is_told_why_beside_the_button(system: System, page: Page) -> None:
+    await shown(system, page, customer=await customer_of(system))
+    await page.click("#split")
+    button, why = page.locator("#decide button[type=submit]"), page.locator("#decide [role=status]")
+    boxes = page.locator("#decide .choose input")
+    assert await button.is_disabled() and "Tick what is" in await why.inner_text()
+    for box in await boxes.all():
+        await box.check()
+    assert await button.is_disabled() and "leave at least one" in await why.inner_text()
+    # Whoever hears the page is told so with the button, too.
+    assert await button.get_attribute("aria-describedby") == await why.get_attribute("id")
+    await boxes.first.uncheck()
+    assert await button.is_enabled() and await why.inner_text() == ""
+    await page.click("#decide-cancel")
+
+
 async def test_what_the_service_refuses_is_said_where_it_was_asked(system: System, page: Page) -> None:
     crm = {"kind": "crm", "value": "c-other", "verified": True}
     await post(system, "x1", "message.received", channel="email", handles=[crm], text="Hello", called="Other Crm")

@@ -144,12 +144,24 @@ function askMerge(customer, chosen, changed) {
 function askSplit(customer, handles, changed) {
   const reason = reasonField();
   const boxes = handles.map((one) => h("input", { type: "checkbox", value: `${one.kind}:${one.value}` }));
-  const ready = h("button", { class: "main", type: "submit", disabled: true }, "They are two persons");
+  const ready = h("button", { class: "main", type: "submit", disabled: true, "aria-describedby": "split-why" }, "They are two persons");
+  const why = h("p", { id: "split-why", class: "quiet", role: "status" });
   const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
-  const list = h("ul", { class: "choose", onchange: () => { ready.disabled = !chosen().length || chosen().length === boxes.length; } },
+  const look = () => {
+    why.textContent = hindrance(chosen().length, boxes.length);
+    ready.disabled = Boolean(why.textContent);
+  };
+  const list = h("ul", { class: "choose", onchange: look },
     handles.map((one, place) => h("li", {}, h("label", {}, boxes[place], h("span", {}, one.value, h("span", { class: "quiet" }, ` ${say.kindName(one.kind)}`))))));
-  openDialog("Which of these belong to somebody else?", [list, reason.label, ready],
+  openDialog("Which of these belong to somebody else?", [list, reason.label, h("div", { class: "act" }, ready, why)],
     () => decide(() => post(path(customer.id, "split"), { handles: chosen(), ...reason.value() }), customer.id, "They are two persons now. Undo stands on the right.", changed));
+  look();
+}
+
+/** Why some of several handles cannot be somebody else's; nothing where they can. */
+function hindrance(chosen, of) {
+  if (!chosen) return "Tick what is somebody else's.";
+  return chosen === of ? "With all of them ticked nothing is left of this person: leave at least one." : "";
 }
 
 function reasonField() {
