@@ -101,6 +101,19 @@ class Settings(BaseSettings):
         "of its tenant waits",
         ge=1,
     )
+    lane_leaves: int = _setting(
+        100,
+        "handles and sessions",
+        "people with more of them are merged and split beside the stream, which goes on meanwhile",
+        ge=1,
+    )
+    lane_entries: int = _setting(
+        2000,
+        "entries",
+        "an event that has more of them decided again, of one matter or of those connected with it, is decided beside "
+        "the stream",
+        ge=1,
+    )
     rejection_limit: int = _setting(
         1000, "records", "so many rejections in a row stop the consumer: a bad deployment, not bad records", ge=1
     )

@@ -29,8 +29,13 @@ ORDER BY quarantined_at DESC LIMIT 1
 
 ERASED = "SELECT true FROM privacy.tombstone WHERE tenant_id = $1 AND digest = $2 AND kind = 'e'"
 
-# Accepted more than a moment ago and not yet taken from the log; another process may have accepted it.
-WAITING = "SELECT true FROM ingest.accepted WHERE tenant_id = $1 AND digest = $2"
+# Accepted more than a moment ago and not yet taken from the log (another process may have accepted it), or set aside
+# by the conversation service, whose decision on it is a large one.
+WAITING = """
+SELECT true FROM ingest.accepted WHERE tenant_id = $1 AND digest = $2
+UNION ALL
+SELECT true FROM conversation.aside WHERE tenant_id = $1 AND entry_id = $3 LIMIT 1
+"""
 
 
 async def status_of(
@@ -49,7 +54,7 @@ async def status_of(
         return answer("quarantined", reason=reason)
     if await connection.fetchval(ERASED, tenant, entry_id):
         return answer("erased")
-    if await connection.fetchval(WAITING, tenant, digest):
+    if await connection.fetchval(WAITING, tenant, digest, entry_id):
         return answer("accepted")
     return None
 

@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation.auditing import carried
+from shared.database.engine import translated
 from shared.errors import Rejected
 from shared.events import TimelineRecord
 from shared.log.offsets import stored_offsets
@@ -72,7 +73,8 @@ LEFT JOIN log.quarantine AS q
 LEFT JOIN conversation.copy AS c
     ON c.tenant_id = i.tenant_id AND c.source = i.source AND c.event_id = i.event_id
 LEFT JOIN privacy.tombstone AS t ON t.tenant_id = i.tenant_id AND t.digest = i.entry_id
-WHERE e.entry_id IS NULL AND q.id IS NULL AND c.copy_id IS NULL AND t.digest IS NULL
+LEFT JOIN conversation.aside AS a ON a.tenant_id = i.tenant_id AND a.entry_id = i.entry_id
+WHERE e.entry_id IS NULL AND q.id IS NULL AND c.copy_id IS NULL AND t.digest IS NULL AND a.entry_id IS NULL
 """
 
 BACK = """
@@ -107,6 +109,17 @@ SELECT e.tenant_id, e.source, e.event_id FROM conversation.entry AS e
 JOIN log.quarantine AS q
     ON q.tenant_id = e.tenant_id AND q.source = e.source AND q.event_id = e.event_id AND q.state = 'held'
 """
+
+# What the lane has still to decide is not on a timeline, and what is on one is not set aside.
+DECIDED_AND_ASIDE = """
+SELECT a.tenant_id, a.source, a.event_id FROM conversation.aside AS a
+LEFT JOIN conversation.entry AS e ON e.tenant_id = a.tenant_id AND e.entry_id = a.entry_id
+LEFT JOIN conversation.copy AS c ON c.tenant_id = a.tenant_id AND c.copy_id = a.entry_id
+WHERE e.entry_id IS NOT NULL OR c.copy_id IS NOT NULL
+"""
+
+# Up to the last one that is set aside now ($1 null), or of those up to that one.
+LEFT_ASIDE = "SELECT count(*), max(seq) FROM conversation.aside WHERE $1::bigint IS NULL OR seq <= $1"
 
 OWNERLESS = """
 SELECT e.tenant_id, e.source, e.event_id FROM conversation.entry AS e
@@ -195,6 +208,20 @@ async def wait_for_end(
         await asyncio.sleep(pause_s)
 
 
+async def wait_for_lane(pool: asyncpg.Pool, deadline: float, pause_s: float = 0.1) -> None:
+    """Wait until all is decided that is set aside now. Raises NotDone, DatabaseUnavailable."""
+    last: int | None = None
+    while True:
+        with translated():
+            left, seq = await pool.fetchrow(LEFT_ASIDE, last)
+        if not left:
+            return
+        last = last or seq
+        if monotonic() >= deadline:
+            raise NotDone(f"{left} events are set aside and not yet decided, since they change much")
+        await asyncio.sleep(pause_s)
+
+
 async def check(
     pool: asyncpg.Pool,
     log: Log,
@@ -215,6 +242,7 @@ async def check(
             await connection.execute(WHOLE)
             told("waiting for the conversation service")
             ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
+            await wait_for_lane(pool, deadline)
             told("reading the inbound topic")
             async for records in stretch(log, INBOUND, await log.begin_offsets(INBOUND), ends):
                 events = [event for record in records if (event := carried(record, secret))]
@@ -247,6 +275,7 @@ async def _on_timelines(connection: Any, log: Log) -> list[Fault]:
         await _fault(connection, "events with more than one entry", TWICE),
         await _fault(connection, "copies of mails without their entry, or with one of their own", COPIES),
         await _fault(connection, "events both on a timeline and in quarantine", BOTH),
+        await _fault(connection, "events both on a timeline and set aside", DECIDED_AND_ASIDE),
         await _fault(connection, "erased events that are on a timeline again", BACK),
         await _fault(connection, "entries on nobody's timeline", OWNERLESS),
         await _fault(connection, "entries in a conversation that does not exist", HOMELESS),

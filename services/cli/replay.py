@@ -18,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.cli import ledger
 from services.cli.platform import DataOption, open_platform, reach_database, with_secret
 from services.cli.quarantine import data_settings
+from services.conversation.batch import Limits
 from services.conversation.consumer import InboundConsumer
 from services.conversation.erasure.erasing import replay as carry_out
+from services.conversation.lane import Lane
 from services.conversation.update import Outcome
 from shared.database.engine import transaction
 from shared.database.migrate import migrate
@@ -103,11 +105,17 @@ class Replay:
         self._tally: Counter[str] = Counter()
         self._outcomes: list[Outcome] = []
         secret = entry_secret(platform.secret_key)
-        self._handle = InboundConsumer(platform.log, platform.clock, secret, self)
+        self._lane = Lane(platform, self)
+        settings = platform.settings
+        limits = Limits(settings.lane_leaves, settings.lane_entries)
+        self._handle = InboundConsumer(platform.log, platform.clock, secret, self, limits)
 
     def count(self, outcome: Outcome) -> None:
         """Hear from the handler what a batch did; it counts once the batch is committed."""
         self._outcomes.append(outcome)
+
+    def show_aside(self, events: int, oldest_s: float) -> None:
+        """Hear how much is set aside: all of it is decided before the end."""
 
     async def run(self, ends: Mapping[int, int], bar: Progress, size: int) -> Counter[str]:
         """Replay everything before `ends`; return how many records did what."""
@@ -118,6 +126,9 @@ class Replay:
             self._tally["read"] += len(records)
             self._tally["erased"] += sum(1 for record in records if stub_of(record.value) is not None)
             bar.advance(task, len(records))
+        self._outcomes.clear()
+        await self._lane.drain()
+        self._tell()
         return self._tally
 
     async def _put(self, records: Sequence[Record]) -> None:
@@ -135,8 +146,11 @@ class Replay:
             await self._put(records[middle:])
             return
         self._tally["refused"] += len(refused)
+        self._tell()
+        self._platform.log.wake(TIMELINE)
+
+    def _tell(self) -> None:
         for outcome in self._outcomes:
             self._tally["added"] += outcome.new
             self._tally["known"] += outcome.repeated + outcome.conflicts
             self._tally["erased"] += len(outcome.erased)
-        self._platform.log.wake(TIMELINE)

@@ -9,9 +9,11 @@ from functools import partial
 from fastapi import APIRouter, Depends
 
 from services.conversation.auditing import watch_for_ever
+from services.conversation.batch import Limits
 from services.conversation.console import console_router
 from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.erasure.retention import forget_for_ever
+from services.conversation.lane import Lane
 from services.conversation.metrics import ConversationMetrics, LedgerMetrics
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
@@ -45,7 +47,9 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     """Build the service: the consumer of the inbound topic, the agent API and the agent's page."""
     settings = platform.settings
     metrics = ConversationMetrics(platform.registry)
-    consumer = InboundConsumer(platform.log, platform.clock, entry_secret(platform.secret_key), metrics)
+    lane = Lane(platform, metrics)
+    limits = Limits(settings.lane_leaves, settings.lane_entries)
+    consumer = InboundConsumer(platform.log, platform.clock, entry_secret(platform.secret_key), lane, limits)
     slices = Slices(platform, metrics)
     runner = Runner(
         platform.log,
@@ -87,6 +91,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             runner.run,
             tail.run,
             slices.run,
+            lane.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             indexer.run,
             partial(watch_for_ever, platform, LedgerMetrics(platform.registry)),

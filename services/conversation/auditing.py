@@ -42,6 +42,7 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::integer[], $6::b
     AS r(tenant_id, source, event_id, entry_id, partition, place)
 WHERE NOT EXISTS (SELECT FROM conversation.entry AS e WHERE e.tenant_id = r.tenant_id AND e.entry_id = r.entry_id)
   AND NOT EXISTS (SELECT FROM conversation.copy AS c WHERE c.tenant_id = r.tenant_id AND c.copy_id = r.entry_id)
+  AND NOT EXISTS (SELECT FROM conversation.aside AS a WHERE a.tenant_id = r.tenant_id AND a.entry_id = r.entry_id)
   AND NOT EXISTS (SELECT FROM privacy.tombstone AS t WHERE t.tenant_id = r.tenant_id AND t.digest = r.entry_id)
   AND NOT EXISTS (SELECT FROM log.quarantine AS q
                   WHERE q.tenant_id = r.tenant_id AND q.source = r.source AND q.event_id = r.event_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +22,15 @@ from shared.events import InboundEvent, TimelineRecord
 
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 """Before every event."""
+
+
+class Limits(NamedTuple):
+    """How large a decision may be within the stream; a larger one is the lane's (`large`)."""
+
+    leaves: int
+    """Handles and sessions of the people whom it regroups."""
+    entries: int
+    """Entries of one part that are decided again, with those before them in their conversations."""
 
 
 @dataclass(slots=True)
@@ -44,6 +54,8 @@ class Outcome:
     moved: int = 0
     erased: set[UUID] = field(default_factory=set)
     """Entries of events that were dropped, because they are an erased person's."""
+    aside: set[UUID] = field(default_factory=set)
+    """Entries of events that were set aside: it is as if they had not come, until the lane has decided them."""
 
 
 @dataclass
@@ -59,6 +71,10 @@ class Batch:
     """The version of the latest policy that may decide otherwise what was there before it."""
     secret: bytes
     now: datetime
+    limits: Limits | None = None
+    """What is larger raises TooLarge (`large`) while it is loaded; None: nothing is too large."""
+    aside: bool = False
+    """Whether something of the tenant is set aside."""
     people: People = field(init=False)
     scope: Scope = field(default_factory=Scope)
     everything: bool = False

@@ -9,6 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation import tables
+from services.conversation.batch import Limits
 from services.conversation.erasure.erasing import replay
 from services.conversation.publishing import publish
 from services.conversation.update import Outcome, put_events
@@ -49,11 +51,13 @@ class Counts(Protocol):
 class InboundConsumer:
     """Puts each batch of inbound records on timelines. Called inside the runner's transaction, which it never ends."""
 
-    def __init__(self, log: Log, clock: Clock, secret: bytes, metrics: Counts) -> None:
+    def __init__(self, log: Log, clock: Clock, secret: bytes, metrics: Counts, limits: Limits) -> None:
+        """`limits`: events whose decision is larger are set aside for the lane."""
         self._log = log
         self._clock = clock
         self._secret = secret
         self._metrics = metrics
+        self._limits = limits
 
     async def __call__(self, connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
         """Handle a batch; return the records that never will work.
@@ -88,11 +92,23 @@ class InboundConsumer:
         if erased := [erasure_of(each.event) for each in taken if is_erasure(each.event)]:
             await replay(connection, self._log, tenant, self._secret, erased, now)
         events = [each.event for each in taken if not is_erasure(each.event)]
-        outcome = await put_events(connection, tenant, events, self._secret, now)
+        outcome = await put_events(connection, tenant, events, self._secret, now, self._limits)
+        if outcome.aside:
+            await self._note_records(connection, tenant, taken, outcome.aside)
         await publish(self._log, connection, outcome.records)
         if outcome.erased:
             await self._forget(connection, tenant, taken, outcome.erased)
         self._metrics.count(outcome)
+
+    async def _note_records(
+        self, connection: asyncpg.Connection, tenant: str, taken: Sequence[Taken], aside: Collection[UUID]
+    ) -> None:
+        records: dict[UUID, tuple[UUID, bytes, int, int]] = {}
+        for record, event in taken:
+            id_ = entry_id_of(self._secret, tenant, event.source, event.id)
+            if id_ in aside:
+                records.setdefault(id_, (id_, record.key, record.partition, record.offset))
+        await tables.aside.note_records(connection, tenant, records.values())
 
     async def _forget(
         self, connection: asyncpg.Connection, tenant: str, taken: Sequence[Taken], erased: Collection[UUID]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from services.conversation import copies, tables
+from services.conversation import copies, large, tables
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry, digest_of
@@ -103,6 +103,8 @@ class Loading:
         secret = self._batch.secret
         ids = [tables.rows.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
         known = await tables.entries.known_digests(self._connection, self._tenant, ids)
+        if self._batch.aside:
+            known |= await tables.aside.digests(self._connection, self._tenant, ids)
         conflicts = {}
         for id_, event in zip(ids, events, strict=True):
             digest = digest_of(event)
@@ -197,6 +199,7 @@ class Loading:
         self._batch.evidence = [e for key, e in found.items() if key not in known or e.supersedes(known[key])]
         if not self._batch.evidence:
             return
+        large.check_people(self._batch)
         components = {self._people.leaf(node).component_id for link in self._batch.evidence for node in link.pair}
         await self._load_links(components)
         self._regrouped = self._people.learn(self._batch.evidence)
@@ -215,6 +218,11 @@ class Loading:
         if not self._people.newly_shared:
             return
         leaves = [self._people.leaf(node).leaf_id for node in self._people.newly_shared]
+        if limits := self._batch.limits:
+            most = limits.entries + 1
+            large.check_shared(
+                self._batch, await tables.entries.count_of_leaves(self._connection, self._tenant, leaves, most)
+            )
         for entry in await tables.entries.entries_of_leaves(self._connection, self._tenant, leaves):
             await self._take_stored([entry])
             if entry.entry_id in self._batch.facts:
@@ -296,6 +304,7 @@ class Loading:
             self._later.update(b.entry_id for b in bound if b.later)
             await self._load_named()
             await self._load_conversations(bound)
+            large.check_parts(self._batch)
             await self._load_reach()
             await self._load_later()
             if known == (self._scope.version, len(self._batch.stored)):

@@ -8,14 +8,14 @@ from services.conversation.update import Outcome
 
 
 class ConversationMetrics:
-    """Counters of events by what became of them, and what is outstanding of changed policies."""
+    """Counters of events by what became of them, what is outstanding of changed policies, and what is set aside."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._events = Counter(
             "threadline_conversation_events",
             "Events taken from the log, by outcome: new, repeated (known already), conflict (other content under a "
             "known id), copy (another event of a mail that has its entry), moved (stored entries that were placed "
-            "elsewhere).",
+            "elsewhere), aside (their decision is a large one, so the lane takes them and counts them again).",
             ["outcome"],
             registry=registry,
         )
@@ -27,9 +27,25 @@ class ConversationMetrics:
             registry=registry,
         )
 
+        self._aside = Gauge(
+            "threadline_conversation_lane_events",
+            "Events, of all tenants, that are set aside because their decision is a large one, and not decided yet.",
+            registry=registry,
+        )
+        self._oldest_aside = Gauge(
+            "threadline_conversation_lane_oldest_seconds",
+            "For how long the oldest of them has been set aside, in seconds; 0 where there is none.",
+            registry=registry,
+        )
+
     def show_outstanding(self, leaves: int) -> None:
         """Show how much of changed policies is still to be carried out."""
         self._outstanding.set(leaves)
+
+    def show_aside(self, events: int, oldest_s: float) -> None:
+        """Show how much is set aside, and for how long the oldest has been."""
+        self._aside.set(events)
+        self._oldest_aside.set(oldest_s)
 
     def count(self, outcome: Outcome) -> None:
         """Count what a batch did. A batch that is rolled back and tried again counts again."""
@@ -38,6 +54,7 @@ class ConversationMetrics:
         self._events.labels("conflict").inc(outcome.conflicts)
         self._events.labels("copy").inc(outcome.copies)
         self._events.labels("moved").inc(outcome.moved)
+        self._events.labels("aside").inc(len(outcome.aside))
 
 
 class LedgerMetrics:

@@ -58,6 +58,10 @@ class Scope:
             name, above = above, next_
         return above
 
+    def part(self, name: Name) -> Name:
+        """Return the name that stands for the whole part of `name`, until parts are united."""
+        return self._root(name)
+
     def since(self, name: Name) -> datetime:
         """Return the instant from which the part of `name` is decided."""
         return self._since[self._root(name)]

@@ -16,50 +16,106 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation import tables
-from services.conversation.batch import Batch, Outcome
+from services.conversation.batch import Batch, Limits, Outcome
+from services.conversation.entries import digest_of
 from services.conversation.erasure.erased import without_erased
 from services.conversation.folding import Fold
+from services.conversation.large import TooLarge
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
 from services.conversation.renewing import Renewing, stale
 from services.conversation.saving import Saving
+from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent, TimelineRecord
 
-__all__ = ["Outcome", "change_policy", "put_events", "renew", "renew_slice", "resolve_again"]
+__all__ = ["Outcome", "change_policy", "decide_aside", "put_events", "renew", "renew_slice", "resolve_again"]
 
 
 async def put_events(
-    connection: asyncpg.Connection, tenant: str, events: Sequence[InboundEvent], secret: bytes, now: datetime
+    connection: asyncpg.Connection,
+    tenant: str,
+    events: Sequence[InboundEvent],
+    secret: bytes,
+    now: datetime,
+    limits: Limits | None = None,
 ) -> Outcome:
     """Put one tenant's events on the timeline; those that are there already, or were erased, change nothing.
 
     Runs in the caller's transaction and holds the tenant until its end. What they touch and what is still decided under
-    an earlier policy is decided again first. Raises Rejected where an event cannot be read.
+    an earlier policy is decided again first. Events whose decision is larger than `limits` are set aside: all is as if
+    they had not come, until the lane has decided them. Raises Rejected where an event cannot be read.
     """
-    held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+    batch, held = await _begin(connection, tenant, secret, now, limits)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
-    erased, told = batch.outcome.erased, list[TimelineRecord]()
-    await Loading(batch).take(events)
-    while held.outstanding and (leaves := await stale(batch)):
-        told += (await renew(connection, tenant, secret, now, leaves)).records
-        held = await tables.tenants.lock_tenant(connection, tenant)
-        batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
-        await Loading(batch).take(events)
+    erased, aside, told = batch.outcome.erased, set[UUID](), list[TimelineRecord]()
+    while True:
+        try:
+            await Loading(batch).take(events)
+        except TooLarge as large:
+            events = await _set_aside(batch, events, large, aside)
+        else:
+            leaves = await stale(batch) if held.outstanding else set()
+            if not leaves:
+                break
+            told += (await renew(connection, tenant, secret, now, leaves)).records
+        batch, held = await _begin(connection, tenant, secret, now, limits)
     if batch.arrivals or batch.copies:
         await decide(batch)
-    batch.outcome.erased = erased
+    batch.outcome.erased, batch.outcome.aside = erased, aside
     batch.outcome.records[:0] = told
     return batch.outcome
+
+
+async def _begin(
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, limits: Limits | None = None
+) -> tuple[Batch, tables.tenants.Held]:
+    """Hold the tenant and return an empty batch for it."""
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now, limits, held.aside)
+    return batch, held
+
+
+async def _set_aside(
+    batch: Batch, events: Sequence[InboundEvent], large: TooLarge, aside: set[UUID]
+) -> list[InboundEvent]:
+    """Set aside what makes the decision on `events` a large one, note it in `aside`, and return the others.
+
+    Of an event that comes several times the first is set aside; the others are told from it as from any known one.
+    """
+    ids = [entry_id_of(batch.secret, batch.tenant, event.source, event.id) for event in events]
+    wanted = large.events.intersection(ids) or set(batch.arrivals)
+    rows, left = {}, []
+    for id_, event in zip(ids, events, strict=True):
+        if id_ in wanted and id_ not in rows:
+            rows[id_] = (id_, digest_of(event), event)
+        else:
+            left.append(event)
+    await tables.aside.put(batch.connection, batch.tenant, list(rows.values()), batch.now)
+    aside.update(rows)
+    return left
+
+
+async def decide_aside(
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, most: int | None = None
+) -> Outcome | None:
+    """Decide what a tenant has set aside, up to `most` events, under its lock; None where nothing is.
+
+    Raises Rejected where one of them cannot be placed.
+    """
+    await tables.tenants.lock_tenant(connection, tenant)
+    rows = await tables.aside.first(connection, tenant, most)
+    if not rows:
+        return None
+    await tables.aside.take(connection, tenant, [row.entry_id for row in rows])
+    return await put_events(connection, tenant, [row.event for row in rows], secret, now)
 
 
 async def renew(
     connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, leaves: Collection[UUID]
 ) -> Outcome:
     """Decide again, under the policy in force, the parts of a tenant in which these leaves are."""
-    held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+    batch, held = await _begin(connection, tenant, secret, now)
     await Renewing(batch).renew(leaves)
     await decide(batch)
     await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())
@@ -98,8 +154,7 @@ async def resolve_again(
     held = await tables.tenants.lock_tenant(connection, tenant)
     if policy is not None:
         await _put(connection, tenant, policy, held.policy, now, by, renews=True)
-        held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+    batch, held = await _begin(connection, tenant, secret, now)
     await Loading(batch).take_all()
     await decide(batch)
     await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())

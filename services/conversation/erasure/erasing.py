@@ -27,7 +27,7 @@ from services.conversation.identity import Node
 from services.conversation.loading import Loading
 from services.conversation.publishing import publish
 from services.conversation.saving import Saving
-from services.conversation.update import put_events, renew
+from services.conversation.update import decide_aside, put_events, renew
 from shared import erasures
 from shared.events import InboundEvent, TimelineRecord
 from shared.log.protocol import Log
@@ -82,7 +82,7 @@ async def erase_customer(
     Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline. An id that
     was erased before gives the erasure that it was. Raises NobodysOwn.
     """
-    held = await tables.tenants.lock_tenant(connection, tenant)
+    held = await _hold(connection, log, tenant, secret, now)
     leaves = await connection.fetch(store.LEAVES_OF_CUSTOMER, tenant, customer_id)
     if leaves and held.outstanding:
         held = await _decide_under_policy(connection, log, tenant, secret, leaves, now)
@@ -106,11 +106,11 @@ async def forget_quiet(
     """Erase up to `most` customers with whom nothing has happened since an instant; return how many there were.
 
     It is one erasure, of what happened up to then: what comes late from after it is taken, as a new customer's. While
-    a changed policy has still to decide who is one customer, there is none.
+    a changed policy or what is set aside has still to say who is one customer, there is none.
     Runs in the caller's transaction. After its commit wake the readers of the topics inbound and timeline.
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
-    if held.outstanding:
+    if held.outstanding or held.aside:
         return 0
     leaves = await connection.fetch(store.LEAVES_OF_QUIET, tenant, since, most)
     if leaves:
@@ -118,6 +118,19 @@ async def forget_quiet(
         entries = await tables.entries.entries_of_leaves(connection, tenant, [row["leaf_id"] for row in leaves])
         await _erase(batch, log, leaves, entries, since)
     return len({row["customer_id"] for row in leaves})
+
+
+async def _hold(
+    connection: asyncpg.Connection, log: Log, tenant: str, secret: bytes, now: datetime
+) -> tables.tenants.Held:
+    """Hold the tenant, and decide what it has set aside: what came before an erasure is part of what it finds."""
+    held = await tables.tenants.lock_tenant(connection, tenant)
+    if not held.aside:
+        return held
+    outcome = await decide_aside(connection, tenant, secret, now)
+    if outcome is not None:
+        await publish(log, connection, outcome.records)
+    return await tables.tenants.lock_tenant(connection, tenant)
 
 
 async def _decide_under_policy(
@@ -152,11 +165,12 @@ async def replay(
     connection: asyncpg.Connection, log: Log, tenant: str, secret: bytes, read: Sequence[Erasure], now: datetime
 ) -> None:
     """Carry out erasures that were read from the log; those that were carried out here already change nothing."""
-    held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
+    await tables.tenants.lock_tenant(connection, tenant)
     fresh = [erasure for erasure in read if await erasures.is_fresh(connection, tenant, erasure)]
     if not fresh:
         return
+    held = await _hold(connection, log, tenant, secret, now)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now)
     for erasure in fresh:
         await _note(connection, tenant, erasure)
         await erasures.begin(connection, tenant, erasure, replayed=True, notes={})

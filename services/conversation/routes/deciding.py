@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+from services.conversation import tables
 from shared.auth import Principal
 from shared.database.engine import tenant_reader
 from shared.entry_ids import entry_id_of
@@ -16,6 +17,8 @@ from shared.service import Platform
 
 VISIBLE_S = 10.0
 """How long a caller waits for a decision to be on the timeline."""
+LARGE_S = 60.0
+"""The same for one that the lane has, because it is a large one."""
 LOOK_EVERY_S = 0.02
 
 PLACE_OF_ENTRY = """
@@ -33,12 +36,14 @@ async def carried_out(platform: Platform, secret: bytes, event: InboundEvent) ->
     """
     await platform.log.append(INBOUND, [Outgoing(f"{event.tenant}|{event.source}".encode(), event.encode())])
     entry_id = entry_id_of(secret, event.tenant, event.source, event.id)
-    deadline = asyncio.get_running_loop().time() + VISIBLE_S
-    while asyncio.get_running_loop().time() < deadline:
+    begun = asyncio.get_running_loop().time()
+    while (waited := asyncio.get_running_loop().time() - begun) < LARGE_S:
         async with tenant_reader(platform.pool, event.tenant) as connection:
             row = await connection.fetchrow(PLACE_OF_ENTRY, event.tenant, entry_id)
-        if row is not None:
-            return row["customer_id"], row["conversation_id"]
+            if row is not None:
+                return row["customer_id"], row["conversation_id"]
+            if waited > VISIBLE_S and not await tables.aside.is_aside(connection, event.tenant, entry_id):
+                break
         await asyncio.sleep(LOOK_EVERY_S)
     raise unavailable("the decision is accepted and not yet carried out; look again in a moment before deciding anew")
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 from fastapi import APIRouter, Depends
 
+from services.conversation import tables
 from services.conversation.consumer import GROUP
 from services.conversation.erasure.erasing import NobodysOwn, erase_customer
 from services.conversation.erasure.traces import NAMED_BY_POLICY
@@ -63,7 +64,7 @@ def erasing_router(platform: Platform) -> APIRouter:
     )
     async def erase(eraser: Eraser, customer_id: str) -> dict[str, Any]:
         id_ = id_of("customer", customer_id)
-        await _within(CATCH_UP_S, lambda: _caught_up(platform))
+        await _within(CATCH_UP_S, lambda: _caught_up(platform, eraser.tenant))
         try:
             async with transaction(pool) as connection:
                 now = platform.clock.now()
@@ -91,8 +92,10 @@ async def _within(seconds: float, done: Callable[[], Awaitable[bool]]) -> None:
                 await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _caught_up(platform: Platform) -> bool:
-    return not any((await lag(platform.pool, platform.log, GROUP, INBOUND)).values())
+async def _caught_up(platform: Platform, tenant: str) -> bool:
+    if any((await lag(platform.pool, platform.log, GROUP, INBOUND)).values()):
+        return False
+    return tenant not in await tables.aside.tenants(platform.pool)
 
 
 async def _is_counted(pool: asyncpg.Pool, tenant: str, erasure_id: UUID) -> bool:

@@ -4,6 +4,16 @@ All functions run inside the caller's transaction, which holds the tenant's row 
 one decider at any time. Source: docs/decisions/0004-one-decider-per-tenant.md
 """
 
-from services.conversation.tables import changes, conversations, entries, leaves, policies, renewals, rows, tenants
+from services.conversation.tables import (
+    aside,
+    changes,
+    conversations,
+    entries,
+    leaves,
+    policies,
+    renewals,
+    rows,
+    tenants,
+)
 
-__all__ = ["changes", "conversations", "entries", "leaves", "policies", "renewals", "rows", "tenants"]
+__all__ = ["aside", "changes", "conversations", "entries", "leaves", "policies", "renewals", "rows", "tenants"]

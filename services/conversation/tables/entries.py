@@ -104,6 +104,17 @@ WHERE e.tenant_id = $1 AND e.leaf_id = ANY($2::uuid[]) AND e.cause_id IS NULL
 """  # noqa: S608
 
 
+COUNT_OF_LEAVES = """
+SELECT count(*) FROM (
+    SELECT FROM conversation.entry WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[]) LIMIT $3) AS counted
+"""
+
+
+async def count_of_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID], most: int) -> int:
+    """Return how many entries these leaves own, counted up to `most`."""
+    return int(await connection.fetchval(COUNT_OF_LEAVES, tenant, list(leaves), most))
+
+
 def entry_of(row: asyncpg.Record) -> Entry:
     """Return the entry that a row with the columns of COLUMNS, in that order, holds."""
     return Entry(*row)

@@ -13,7 +13,7 @@ from services.conversation.policy import DEFAULT, Policy, StoredPolicy
 LOCK_TENANT = """
 INSERT INTO conversation.tenant_state AS s (tenant_id, version) VALUES ($1, 1)
 ON CONFLICT (tenant_id) DO UPDATE SET version = s.version + 1
-RETURNING policy, policy_version, version, erased_at, renewal, renewed
+RETURNING policy, policy_version, version, erased_at, renewal, renewed, aside
 """
 
 PUT_POLICY = """
@@ -36,12 +36,21 @@ class Held(NamedTuple):
     """The version of the latest policy that may decide otherwise what was there before it."""
     outstanding: bool
     """Whether something is still decided under an earlier one."""
+    aside: bool
+    """Whether events are set aside (`lane`)."""
 
 
 async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
     """Become the tenant's only decider until commit."""
     row = await connection.fetchrow(LOCK_TENANT, tenant)
-    return Held(_policy(row).policy, row["version"], row["erased_at"], row["renewal"], row["renewed"] < row["renewal"])
+    return Held(
+        _policy(row).policy,
+        row["version"],
+        row["erased_at"],
+        row["renewal"],
+        row["renewed"] < row["renewal"],
+        row["aside"] > 0,
+    )
 
 
 async def get_policy(connection: asyncpg.Connection, tenant: str) -> StoredPolicy:

@@ -1,0 +1,156 @@
+"""The lane: events whose decision is large are decided beside the stream.
+
+The stream sets such an event aside and goes on (`put_events`); until the lane has decided it, all is as if it had not
+come. What the rules give does not depend on the order in which events come, so nothing else does either. What is set
+aside stands in the database: it does not matter which process carries it out, nor when one dies.
+Source: docs/decisions/0021-large-decisions-beside-the-stream.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from typing import Protocol
+
+import asyncpg
+import structlog
+
+from services.conversation import tables
+from services.conversation.consumer import GROUP, UNSTORABLE
+from services.conversation.publishing import publish
+from services.conversation.tables.aside import Aside
+from services.conversation.update import Outcome, decide_aside
+from shared.database.engine import transaction
+from shared.database.retrying import tried_again
+from shared.entry_ids import entry_secret
+from shared.errors import Rejected
+from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Record
+from shared.log.quarantine import Rejection, quarantine
+from shared.service import Platform
+
+LOOK_EVERY_S = 1.0
+"""How often each process looks whether something is set aside, by itself."""
+SOON_S = 0.02
+"""How often it looks after it set something aside, until that is committed."""
+SOON_TIMES = 100
+COUNT_EVERY_S = 5.0
+AT_ONCE = 200
+"""Most events that are decided together: what comes to one large part is often more than one event."""
+
+log = structlog.get_logger("threadline.lane")
+
+
+class Told(Protocol):
+    """Who hears what the lane did, how much is set aside and for how long the oldest has been."""
+
+    def count(self, outcome: Outcome) -> None: ...
+
+    def show_aside(self, events: int, oldest_s: float) -> None: ...
+
+
+class Lane:
+    """Decides what is set aside, one worker at a time for each tenant over all processes."""
+
+    def __init__(self, platform: Platform, told: Told) -> None:
+        self._platform = platform
+        self._secret = entry_secret(platform.secret_key)
+        self._told = told
+        self._nudged = asyncio.Event()
+        self._counted_at = -COUNT_EVERY_S
+
+    def count(self, outcome: Outcome) -> None:
+        """Hear what a batch of the stream did, and pass it on; what it set aside is about to be committed."""
+        self._told.count(outcome)
+        if outcome.aside:
+            self._nudged.set()
+
+    async def run(self) -> None:
+        """Decide whatever is set aside, for the life of the process. A database that is away is tried again."""
+        while True:
+            with tried_again(log, "the lane waits for the database"):
+                await self._look()
+                await self._show()
+            await self._wait()
+
+    async def drain(self) -> None:
+        """Return once nothing is set aside of any tenant. Raises DatabaseUnavailable."""
+        while tenants := await tables.aside.tenants(self._platform.pool):
+            if not any([await self._step(tenant) for tenant in tenants]):
+                await asyncio.sleep(SOON_S)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._nudged.wait()
+        except TimeoutError:
+            return
+        self._nudged.clear()
+        for _ in range(SOON_TIMES):
+            if await tables.aside.tenants(self._platform.pool):
+                return
+            await asyncio.sleep(SOON_S)
+
+    async def _look(self) -> None:
+        while tenants := await tables.aside.tenants(self._platform.pool):
+            await self._show()
+            if not any([await self._step(tenant) for tenant in tenants]):
+                return
+
+    async def _step(self, tenant: str) -> bool:
+        """Decide some of what a tenant has set aside; tell whether anything was done."""
+        begun = monotonic()
+        try:
+            done = await self._decide(tenant, AT_ONCE)
+        except Rejected:
+            # Which one it was is only known of one alone; that one goes to quarantine.
+            done = await self._decide_first(tenant)
+        # As long a rest as the tenant was held, so that the stream has at least half of the time.
+        await asyncio.sleep(monotonic() - begun)
+        return done
+
+    async def _decide(self, tenant: str, most: int) -> bool:
+        platform = self._platform
+        async with transaction(platform.pool) as connection:
+            if not await tables.aside.alone(connection, tenant):
+                return False
+            try:
+                outcome = await decide_aside(connection, tenant, self._secret, platform.clock.now(), most)
+            except UNSTORABLE as error:
+                raise Rejected(f"the database cannot hold this event ({type(error).__name__})") from error
+            if outcome is None:
+                return False
+            await publish(platform.log, connection, outcome.records)
+        platform.log.wake(TIMELINE)
+        self._told.count(outcome)
+        return True
+
+    async def _decide_first(self, tenant: str) -> bool:
+        try:
+            return await self._decide(tenant, 1)
+        except Rejected as error:
+            async with transaction(self._platform.pool) as connection:
+                await tables.tenants.lock_tenant(connection, tenant)
+                rows = await tables.aside.first(connection, tenant, 1)
+                await tables.aside.take(connection, tenant, [row.entry_id for row in rows])
+                await reject(connection, self._platform.log, rows, error.reason)
+            self._platform.log.wake(QUARANTINE)
+            return bool(rows)
+
+    async def _show(self) -> None:
+        if monotonic() - self._counted_at < COUNT_EVERY_S:
+            return
+        self._counted_at = monotonic()
+        count, oldest = await tables.aside.waiting(self._platform.pool)
+        age = (self._platform.clock.now() - oldest).total_seconds() if oldest else 0.0
+        self._told.show_aside(count, max(age, 0.0))
+
+
+async def reject(connection: asyncpg.Connection, log_: Log, rows: Sequence[Aside], reason: str) -> None:
+    """Put events that were set aside into quarantine, under the place of the records that carried them."""
+    rejections = []
+    for row in rows:
+        event, place = row.event, (row.partition, row.offset)
+        record = Record(INBOUND, *place, row.key, event.encode(), (), row.set_aside_at)
+        rejections.append(Rejection(record, reason, event.tenant, event.source, event.id))
+    await quarantine(connection, log_, GROUP, INBOUND, rejections)
