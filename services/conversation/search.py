@@ -15,6 +15,7 @@ import structlog
 
 from services.conversation.entries import Line, render
 from services.conversation.reading.shown import JOINED_WHOLE, LINE, WIDTH
+from services.conversation.search_words import asked, together
 from shared.database.engine import transaction, translated
 from shared.database.retrying import tried_again
 
@@ -42,10 +43,8 @@ LAST = "SELECT position FROM conversation.tenant_state WHERE tenant_id = $1"
 INDEX = """
 INSERT INTO conversation.search (tenant_id, entry_id, occurred_at, document)
 SELECT e.tenant_id, e.entry_id, e.occurred_at,
-       setweight(to_tsvector('simple', left(coalesce(e.data ->> 'subject', ''), 2000)), 'A')
-       || setweight(to_tsvector('simple', left(coalesce(e.new_text, e.data ->> 'text', ''), 100000)), 'B')
-       || setweight(to_tsvector('simple', left(coalesce(e.data -> 'customer' ->> 'name', ''), 500)), 'C')
-       || setweight(to_tsvector('simple', left(coalesce(e.quoted_text, ''), 100000)), 'D')
+       conversation.words_of(e.data ->> 'subject', coalesce(e.new_text, e.data ->> 'text'),
+                             e.data -> 'customer' ->> 'name', e.quoted_text)
 FROM conversation.entry e
 WHERE e.tenant_id = $1 AND e.cause_id IS NULL AND e.entry_id IN (
     SELECT entry_id FROM conversation.change WHERE tenant_id = $1 AND position > $2 AND position <= $3 AND kind = 'n')
@@ -118,12 +117,15 @@ async def _index_tenant(connection: asyncpg.Connection, tenant: str) -> bool:
 
 # Marks that cannot be in a text: NUL never comes in, these are as rare, and both become <mark> after escaping.
 START, STOP = "\ue000", "\ue001"
-_HEADLINE = f'StartSel={START}, StopSel={STOP}, MaxFragments=2, MaxWords=30, MinWords=8, FragmentDelimiter=" … "'
+_HEADLINE = (
+    f'StartSel={START}, StopSel={STOP}, MaxFragments=2, MaxWords=30, MinWords=8, ShortWord=0, FragmentDelimiter=" … "'
+)
 
 FIND = f"""
-SELECT f.score, ts_headline('simple', left(coalesce(e.new_text, e.data ->> 'text', ''), 20000),
-                            websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
-       ts_headline('simple', left(coalesce(e.data ->> 'subject', ''), 2000),
+SELECT f.score,
+       ts_headline('simple', conversation.words_apart(left(coalesce(e.new_text, e.data ->> 'text', ''), 20000)),
+                   websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
+       ts_headline('simple', conversation.words_apart(left(coalesce(e.data ->> 'subject', ''), 2000)),
                    websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS subject_shown,
        {LINE}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
        {JOINED_WHOLE}
@@ -158,7 +160,7 @@ async def find(connection: asyncpg.Connection, tenant: str, question: Question) 
     """
     rows = await connection.fetch(
         FIND,
-        question.words,
+        asked(question.words),
         list(question.channels) or None,
         list(question.kinds) or None,
         question.since,
@@ -169,18 +171,18 @@ async def find(connection: asyncpg.Connection, tenant: str, question: Question) 
         question.beyond,
         tenant,
     )
-    return [_hit(row) for row in rows[: question.limit]], len(rows) > question.limit
+    return [_hit(row, question.words) for row in rows[: question.limit]], len(rows) > question.limit
 
 
-def _hit(row: asyncpg.Record) -> dict[str, Any]:
+def _hit(row: asyncpg.Record, words: str) -> dict[str, Any]:
     shown = render(Line(*row[3 : 3 + WIDTH]), row["canonical_id"], joined_whole=row["joined_whole"])
     shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
-    highlights = {"text": _marked(row["text_shown"]), "subject": _marked(row["subject_shown"])}
+    highlights = {name: _marked(row[f"{name}_shown"], words) for name in ("text", "subject")}
     return {"entry": shown, "score": round(row["score"], 6), "highlights": highlights}
 
 
-def _marked(text: str) -> str | None:
+def _marked(text: str, words: str) -> str | None:
     """Return a headline as HTML in which only <mark> is markup; None where nothing in it matches."""
     if START not in text:
         return None
-    return escape(text, quote=False).replace(START, "<mark>").replace(STOP, "</mark>")
+    return escape(together(text, START, STOP, words), quote=False).replace(START, "<mark>").replace(STOP, "</mark>")

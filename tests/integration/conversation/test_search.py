@@ -35,7 +35,7 @@ async def test_words_find_entries_ranked_and_marked(timelines: Timelines) -> Non
     assert best["entry"]["channel"] == "email"
     assert best["highlights"]["subject"] == "<mark>Parcel</mark> <mark>parcel</mark>"
     # Only the marks are markup.
-    assert other["highlights"] == {"text": "<mark>parcel</mark> &amp; me are late", "subject": None}
+    assert other["highlights"] == {"text": "my <mark>parcel</mark> &amp; me are late", "subject": None}
     assert best["score"] > other["score"]
     assert [hit["entry"]["channel"] for hit in await hits(timelines, "parcel", 1, channel="chat")] == ["chat"]
     assert [hit["entry"]["channel"] for hit in await hits(timelines, "parcel", 1, family="email")] == ["email"]
@@ -47,6 +47,33 @@ async def test_words_find_entries_ranked_and_marked(timelines: Timelines) -> Non
     assert [hit["entry"]["id"] for hit in await hits(timelines, "parcel", 1, customer_id=owner)] == [
         best["entry"]["id"]
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "q", "marked"),
+    [
+        ("我的包裹没有到 请帮忙", "包裹", "我的<mark>包裹</mark>没有到 请帮忙"),
+        ("我的包裹没有到 请帮忙", '"没有到 请" -荷物', "我的包裹<mark>没有到</mark> <mark>请</mark>帮忙"),
+        ("荷物が届きません", "届き", "荷物が<mark>届き</mark>ません"),
+        ("พัสดุของฉันยังไม่มา", "ของฉัน", "พัสดุ<mark>ของฉัน</mark>ยังไม่มา"),
+        ("소포가 오지 않았어요", "소포", "<mark>소포</mark>가 오지 않았어요"),
+        ("my iPhone手机坏了", "手机 iphone", "my <mark>iPhone手机</mark>坏了"),
+        ("see https://acme.example/track?x=1&y=2 ok", "https://acme.example/track?x=1&y=2", None),
+    ],
+)
+async def test_a_word_is_found_where_no_spaces_stand_around_it(
+    timelines: Timelines, text: str, q: str, marked: str | None
+) -> None:
+    await timelines.post(
+        timelines.message("09:00:00", "crm:1", text=text),
+        # The same characters, the other way round.
+        timelines.message("09:01:00", "crm:2", text=text[::-1]),
+    )
+    (hit,) = await hits(timelines, q, 1)
+    assert hit["entry"]["text"] == text
+    if marked:
+        assert hit["highlights"]["text"] == marked
+    assert await hits(timelines, f"{q} -{q}", 0) == []
 
 
 async def test_pages_of_a_search_hold_each_hit_once(timelines: Timelines) -> None:
