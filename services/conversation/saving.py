@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -14,10 +14,12 @@ from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
 from services.conversation.identity import strength
 from services.conversation.people import Leaf
-from services.conversation.seen import SeenLeaves
+from services.conversation.seen import Seen, SeenLeaves
 from services.conversation.stitching import Placement
 from services.conversation.summary import Summary
 from services.conversation.tables.conversations import StoredConversation
+from services.conversation.tables.rows import Rows
+from services.conversation.writing import Writing, breathe, parts
 from shared import handles
 from shared.events import TimelineRecord
 
@@ -33,77 +35,110 @@ class Saving:
         """Decided entry → the leaf that owns it."""
 
     async def save(self) -> None:
-        """Store what changed and note what to publish."""
-        new, moved = self._place_entries()
-        fresh, stale, kept = self._derive(new, moved)
-        reowned = await self._save_conversations()
-        stood = (leaf for node in self._people.moved if (leaf := self._people.leaves[node]).seq is not None)
+        """Store what changed and note what to publish. What comes next is made ready while the database is at work."""
+        moved = self._place()
+        rows, gone = self._conversations()
+        self._publish_conversations(rows, gone)
+        async with Writing() as writing:
+            reowning = writing.begin(self._write_conversations, rows, gone)
+            await breathe()
+            writing.begin(self._write_people, *self._seen(moved))
+            await breathe()
+            writing.begin(self._write_ways, moved)
+            new = await self._new()
+            fresh, stale, kept = self._derive(new, moved)
+            writing.begin(self._write_entries, [*new, *fresh], [*moved, *kept], stale, kept)
+            reowned = await reowning
+            own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale, *self._batch.displaced.values())}
+            changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
+            added = {entry.entry_id for entry in (*new, *fresh)}
+            writing.begin(self._write_changes, added, [*changed, *fresh, *kept], stale, reowned)
+            await self._publish(changed, [*fresh, *kept], stale)
+        self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
+
+    async def _write_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> list[Entry]:
+        """Store conversations; return the entries that follow a conversation to another owner."""
+        known = self._batch.conversations
+        others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
+        await self._keep(conversations=(*others, *gone))
+        await tables.conversations.save_conversations(self._connection, self._tenant, rows, gone)
+        return await self._reown(rows)
+
+    async def _write_people(self, seen: Mapping[UUID, Seen], sightings: Rows) -> None:
+        people, renewal = self._people, self._batch.renewal
+        stood = (leaf for node in people.moved if (leaf := people.leaves[node]).seq is not None)
         await self._keep(leaves=(leaf.leaf_id for leaf in stood))
-        await tables.leaves.save_leaves(
-            self._connection,
-            self._tenant,
-            [self._people.leaves[node] for node in self._people.changed],
-            self._batch.renewal,
-        )
+        changed = [people.leaves[node] for node in people.changed]
+        await tables.leaves.save_leaves(self._connection, self._tenant, changed, renewal, seen)
         await tables.renewals.remove_links(self._connection, self._tenant, self._batch.unsaid)
-        await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence, self._batch.renewal)
-        await self._save_seen(moved)
-        displaced = list(self._batch.displaced.values())
+        await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence, renewal)
+        await tables.leaves.save_sightings(self._connection, self._tenant, sightings)
+
+    async def _write_ways(self, moved: Sequence[Entry]) -> None:
+        """Store by which ways conversations are found again: who takes part, and the keys that they are named by."""
+        await self._save_participations(moved)
+        again = [*self._batch.stored, *self._batch.displaced]
+        await tables.conversations.save_bindings(self._connection, self._tenant, again, self._fold.stitcher.bindings)
+
+    async def _write_entries(
+        self, added: Sequence[Entry], moved: Sequence[Entry], stale: Sequence[Entry], kept: Sequence[Entry]
+    ) -> None:
+        gone = [entry.entry_id for entry in (*stale, *self._batch.displaced.values())]
         # What follows from another entry may say something else than before: a late one was between.
         told_otherwise = [e for e in kept if e.data != self._batch.derived[e.entry_id].data]
-        gone = [entry.entry_id for entry in (*stale, *displaced)]
-        await self._keep(
-            moved=(entry.entry_id for entry in (*moved, *kept)), gone=(*gone, *(e.entry_id for e in told_otherwise))
-        )
+        await self._keep(moved=(entry.entry_id for entry in moved), gone=(*gone, *(e.entry_id for e in told_otherwise)))
         await tables.entries.delete_entries(self._connection, self._tenant, gone)
         await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
-        await tables.entries.insert_entries(self._connection, [*new, *fresh])
-        await tables.entries.move_entries(self._connection, self._tenant, [*moved, *kept])
+        await tables.entries.insert_entries(self._connection, added)
+        await tables.entries.move_entries(self._connection, self._tenant, moved)
         await tables.entries.rewrite_entries(self._connection, self._tenant, told_otherwise)
-        await self._save_participations(new, moved)
+
+    async def _write_changes(
+        self, added: Container[UUID], changed: Sequence[Entry], stale: Sequence[Entry], reowned: Sequence[Entry]
+    ) -> None:
+        """Store what follows from where entries are now: who takes part until when, and what streams tell."""
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
         await tables.conversations.recount_participations(self._connection, self._tenant, reowned_in)
-        await tables.conversations.save_weeks(
-            self._connection, self._tenant, self._active(reowned_in | self._batch.rebuilt)
-        )
-        bindings = self._fold.stitcher.bindings
-        await tables.conversations.save_bindings(
-            self._connection, self._tenant, [*self._batch.stored, *self._batch.displaced], bindings
-        )
-        own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale, *displaced)}
-        changed = [*new, *moved, *(entry for entry in reowned if entry.entry_id not in own)]
-        self._publish(changed, [*fresh, *kept], stale)
-        added = {entry.entry_id for entry in (*new, *fresh)}
-        told = [
-            (tables.changes.NEW if e.entry_id in added else tables.changes.CORRECTED, e)
-            for e in (*changed, *fresh, *kept)
-        ]
-        told += [(tables.changes.GONE, entry) for entry in (*stale, *displaced)]
+        active = self._active(reowned_in | self._batch.rebuilt)
+        await tables.conversations.save_weeks(self._connection, self._tenant, active)
+        told = [(tables.changes.NEW if e.entry_id in added else tables.changes.CORRECTED, e) for e in changed]
+        told += [(tables.changes.GONE, entry) for entry in (*stale, *self._batch.displaced.values())]
         await tables.changes.save_changes(self._connection, self._tenant, _in_order(told), self._batch.now)
-        self._batch.outcome.new, self._batch.outcome.moved = len(new), len(moved)
 
     def moved(self) -> list[Entry]:
         """Return the stored entries that the decisions put elsewhere, as they would be. Stores nothing."""
-        return self._place_entries()[1]
+        return self._place()
 
-    def _place_entries(self) -> tuple[list[Entry], list[Entry]]:
-        new, moved = [], []
+    def _place(self) -> list[Entry]:
+        """Say whose each decided entry is; return the stored ones that the decisions put elsewhere."""
+        moved = []
         for id_, fact in self._batch.facts.items():
             placement = self._fold.placements[id_]
-            leaf = self._leaf_for(fact, placement)
-            self._leaf_of[id_] = leaf
+            leaf = self._leaf_of[id_] = self._leaf_for(fact, placement)
             if id_ in self._batch.arrivals:
-                arrival = self._batch.arrivals[id_]
-                event, digest = arrival.event, arrival.digest
-                ownerless = not self._people.owner(fact)
-                new.append(made_from(event, fact, leaf, placement, self._batch.now, digest, by_conversation=ownerless))
                 continue
             old = self._batch.stored[id_]
             entry = old.moved(leaf, placement.conversation_id, placement.rule, placement.key)
             entry = entry._replace(automatic=fact.automatic, by_conversation=not self._people.owner(fact))
             if entry._replace(version=old.version) != old:
                 moved.append(entry)
-        return new, moved
+        return moved
+
+    async def _new(self) -> list[Entry]:
+        """Make the entries of new events."""
+        made = []
+        for some in parts(list(self._batch.arrivals)):
+            for id_ in some:
+                event, digest = self._batch.arrivals[id_].event, self._batch.arrivals[id_].digest
+                fact, placement = self._batch.facts[id_], self._fold.placements[id_]
+                ownerless = not self._people.owner(fact)
+                made.append(
+                    made_from(
+                        event, fact, self._leaf_of[id_], placement, self._batch.now, digest, by_conversation=ownerless
+                    )
+                )
+            await breathe()
+        return made
 
     def _leaf_for(self, fact: Facts, placement: Placement) -> UUID:
         owner = self._people.owner(fact)
@@ -160,7 +195,8 @@ class Saving:
         recorded = cause._replace(recorded_at=self._batch.now)
         return [derived(recorded, kind, data, self._batch.secret, owner) for kind, data in made]
 
-    async def _save_conversations(self) -> list[Entry]:
+    def _conversations(self) -> tuple[list[StoredConversation], list[UUID]]:
+        """Return the conversations to store, and those that are no more."""
         stitcher = self._fold.stitcher
         touched = {p.conversation_id for p in self._fold.placements.values() if p.conversation_id} | self._batch.rebuilt
         touched |= {stitcher.canonical.get(id_, id_) for id_ in touched}
@@ -179,12 +215,7 @@ class Saving:
                 rows.append(replace(self._batch.conversations[id_], canonical_id=stitcher.canonical[id_]))
             else:
                 gone.append(id_)
-        known = self._batch.conversations
-        others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
-        await self._keep(conversations=(*others, *gone))
-        await tables.conversations.save_conversations(self._connection, self._tenant, rows, gone)
-        self._publish_conversations(rows, gone)
-        return await self._reown(rows)
+        return rows, gone
 
     def _conversation_row(self, id_: UUID) -> StoredConversation:
         into, by = self._fold.merges.get(id_, (None, None))
@@ -214,8 +245,8 @@ class Saving:
     async def _keep(self, **ids: Iterable[UUID]) -> None:
         await past.keep(self._connection, self._tenant, self._batch.now, **ids)
 
-    async def _save_seen(self, moved: Sequence[Entry]) -> None:
-        """Keep what the new entries say of the handles they name and of their owners."""
+    def _seen(self, moved: Sequence[Entry]) -> tuple[Mapping[UUID, Seen], Rows]:
+        """Return what the new entries say of the handles they name and of their owners, and what was seen where."""
         seen = SeenLeaves()
         sightings: dict[tuple[str, UUID], list[object]] = {}
         said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
@@ -235,11 +266,15 @@ class Saving:
             seen.of(leaf_id).owns(fact, event.data.get("customer") or {})
         for entry in moved:
             seen.of(entry.leaf_id).owns(self._batch.facts[entry.entry_id], entry.data.get("customer") or {})
-        await tables.leaves.save_seen(self._connection, self._tenant, seen.all())
-        await tables.leaves.save_sightings(self._connection, self._tenant, list(sightings.values()))
+        return seen.by_leaf(), list(sightings.values())
 
-    async def _save_participations(self, new: Sequence[Entry], moved: Sequence[Entry]) -> None:
-        rows = {(entry.leaf_id, entry.conversation_id) for entry in (*new, *moved) if entry.conversation_id}
+    async def _save_participations(self, moved: Sequence[Entry]) -> None:
+        rows = {(entry.leaf_id, entry.conversation_id) for entry in moved if entry.conversation_id}
+        rows |= {
+            (self._leaf_of[id_], conversation_id)
+            for id_ in self._batch.arrivals
+            if (conversation_id := self._fold.placements[id_].conversation_id)
+        }
         if self._batch.rebuilt:
             rows |= {(e.leaf_id, e.conversation_id) for e, _ in self._batch.history if e.conversation_id}
             placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
@@ -261,14 +296,16 @@ class Saving:
                     found.append((id_, at))
         return found
 
-    def _publish(self, changed: Sequence[Entry], derived_: Sequence[Entry], stale: Sequence[Entry]) -> None:
+    async def _publish(self, changed: Sequence[Entry], derived_: Sequence[Entry], stale: Sequence[Entry]) -> None:
         records = self._batch.outcome.records
         for node in sorted(self._people.moved):
             leaf = self._people.leaves[node]
             kind, _, value = node.partition(":")
             body = {"customer_id": str(leaf.customer_id), "kind": kind, "value": value, **self._change_of(leaf)}
             records.append(TimelineRecord(self._tenant, "leaf", str(leaf.leaf_id), self._batch.version, body))
-        records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in changed]
+        for some in parts(changed):
+            records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in some]
+            await breathe()
         records += [record_of(entry, version=self._batch.version) for entry in derived_]
         records += [record_of(entry, deleted=True, version=self._batch.version) for entry in stale]
         displaced = self._batch.displaced.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -67,6 +67,6 @@ class SeenLeaves:
             seen = self._of[leaf_id] = Seen(leaf_id)
         return seen
 
-    def all(self) -> Iterable[Seen]:
-        """Return each leaf of which something is new, once."""
-        return self._of.values()
+    def by_leaf(self) -> Mapping[UUID, Seen]:
+        """Return what is new of each leaf of which something is."""
+        return self._of

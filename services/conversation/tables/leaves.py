@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -74,6 +75,12 @@ ON CONFLICT (tenant_id, leaf_id) DO UPDATE
 SET renewal = excluded.renewal, component_id = excluded.component_id, customer_id = excluded.customer_id,
     was_customer = excluded.was_customer, shared = excluded.shared, linked_at = excluded.linked_at
 """
+
+# The columns of a leaf that is new; the database numbers them in their order.
+_NEW_LEAF = (
+    "tenant_id", "renewal", "leaf_id", "node", "component_id", "customer_id", "was_customer", "shared", "linked_at",
+    "first_seen_at", "last_seen_at", "shown", "verified", "last_entry_at", "name", "named_at", "attributes", "channels",
+)  # fmt: skip
 
 # Facts about leaves from new entries, in any order: earliest, latest, and what the latest said.
 SAVE_SEEN = """
@@ -195,23 +202,40 @@ async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:
     await connection.execute("DELETE FROM conversation.link WHERE tenant_id = $1", tenant)
 
 
-async def save_leaves(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf], renewal: int) -> None:
-    """Store leaves, decided under the policy whose `renewal` this is."""
-    rows = [
-        (leaf.leaf_id, leaf.node, leaf.component_id, leaf.customer_id, leaf.was_customer, leaf.shared, leaf.linked_at)
-        for leaf in sorted(leaves, key=lambda leaf: leaf.age)
-    ]
-    if rows:
-        await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(rows, 7))
+async def save_leaves(
+    connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf], renewal: int, seen: Mapping[UUID, Seen]
+) -> None:
+    """Store leaves, decided under the policy whose `renewal` this is, and what is new of each.
+
+    A new leaf is written whole at once: it stands in seven indexes, and to write it again costs as much as to write it.
+    """
+    fresh, known = [], []
+    for leaf in sorted(leaves, key=lambda leaf: leaf.age):
+        ids = leaf.leaf_id, leaf.node, leaf.component_id, leaf.customer_id
+        row = (*ids, leaf.was_customer, leaf.shared, leaf.linked_at)
+        if leaf.seq is None:
+            fresh.append((tenant, renewal, *row, *_first_seen(seen.get(leaf.leaf_id) or Seen(leaf.leaf_id))))
+        else:
+            known.append(row)
+    if fresh:
+        await connection.copy_records_to_table("leaf", schema_name="conversation", columns=_NEW_LEAF, records=fresh)
+    if known:
+        await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(known, 7))
+    written = {row[2] for row in fresh}
+    if rows := [_SEEN(one) for leaf_id, one in seen.items() if leaf_id not in written]:
+        await connection.execute(SAVE_SEEN, tenant, *columns(rows, 11))
+
+
+def _first_seen(seen: Seen) -> tuple[Any, ...]:
+    """Return what SAVE_SEEN would make of a leaf of which nothing was known."""
+    channels = sorted(seen.channels, key=lambda channel: (len(channel.encode()), channel))
+    return (
+        seen.first_at, seen.last_at, seen.shown, seen.verified, seen.entry_at, seen.name, seen.named_at,
+        seen.attributes, channels,
+    )  # fmt: skip
 
 
 _SEEN = attrgetter(*(column.name for column in fields(Seen)))
-
-
-async def save_seen(connection: asyncpg.Connection, tenant: str, leaves: Iterable[Seen]) -> None:
-    """Store what is new of each leaf."""
-    if rows := [_SEEN(seen) for seen in leaves]:
-        await connection.execute(SAVE_SEEN, tenant, *columns(rows, 11))
 
 
 async def save_sightings(connection: asyncpg.Connection, tenant: str, rows: Rows) -> None:
