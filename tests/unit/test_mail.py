@@ -17,7 +17,7 @@ from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.adapters.times import from_rfc2822
 from services.ingest.mail import addresses, threading
 from services.ingest.mail.automatic import is_automatic
-from services.ingest.mail.message import read
+from services.ingest.mail.message import read, split, split_slowly
 from services.ingest.mail.tickets import signed_address
 from services.ingest.mail.words import decode, decode_words, parameters
 from shared.plaintext import html_to_text
@@ -441,6 +441,21 @@ PIECES = [b"From: a@b\n", b"Content-Type: multipart/mixed; boundary=x\n", b"Cont
           b"--x\n", b"--x--", b"=?utf-8?q?", b"?=", b"(", b'"', b"<a@b>", b"References: ", b"Date: ", b"\r", b"\xff",
           b"Content-Transfer-Encoding: base64\n", b"Content-Disposition: attachment; filename*0*=", b"utf-8''%", b";",
           b"message/rfc822", b"Content-Type: message/delivery-status\n", b"To: ", b"\0", b" "]  # fmt: skip
+
+
+HEADING = (
+    b"A: b", b"a : c", b"Tab\tbed: d", b"Long" * 60 + b": e", b"no field", b": nobody's", b" folded", b"\tfolded: too",
+    b"\n", b"\n", b"\r\n", b"\r\n", b"\r", b"\0", b"\x1c", b"\xc3\xa9", b"\xff", b" ",
+)  # fmt: skip
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(st.sampled_from(HEADING), max_size=14).map(b"".join))
+def test_headers_in_plain_ascii_are_read_as_any_others_are(block: bytes) -> None:
+    raw = b"First: 1\n" + block
+    (quick, body), (slow, rest) = split(raw), split_slowly(raw)
+    assert body == rest
+    assert [(name, quick.get_all(name)) for name in quick] == [(name, slow.get_all(name)) for name in slow]
 
 
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=20)), max_size=60).map(b"".join))

@@ -36,31 +36,32 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
     first outside recipient; it is automatic, unless `options.own_mail` is "agent": then a person of ours wrote it.
     `facts` are further fields of the data (envelope, verdicts).
     """
-    own = _plain_ones(account.own_addresses)
-    sender = next(iter(addresses.read(mail.headers.get("from"))), None)
-    to = addresses.read(", ".join(mail.headers.get_all("to")))
-    cc = addresses.read(", ".join(mail.headers.get_all("cc")))
-    is_own = sender is not None and _plain(sender.address) in own
-    outside = next((address for address in (*to, *cc) if _plain(address.address) not in own), None)
+    headers, own = mail.headers, _plain_ones(account.own_addresses)
+    sender = _first(headers.get("from"))
+    to = addresses.read(", ".join(headers.get_all("to")))
+    cc = addresses.read(", ".join(headers.get_all("cc")))
+    is_own = bool(own) and sender is not None and _plain(sender.address) in own
+    outside = next((one for one in (*to, *cc) if _plain(one.address) not in own), None) if is_own else None
     # One handle only: two in one event would say that two recipients are one person.
     counterpart = outside if is_own else sender
-    sent = is_own and outside is not None
+    sent = outside is not None
     automatic = is_automatic(mail, account.options.get("own_lists") or ())
-    date = mail.headers.get("date")
+    date = headers.get("date")
+    reply_to = _first(headers.get("reply-to"))
     data = {
         "channel": "email",
         "customer": _customer(counterpart),
         "actor": _actor(account, sender, automatic, is_own),
-        "message_id": _bracketed(threading.own_id(mail.headers)),
-        "thread": _thread(mail, account, [address.address for address in (*to, *cc)], facts),
+        "message_id": _bracketed(threading.own_id(headers)),
+        "thread": _thread(mail, account, [one.address for one in (*to, *cc)], facts),
         "headers": _headers(mail, automatic),
-        "subject": mail.headers.text("subject"),
+        "subject": headers.text("subject"),
         "text": mail.text.replace("\r\n", "\n") if mail.text is not None else html_to_text(mail.html or ""),
         "html": mail.html,
         "attachments": [_attachment(attachment) for attachment in mail.attachments],
-        "to": [address.address for address in to[:_MOST_ADDRESSES]],
-        "cc": [address.address for address in cc[:_MOST_ADDRESSES]],
-        "reply_to": next((address.address for address in addresses.read(mail.headers.get("reply-to"))), None),
+        "to": [one.address for one in to[:_MOST_ADDRESSES]],
+        "cc": [one.address for one in cc[:_MOST_ADDRESSES]],
+        "reply_to": reply_to.address if reply_to is not None else None,
         "report": _report(mail),
         "provider_time": date if date is not None and len(date) <= _LONGEST_DATE else None,
         **(facts or {}),
@@ -73,6 +74,10 @@ def sent_at(mail: Mail) -> datetime | None:
     """Return the Date of a mail, or None where there is no usable one."""
     at = from_rfc2822(mail.headers.get("date"))
     return at if at is not None and at >= _OLDEST else None
+
+
+def _first(value: str | None) -> addresses.Address | None:
+    return next(iter(addresses.read(value)), None) if value else None
 
 
 def _plain(address: str) -> str:

@@ -56,7 +56,7 @@ def is_automatic(mail: Mail, own_lists: Collection[str] = ()) -> bool:
 
 
 def _is_listed(headers: Headers) -> bool:
-    return any(name.startswith("list-") for name in headers)
+    return headers.has_any_that_begins("list-")
 
 
 def _is_own_list(list_id: str, own_lists: Collection[str]) -> bool:

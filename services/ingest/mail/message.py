@@ -24,32 +24,33 @@ MOST_PARTS = 1_000
 
 
 class Headers:
-    """Header fields in order; names in lower case, values unfolded but not decoded.
+    """Header fields in order; names in lower case, values unfolded but not decoded."""
 
-    Values given as bytes become text when they are asked for: of the long headers of a mail few ever are.
-    """
+    __slots__ = ("_fields", "_first")
 
-    __slots__ = ("_fields", "_values")
-
-    def __init__(self, fields: Iterable[tuple[str, str | bytes]] = ()) -> None:
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields = tuple(fields)
-        self._values: dict[str, list[str | bytes]] = {}
-        for name, value in self._fields:
-            self._values.setdefault(name, []).append(value)
+        # Of several with one name the first stays.
+        self._first = dict(reversed(self._fields))
 
     def __bool__(self) -> bool:
         return bool(self._fields)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return name in self._first
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names, each once."""
-        return iter(self._values)
+        """Go through the names in order, each once."""
+        return iter(dict.fromkeys([name for name, _ in self._fields]))
 
     def has_any(self, names: frozenset[str]) -> bool:
         """Tell whether there is a field of one of `names`."""
-        return not names.isdisjoint(self._values)
+        return not names.isdisjoint(self._first)
+
+    def has_any_that_begins(self, prefix: str) -> bool:
+        """Tell whether there is a field whose name begins with `prefix`."""
+        # All names at once first: looking at each costs five times as much, and nearly no mail has one.
+        return prefix in "\n".join(self._first) and any(name.startswith(prefix) for name in self._first)
 
     def and_also(self, more: Iterable[tuple[str, str]]) -> Headers:
         """Return these fields with `more` after them."""
@@ -57,28 +58,21 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
-        values = self._values.get(name)
-        if values is None:
-            return None
-        value = values[0]
-        return value if isinstance(value, str) else _as_text(values, 0)
+        return self._first.get(name)
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
-        values = self._values.get(name)
-        return [_as_text(values, number) for number in range(len(values))] if values else []
+        first = self._first.get(name)
+        if first is None:
+            return []
+        if len(self._first) == len(self._fields):
+            return [first]
+        return [value for key, value in self._fields if key == name]
 
     def text(self, name: str) -> str | None:
         """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
-        value = self.get(name)
+        value = self._first.get(name)
         return decode_words(value).strip() or None if value is not None else None
-
-
-def _as_text(values: list[str | bytes], number: int) -> str:
-    value = values[number]
-    if isinstance(value, bytes):
-        value = values[number] = header_text(value)
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +116,11 @@ def read(raw: bytes) -> Mail:
     if b"\n" not in raw and b"\r" in raw:
         raw = raw.replace(b"\r", b"\n")
     headers, body = split(raw)
+    media_type, options = parameters(headers.get("content-type") or "text/plain")
+    if media_type == "text/plain" and "content-disposition" not in headers:
+        # What `_walk` would find, without the walk.
+        only = _text(headers, body, options.get("charset"))
+        return Mail(headers, media_type, only if only.strip() else None, None, ())
     found = _Found()
     _walk(headers, body, found, 0, in_report=False)
     text, html = _joined(found.texts), _joined(found.htmls)
@@ -130,7 +129,6 @@ def read(raw: bytes) -> Mail:
         inner = _Found()
         _walk(*split(found.enclosed), inner, 1, in_report=False)
         text, html = _joined(inner.texts), _joined(inner.htmls)
-    media_type, _ = parameters(headers.get("content-type") or "text/plain")
     return Mail(
         headers=headers,
         media_type=media_type or "text/plain",
@@ -154,18 +152,45 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
         start += 1
     if raw.startswith((b"From ", b">From "), start):
         start = raw.find(b"\n", start) + 1 or len(raw)
+    return _split_plain(raw, start) or split_slowly(raw, start)
+
+
+def _split_plain(raw: bytes, start: int) -> tuple[Headers, bytes] | None:
+    """Do what `split_slowly` does where nothing but ASCII fields stands before a blank line, as in nearly all mail."""
+    ended = raw.find(b"\n", start)
+    blank = b"\n\r\n" if raw[ended - 1 : ended] == b"\r" else b"\n\n"
+    end = raw.find(blank, ended) if ended >= 0 else -1
+    block = raw[start : end + 1]
+    if end < 0 or len(block) > LONGEST_HEADER or not block.isascii() or b"\0" in block:
+        return None
+    lines = _LINES.findall(block.decode("ascii"))
+    headers = Headers([(_name(name), _unfolded(value)) for name, value in lines])
+    if len(lines) > MOST_HEADERS or "" in headers:
+        # A line is no field.
+        return None
+    return headers, raw[end + len(blank) :]
+
+
+_LINES = re.compile(r"(?:([^:\n ]{1,200}+)[ \t]*+:)?+([^\n]*+\n(?:[ \t][^\n]*+\n)*+)")
+"""A whole header field as in `_FIELD`; where a line is none, the line without a name."""
+
+
+def _unfolded(written: str) -> str:
+    value = written.strip()
+    return value.replace("\r", "").replace("\n", "") if "\n" in value or "\r" in value else value
+
+
+def split_slowly(raw: bytes, start: int = 0) -> tuple[Headers, bytes]:
+    """Do what `split` does, from `start` on and whatever the bytes are."""
     at, end, stray = _FIELDS.match(raw, start).end(), len(raw), 0  # type: ignore[union-attr]
-    # All at once as far as they follow each other, which is nearly always all of them.
-    fields: list[tuple[str, str | bytes]] = [
-        (_name(name), value[:LONGEST_HEADER]) for name, value in _FIELD.findall(raw, start, at)
-    ]
+    # All at once as far as they follow each other.
+    fields = _FIELD.findall(raw, start, at)
     match = _FIELD.match
     while at < end:
         field = match(raw, at)
         if field is not None:
             if len(fields) < MOST_HEADERS:
-                name, value = field.groups()
-                fields.append((_name(name), value[:LONGEST_HEADER]))
+                fields.append(field.groups())
             at = field.end()
             continue
         stop = raw.find(b"\n", at) + 1 or end
@@ -178,7 +203,7 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
             # mail is lost, it is only read as text.)
             break
         at = stop
-    return Headers(fields), raw[at:]
+    return Headers([_field(name, value) for name, value in fields]), raw[at:]
 
 
 _FIELD = re.compile(rb"([^:\n ]{1,200}+)[ \t]*+:([^\n]*+\n?(?:[ \t][^\n]*+\n?)*+)")
@@ -187,9 +212,13 @@ _FIELD = re.compile(rb"([^:\n ]{1,200}+)[ \t]*+:([^\n]*+\n?(?:[ \t][^\n]*+\n?)*+
 _FIELDS = re.compile(rb"(?:%s){0,%d}+" % (_FIELD.pattern, MOST_HEADERS))
 
 
+def _field(name: bytes, value: bytes) -> tuple[str, str]:
+    return _name(name.decode("ascii", "replace")), header_text(value[:LONGEST_HEADER])
+
+
 @lru_cache(maxsize=1024)
-def _name(written: bytes) -> str:
-    return written.decode("ascii", "replace").strip().lower()
+def _name(written: str) -> str:
+    return written.strip().lower()
 
 
 def _walk(headers: Headers, body: bytes, found: _Found, depth: int, *, in_report: bool) -> None:
@@ -214,8 +243,7 @@ def _walk(headers: Headers, body: bytes, found: _Found, depth: int, *, in_report
     elif kind == "message/delivery-status":
         found.report.extend(_blocks(_content(headers, body)))
     elif disposition != "attachment" and "filename" not in named and kind in ("text/plain", "text/html", "", "text"):
-        content = _content(headers, body)
-        text = decode(content, options.get("charset")).replace("\r\n", "\n")
+        text = _text(headers, body, options.get("charset"))
         (found.htmls if kind == "text/html" else found.texts).append(text)
     else:
         content = _content(headers, body)
@@ -267,6 +295,10 @@ def _without_last_break(chunk: bytes) -> bytes:
     if chunk.endswith(b"\r\n"):
         return chunk[:-2]
     return chunk[:-1] if chunk.endswith(b"\n") else chunk
+
+
+def _text(headers: Headers, body: bytes, charset: str | None) -> str:
+    return decode(_content(headers, body), charset).replace("\r\n", "\n")
 
 
 def _content(headers: Headers, body: bytes) -> bytes:
