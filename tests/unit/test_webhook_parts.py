@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.ingest.adapters.base import Account, Draft
+from services.ingest.adapters.payloads import read_form_bytes
 from services.ingest.channels import SEALED_FOR, Channels
 from services.ingest.webhooks import events_of
 from shared.sealing import Sealer
@@ -33,6 +37,33 @@ def test_an_event_that_breaks_the_rules_is_quarantined() -> None:
     events, (part,) = events_of([draft], ACCOUNT, NOW)
     assert events == []
     assert "score" in part.reason
+
+
+ESCAPED = (
+    b"%41",
+    b"%c3%A9",
+    b"%00",
+    b"%0A",
+    b"%",
+    b"%%",
+    b"%4",
+    b"%zz",
+    b"%\n",
+    b"%\r41",
+    b"=",
+    b"_",
+    b"a ",
+    b"\n",
+    b"\xff",
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(ESCAPED), st.binary(max_size=4)), max_size=12).map(b"".join))
+def test_escapes_of_forms_are_read_as_the_standard_library_reads_them(written: bytes) -> None:
+    written = written.replace(b"&", b"").replace(b"+", b"")
+    name, _, value = written.partition(b"=")
+    pairs = read_form_bytes(b"x=1&" + written)
+    assert pairs[1:] == (((unquote_to_bytes(name), unquote_to_bytes(value)),) if written else ())
 
 
 async def test_of_many_deliveries_at_once_one_asks_again_for_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

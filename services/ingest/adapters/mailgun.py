@@ -6,8 +6,9 @@ The signature covers a timestamp and a token, not the body: a token counts once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import sha256
 
 from services.ingest.adapters import events
@@ -46,6 +47,7 @@ from services.ingest.mail.words import clean
 WINDOW = timedelta(hours=9)
 """Mailgun tries for eight hours, and nothing says that a retry is signed anew."""
 
+_SHORT_FORM = 65_536
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -100,14 +102,20 @@ def _proof(request: RawRequest) -> tuple[str, str, str]:
     return stamp, token, proof
 
 
-def _form(request: RawRequest) -> tuple[dict[str, str], list[Part]]:
+def _form(request: RawRequest) -> tuple[Mapping[str, str], Sequence[Part]]:
     """Return the fields (of repeated ones the first) and the files."""
     content_type = request.headers.get("content-type") or ""
+    if len(request.body) > _SHORT_FORM:
+        return _read_form(content_type, request.body)
+    return _last_form(content_type, request.body)
+
+
+def _read_form(content_type: str, body: bytes) -> tuple[Mapping[str, str], Sequence[Part]]:
     if media_type(content_type) != "multipart/form-data":
-        return read_form(request.body), []
+        return read_form(body), ()
     fields: dict[str, str] = {}
     files = []
-    for part in read_multipart(content_type, request.body):
+    for part in read_multipart(content_type, body):
         if part.filename is not None and part.name != "body-mime":
             files.append(part)
         elif part.name == "body-mime":
@@ -118,14 +126,18 @@ def _form(request: RawRequest) -> tuple[dict[str, str], list[Part]]:
     return fields, files
 
 
-def _mail(fields: dict[str, str], files: list[Part]) -> Mail:
+# The proof is among the fields: who proves reads them, and so does who parses straight after.
+_last_form = lru_cache(maxsize=1)(_read_form)
+
+
+def _mail(fields: Mapping[str, str], files: Sequence[Part]) -> Mail:
     if "body-mime" in fields:
         return read(fields["body-mime"].encode("utf-8", "surrogateescape"))
-    pairs = tuple(_headers(fields.get("message-headers")))
+    pairs = _headers(fields.get("message-headers"))
     if not pairs:
         # The commonest headers are fields of their own too.
         names = ("From", "To", "Cc", "Subject", "Date", "Message-Id", "In-Reply-To", "References")
-        pairs = tuple((name.lower(), fields[name]) for name in names if name in fields)
+        pairs = [(name.lower(), fields[name]) for name in names if name in fields]
     if not pairs:
         raise Unreadable("neither body-mime nor headers: " + ", ".join(sorted(fields)[:20]))
     headers = Headers(pairs)
@@ -138,10 +150,12 @@ def _mail(fields: dict[str, str], files: list[Part]) -> Mail:
     )
 
 
-def _headers(field: str | None) -> Iterator[tuple[str, str]]:
-    for pair in items(read_json(field.encode("utf-8", "surrogatepass"))) if field else ():
-        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str):
-            yield pair[0].strip().lower(), pair[1].strip()
+def _headers(field: str | None) -> list[tuple[str, str]]:
+    return [
+        (pair[0].strip().lower(), pair[1].strip())
+        for pair in (items(read_json(field.encode("utf-8", "surrogatepass"))) if field else ())
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)
+    ]
 
 
 def _html(field: str | None) -> str | None:
@@ -154,7 +168,7 @@ def _html(field: str | None) -> str | None:
     return field
 
 
-def _attachments(fields: dict[str, str], files: list[Part]) -> list[Attachment]:
+def _attachments(fields: Mapping[str, str], files: Sequence[Part]) -> list[Attachment]:
     try:
         by_id = mapping(read_json(fields["content-id-map"].encode())) if "content-id-map" in fields else {}
     except Unreadable:

@@ -6,11 +6,11 @@ What comes out is clean: no NUL and no lone surrogate, which JSON and forms can 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from binascii import a2b_qp
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -36,7 +36,7 @@ def read_json(body: bytes) -> Json:
     except orjson.JSONDecodeError:
         value = _read_json_leniently(body)
     # Only an escape can bring in what the encoding itself refuses.
-    suspicious = b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body
+    suspicious = b"\\u" in body and (b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body)
     return _cleaned(value) if suspicious else value
 
 
@@ -150,11 +150,18 @@ def _pairs(body: bytes) -> Sequence[tuple[bytes, bytes]]:
     for piece in body.replace(b"+", b" ").split(b"&"):
         if piece:
             name, _, value = piece.partition(b"=")
-            # Most have no escapes, and looking costs a fifth of unquoting.
-            pairs.append(
-                (unquote_to_bytes(name) if b"%" in name else name, unquote_to_bytes(value) if b"%" in value else value)
-            )
+            pairs.append((_unquoted(name) if b"%" in name else name, _unquoted(value) if b"%" in value else value))
     return tuple(pairs)
+
+
+def _unquoted(written: bytes) -> bytes:
+    """Do what `unquote_to_bytes` does, in a tenth of its time where every % is an escape."""
+    if b"=" not in written and b"\n" not in written and b"\r" not in written:
+        # Quoted-printable has the same escapes behind another sign, and each that is one makes three bytes one.
+        decoded = a2b_qp(written.replace(b"%", b"="))
+        if len(decoded) == len(written) - 2 * written.count(b"%"):
+            return decoded
+    return unquote_to_bytes(written)
 
 
 # Where a form's fields are signed, its proof reads it and so does its parser straight after.
@@ -163,17 +170,16 @@ _last_pairs = lru_cache(maxsize=1)(_pairs)
 
 def read_form(body: bytes) -> dict[str, str]:
     """Read a form in UTF-8; of repeated names the first value counts. Raises Unreadable."""
-    form: dict[str, str] = {}
+    pairs = [
+        (name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in read_form_bytes(body)
+    ]
     # Decoding replaces what would be a surrogate, so a NUL is all that may be left to clean.
-    has_nul = b"\0" in body or b"%00" in body
-    for name, value in read_form_bytes(body):
-        key, content = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
-        form.setdefault(clean(key) if has_nul else key, clean(content) if has_nul else content)
-    return form
+    if b"\0" in body or b"%00" in body:
+        pairs = [(clean(name), clean(value)) for name, value in pairs]
+    return dict(reversed(pairs))
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of a multipart form. `filename` is None for a plain field."""
 
     name: str
@@ -189,7 +195,7 @@ class Part:
 
 def media_type(content_type: str | None) -> str:
     """Return the media type of a Content-Type header in lower case, without its parameters."""
-    return (content_type or "").split(";", 1)[0].strip().lower()
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 def read_multipart(content_type: str, body: bytes) -> list[Part]:
@@ -197,25 +203,24 @@ def read_multipart(content_type: str, body: bytes) -> list[Part]:
     boundary = parameters(content_type)[1].get("boundary", "")
     if not boundary or len(boundary) > 200:
         raise Unreadable("the multipart form has no boundary")
-    return [part for chunk in _chunks(body, boundary.encode("utf-8", "replace")) if (part := _part(chunk)) is not None]
+    chunks = _chunks(body, b"--" + boundary.encode("utf-8", "replace"))
+    return [part for chunk in chunks if (part := _part(chunk)) is not None]
 
 
-def _chunks(body: bytes, boundary: bytes) -> Iterator[bytes]:
-    delimiter = b"--" + boundary
-    start = 0 if body.startswith(delimiter) else body.find(b"\n" + delimiter) + 1
-    if start == 0 and not body.startswith(delimiter):
+def _chunks(body: bytes, delimiter: bytes) -> list[bytes]:
+    pieces = body.split(b"\n" + delimiter, _MOST_PARTS)
+    if body.startswith(delimiter):
+        pieces[0] = pieces[0][len(delimiter) :]
+    elif len(pieces) == 1:
         raise Unreadable("the boundary of the multipart form does not occur in it")
-    start += len(delimiter)
-    for _ in range(_MOST_PARTS):
-        if body.startswith(b"--", start):
-            return
-        end = body.find(b"\n" + delimiter, start)
-        if end < 0:
-            raise Unreadable("the multipart form is cut off")
-        chunk = body[start:end]
-        yield chunk[:-1] if chunk.endswith(b"\r") else chunk
-        start = end + 1 + len(delimiter)
-    raise Unreadable(f"the multipart form has more than {_MOST_PARTS} parts")
+    else:
+        del pieces[0]
+    closing = next((number for number, piece in enumerate(pieces) if piece.startswith(b"--")), None)
+    if closing is None and len(pieces) < _MOST_PARTS:
+        raise Unreadable("the multipart form is cut off")
+    if closing is None or closing >= _MOST_PARTS:
+        raise Unreadable(f"the multipart form has more than {_MOST_PARTS} parts")
+    return [piece[:-1] if piece.endswith(b"\r") else piece for piece in pieces[:closing]]
 
 
 def _part(chunk: bytes) -> Part | None:

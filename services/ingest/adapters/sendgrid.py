@@ -56,6 +56,9 @@ WINDOW = timedelta(hours=80)
 """Inbound mail is retried for 72 hours, events for 24, and nothing says that a retry is signed anew."""
 
 
+_ECDSA = ec.ECDSA(hashes.SHA256())
+
+
 @lru_cache(maxsize=256)
 def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
     try:
@@ -80,7 +83,7 @@ def verify_signature(request: RawRequest, account: Account) -> None:
 
 def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
     try:
-        key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, signed, _ECDSA)
     except InvalidSignature:
         return False
     return True
@@ -91,8 +94,7 @@ class SendGridInbound(Plain):
 
     def verify(self, request: RawRequest, account: Account) -> None:
         """A signature is checked where there is one or where only keys are known; otherwise the credentials."""
-        keys = [secret for secret in account.secrets if _public_key(secret) is not None]
-        if request.headers.get(SIGNATURE) is not None or len(keys) == len(account.secrets):
+        if request.headers.get(SIGNATURE) is not None or all(map(_public_key, account.secrets)):
             verify_signature(request, account)
         else:
             require_basic(request, account)
@@ -129,10 +131,9 @@ def _fields(request: RawRequest) -> dict[str, Part]:
             Part(name.decode("utf-8", "replace"), None, "text/plain", None, value)
             for name, value in read_form_bytes(request.body)
         ]
-    fields: dict[str, Part] = {}
-    for part in parts:
-        fields.setdefault(part.name, part)
-    return fields
+    # Of several with one name the first counts, and stands where it stood.
+    fields = {part.name: part for part in parts}
+    return fields if len(fields) == len(parts) else fields | {part.name: part for part in reversed(parts)}
 
 
 def _json(part: Part | None) -> dict[str, Json]:
@@ -153,7 +154,8 @@ def _mail(fields: dict[str, Part]) -> Mail:
     if "email" in fields:
         return read(fields["email"].content)
     charsets = {name: text(value) for name, value in _json(fields.get("charsets")).items()}
-    headers, _ = split((fields["headers"].content if "headers" in fields else b"").strip() + b"\n\n")
+    written = fields["headers"].content.strip() if "headers" in fields else b""
+    headers, _ = split(written + (b"\r\n\r\n" if b"\r\n" in written else b"\n\n"))
     extra = [
         (name, value)
         for name in ("from", "to", "cc", "subject")
@@ -161,7 +163,7 @@ def _mail(fields: dict[str, Part]) -> Mail:
     ]
     content_type = headers.get("content-type") or "text/plain"
     return Mail(
-        headers=headers.and_also(extra),
+        headers=headers.and_also(extra) if extra else headers,
         media_type=media_type(content_type),
         text=_text(fields, "text", charsets.get("text")),
         html=_text(fields, "html", charsets.get("html")),
@@ -170,13 +172,18 @@ def _mail(fields: dict[str, Part]) -> Mail:
 
 
 def _attachments(fields: dict[str, Part]) -> list[Attachment]:
+    files = [
+        (number, part)
+        for number, (name, part) in enumerate(fields.items())
+        if part.filename is not None or (name.startswith("attachment") and name[10:].isdigit())
+    ]
+    if not files:
+        return []
     info = _json(fields.get("attachment-info"))
     content_ids = {text(value): name for name, value in _json(fields.get("content-ids")).items()}
     found = []
-    for number, (name, part) in enumerate(fields.items()):
-        if part.filename is None and not (name.startswith("attachment") and name[10:].isdigit()):
-            continue
-        described = mapping(info.get(name))
+    for number, part in files:
+        described = mapping(info.get(part.name))
         found.append(
             Attachment(
                 part=number,
@@ -184,7 +191,7 @@ def _attachments(fields: dict[str, Part]) -> list[Attachment]:
                 media_type=text(described.get("type")) or part.media_type,
                 size_bytes=len(part.content),
                 sha256=sha256(part.content).hexdigest(),
-                content_id=text(described.get("content-id")) or content_ids.get(name),
+                content_id=text(described.get("content-id")) or content_ids.get(part.name),
             )
         )
     return found
