@@ -40,7 +40,14 @@ def customers_router(platform: Platform) -> APIRouter:
     async def find(
         reader: Reader,
         handle: Annotated[str | None, Query(description="kind:value, e.g. email:ann@example.com; one or none")] = None,
-        q: Annotated[str | None, Query(max_length=200, description="part of a name or handle")] = None,
+        q: Annotated[
+            str | None,
+            Query(
+                max_length=200,
+                description="part of a name or handle; without three letters or digits in a row, the beginning of a "
+                "handle or of a word of a name; without any, nobody",
+            ),
+        ] = None,
         limit: Limit = 50,
         cursor: str | None = None,
     ) -> dict[str, Any]:

@@ -32,18 +32,23 @@ FROM unnest($1::text[]) AS t, generate_series(1, $2::integer) AS p,
 PLAINLY = """
 SELECT customer_id, max(last_seen_at) AS seen_at FROM conversation.leaf
 WHERE tenant_id = $1 AND last_seen_at IS NOT NULL AND node NOT LIKE 'anonymous:%'
-    AND ($2::text IS NULL OR name ILIKE $2 OR shown ILIKE $2 OR node ILIKE $2)
+    AND ($2::text IS NULL OR name ILIKE ANY ($3) OR shown ILIKE ANY ($3) OR node ILIKE ANY ($3))
 GROUP BY customer_id ORDER BY seen_at DESC, customer_id DESC
 """
 
 
-@pytest.mark.parametrize("text", [None, "ann 4", "RARE b", "99@x", "nobody", "9"])
+def patterns(text: str | None) -> list[str]:
+    """Return what finds a text: short ones where a word, a handle or its value begins."""
+    short = text in ("9", "99", "99@x", "bI", "r", "n")
+    return [f"{text}%", f"% {text}%", f"email:{text}%"] if short else [f"%{text}%"]
+
+
+@pytest.mark.parametrize("text", [None, "ann 4", "RARE b", "99@x", "nobody", "9", "99", "bI", "r", "n"])
 async def test_customers_are_listed_by_when_they_were_last_seen_over_pages_of_any_length(
     pool: asyncpg.Pool, text: str | None
 ) -> None:
     await pool.execute(LEAVES, [persons.TENANT, "another"], PEOPLE)
-    pattern = f"%{text}%" if text else None
-    wanted = [tuple(row) for row in await pool.fetch(PLAINLY, persons.TENANT, pattern)]
+    wanted = [tuple(row) for row in await pool.fetch(PLAINLY, persons.TENANT, text, patterns(text))]
     async with tenant_reader(pool, persons.TENANT) as connection:
         for limit in (1_000, 190, 10_000):
             found: list[tuple[UUID, datetime]] = []
@@ -54,6 +59,24 @@ async def test_customers_are_listed_by_when_they_were_last_seen_over_pages_of_an
 
 def _last(found: list[tuple[UUID, datetime]]) -> tuple[datetime, UUID] | None:
     return (found[-1][1], found[-1][0]) if found else None
+
+
+READ = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'conversation.leaf'::regclass"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("r", 40), ("ra", 40), ("b", 40), ("xq", 0), ("rar", 40), ("x9", 0), ("@", 0)]
+)
+async def test_what_few_are_called_is_found_without_reading_all_of_a_large_tenant(
+    pool: asyncpg.Pool, text: str, found: int
+) -> None:
+    await pool.execute(LEAVES, [persons.TENANT], 40_000)
+    await pool.execute("ANALYZE conversation.leaf")
+    async with tenant_reader(pool, persons.TENANT) as connection:
+        rows = await customers.find_customers(connection, text, None, 50)
+        read = await connection.fetchrow(READ)
+    assert len(rows) == found
+    assert read["seq_tup_read"] == 0 and read["idx_tup_fetch"] < 4_000, dict(read)
 
 
 async def test_who_reads_for_no_tenant_finds_nobody(pool: asyncpg.Pool) -> None:
