@@ -39,6 +39,8 @@ _COMINGS_AND_GOINGS = {
     "subscribe": events.SUBSCRIBED, "unsubscribe": events.UNSUBSCRIBED, "SCAN": events.ENTERED,
     "LOCATION": events.ENTERED, "VIEW": events.ENTERED,
 }  # fmt: skip
+_ENDINGS = frozenset({"TEMPLATESENDJOBFINISH", "MASSSENDJOBFINISH"})
+"""Told of what we sent: how it went."""
 _CDATA = "<![CDATA["
 _MOST_ELEMENTS = 200
 
@@ -81,7 +83,7 @@ class WeChat:
         if not sender or not created or not kind:
             raise Unreadable("FromUserName, CreateTime or MsgType is missing")
         key = fields.get("MsgId") if kind != "event" else None
-        key = key or events.key(sender, created)
+        key = key or events.key(sender, created, *_beside(fields))
         found = _event(kind, key, sender, fields, account)
         if found is None:
             what = (
@@ -93,6 +95,20 @@ class WeChat:
     def taken(self, account: Account, key: str) -> Answer:
         """`success`, or the user is shown an error."""
         return Answer(200, b"success", (("content-type", TEXT),))
+
+
+def _beside(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what tells an event apart that WeChat itself sends beside another of the same person and second.
+
+    WeChat has its events known by person and second. But a place is reported while the person does something, and a
+    second ends for several messages that were sent to them.
+    """
+    what = fields.get("Event", "")
+    if what == "LOCATION":
+        return (what,)
+    if what in _ENDINGS:
+        return (what, fields.get("MsgID") or fields.get("MsgId") or "")
+    return ()
 
 
 def _query(request: RawRequest) -> dict[str, str]:
@@ -174,7 +190,7 @@ def _event(kind: str, key: str, sender: str, fields: Mapping[str, str], account:
         "thread": {"dm_thread": f"wechat:{account.account}/{sender}"},
     }
     if kind == "event":
-        if fields.get("Event") in ("TEMPLATESENDJOBFINISH", "MASSSENDJOBFINISH"):
+        if fields.get("Event") in _ENDINGS:
             data["actor"] = events.AUTOMATED
             refers_to = fields.get("MsgID") or fields.get("MsgId")
             return events.draft(events.STATUS, key, at, **data, refers_to=refers_to, status=fields.get("Status"))

@@ -186,6 +186,31 @@ WECHAT_ENCRYPTED = (
 )
 
 
+def wechat_ids(account: Account, *events: str) -> list[str]:
+    """Return the ids of events of one person and second."""
+    found = []
+    for event in events:
+        told = "<FromUserName>oOpen1</FromUserName><CreateTime>1772531880</CreateTime><MsgType>event</MsgType>"
+        signing = Signing(f"<xml>{told}{event}</xml>".encode())
+        request = PROVIDERS["wechat"].sign(signing, account.secrets[0])
+        found += [draft.id for draft in receive(ADAPTERS["wechat"], request, account).events]
+    return found
+
+
+def test_what_wechat_sends_in_one_second_beside_another_event_is_told_apart_and_known_again() -> None:
+    account = an_account("wechat", "test")
+    told = [
+        "<Event>VIEW</Event><EventKey>https://shop.example/orders</EventKey>",
+        "<Event>LOCATION</Event><Latitude>52.1</Latitude><Longitude>4.3</Longitude><Precision>9</Precision>",
+        "<Event>TEMPLATESENDJOBFINISH</Event><MsgID>1</MsgID><Status>success</Status>",
+        "<Event>TEMPLATESENDJOBFINISH</Event><MsgID>2</MsgID><Status>success</Status>",
+    ]
+    ids = wechat_ids(account, *told)
+    assert len(set(ids)) == 4
+    assert wechat_ids(account, *told) == ids
+    assert ids[0] == "oOpen1:1772531880"
+
+
 def test_wechats_handshake_returns_echostr() -> None:
     account = an_account("wechat", "test")
     query = "signature=f21891de399b4e33a1a93c9a7b8a8fffb5a443ff&timestamp=1410685589&nonce=test&echostr=5678"
