@@ -166,6 +166,20 @@ def some_joins(chance: random.Random, tenant: str, events: Sequence[InboundEvent
     return found
 
 
+def some_taken_out(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
+    """Return joins of entries into a conversation of their own, and of some of them back or elsewhere."""
+    found = []
+    ids = [str(entry_id_of(SECRET, tenant, event.source, event.id)) for event in events]
+    for number in range(chance.choice([1, 2, 3, 4])):
+        at = chance.choice(events).occurred_at + chance.choice([SECOND, HOUR, WINDOW])
+        moved = chance.sample(ids[:6], chance.choice([1, 2, 3]))
+        into = chance.choice([moved[0], moved[0], moved[-1], chance.choice(ids)])
+        kept = {chance.choice(ids): chance.sample(ids, 2)} if chance.random() < 0.5 else {}
+        data = {"actor": {"type": "agent"}, "into": into, "entry_ids": moved, "kept": kept}
+        found.append(InboundEvent(tenant, "/threadline", f"j{number}", "threadline.conversation.joined", at, at, data))
+    return found
+
+
 def _some_conversation(chance: random.Random, tenant: str, length: int) -> str:
     if chance.random() < 0.1:
         return str(GHOST)

@@ -24,7 +24,8 @@ WHERE c.tenant_id = $1 AND c.conversation_id = $2
 """
 
 ENTRIES = """
-SELECT e.entry_id, e.cause_id IS NOT NULL AS derived, coalesce(c.canonical_id, e.conversation_id) AS held_by
+SELECT e.entry_id, e.occurred_at, e.cause_id IS NOT NULL AS derived,
+       coalesce(c.canonical_id, e.conversation_id) AS held_by
 FROM conversation.entry e
 LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
 WHERE e.tenant_id = $1 AND e.entry_id = ANY($2::uuid[])
@@ -43,6 +44,10 @@ ORDER BY e.occurred_at, e.source, e.event_id LIMIT $5
 """
 
 
+# Also one that is part of another by now: what became of it is known by its id.
+KNOWN = "SELECT true FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = $2"
+
+
 class Unjoinable(ValueError):
     """The join cannot be; the message tells the agent why. `index` is that of the entry at fault, if one is."""
 
@@ -53,7 +58,10 @@ class Unjoinable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """What is to be joined into the conversation `into`: entries, or a whole conversation. An instant behind both."""
+    """What is to be joined into the conversation `into`: entries, or a whole conversation. An instant behind both.
+
+    Where `into` is no conversation yet it is one of the entries, and they open one of their own.
+    """
 
     into: UUID
     at: datetime
@@ -87,6 +95,20 @@ async def whole(connection: asyncpg.Connection, tenant: str, into: UUID, other: 
 
 async def some(connection: asyncpg.Connection, tenant: str, into: UUID, ids: Sequence[UUID]) -> Join:
     """Return the join of entries into a conversation, by canonical id. Raises Unjoinable."""
+    opened_at = (await connection.fetchrow(CONVERSATION, tenant, into))["opened_at"]
+    return await _put(connection, tenant, into, ids, opened_at)
+
+
+async def of_their_own(connection: asyncpg.Connection, tenant: str, name: UUID, ids: Sequence[UUID]) -> Join:
+    """Return the join of entries, of which `name` is one, into a conversation of their own. Raises Unjoinable."""
+    if await connection.fetchval(KNOWN, tenant, name):
+        raise Unjoinable("this conversation became part of another one as a whole, and stays so", ids.index(name))
+    return await _put(connection, tenant, name, ids)
+
+
+async def _put(
+    connection: asyncpg.Connection, tenant: str, into: UUID, ids: Sequence[UUID], at: datetime | None = None
+) -> Join:
     found = {row["entry_id"]: row for row in await connection.fetch(ENTRIES, tenant, list(ids))}
     for index, id_ in enumerate(ids):
         if id_ not in found:
@@ -101,5 +123,4 @@ async def some(connection: asyncpg.Connection, tenant: str, into: UUID, ids: Seq
         leaving = [id_ for id_ in moved if found[id_]["held_by"] == left]
         rows = await connection.fetch(KEPT, tenant, left, list(moved), leaving, MOST_KEPT)
         kept.append((left, tuple(row["entry_id"] for row in rows)))
-    opened_at = (await connection.fetchrow(CONVERSATION, tenant, into))["opened_at"]
-    return Join(into, opened_at, entries=moved, kept=tuple(kept))
+    return Join(into, at or max(found[id_]["occurred_at"] for id_ in moved), entries=moved, kept=tuple(kept))

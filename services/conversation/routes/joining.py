@@ -43,7 +43,12 @@ def joining_router(platform: Platform) -> APIRouter:
     router = APIRouter(tags=["conversations"])
     secret = entry_secret(platform.secret_key)
 
-    @router.post("/v1/conversations/{conversation_id}/join", summary="Say what else belongs to this conversation")
+    @router.post(
+        "/v1/conversations/{conversation_id}/join",
+        summary="Say what else belongs to this conversation",
+        description="With the id of one of `entry_ids` in the path these entries leave the conversation that they were "
+        "put into wrongly and become one of their own, under that id.",
+    )
     async def join(writer: Writer, conversation_id: str, body: JoinBody) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
 
@@ -53,12 +58,16 @@ def joining_router(platform: Platform) -> APIRouter:
                     raise not_found("conversation")
                 return found
 
-            into = await known(conversation_id)
+            ids = [id_of("entry", text) for text in body.entry_ids or ()]
+            named = id_of("conversation", conversation_id)
             try:
-                if body.conversation_id is not None:
-                    wanted = await joining.whole(connection, writer.tenant, into, await known(body.conversation_id))
+                if named in ids and await conversations.canonical(connection, writer.tenant, named) != named:
+                    into, wanted = named, await joining.of_their_own(connection, writer.tenant, named, ids)
+                elif body.conversation_id is not None:
+                    into, other = await known(conversation_id), await known(body.conversation_id)
+                    wanted = await joining.whole(connection, writer.tenant, into, other)
                 else:
-                    ids = [id_of("entry", text) for text in body.entry_ids or ()]
+                    into = await known(conversation_id)
                     wanted = await joining.some(connection, writer.tenant, into, ids)
             except joining.Unjoinable as error:
                 field = "conversation_id" if body.conversation_id is not None else "entry_ids"

@@ -18,7 +18,16 @@ from services.conversation import tables
 from services.conversation.update import Outcome, put_events, resolve_again
 from shared.events import InboundEvent
 from tests.comparing import Reader, differences, places
-from tests.histories import SECRET, a_history, a_history_of_merges, a_policy, arrivals, some_decisions, some_joins
+from tests.histories import (
+    SECRET,
+    a_history,
+    a_history_of_merges,
+    a_policy,
+    arrivals,
+    some_decisions,
+    some_joins,
+    some_taken_out,
+)
 from tests.integration.conversation.test_dialogues import dump
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -80,6 +89,19 @@ async def test_what_agents_decide_at_any_moment_gives_what_deciding_from_scratch
         reader.read((await decide_again(pool, tenant, policy=a_policy(chance))).records)
         events = a_history(chance, tenant, chance.choice([6, 12, 20]))
         events += chance.choice([some_decisions, some_joins])(chance, tenant, events)
+        for batch in arrivals(chance, sorted(events, key=lambda event: event.occurred_at)):
+            reader.read((await put(pool, tenant, batch)).records)
+        got = await places(pool, tenant)
+        assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
+        await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+async def test_what_agents_take_out_at_any_moment_gives_what_deciding_from_scratch_gives(pool: asyncpg.Pool) -> None:
+    for seed in range(75_000, 75_000 + HISTORIES // 2):
+        chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
+        reader.read((await decide_again(pool, tenant, policy=a_policy(chance))).records)
+        events = a_history(chance, tenant, chance.choice([6, 12, 20]))
+        events += some_taken_out(chance, tenant, events)
         for batch in arrivals(chance, sorted(events, key=lambda event: event.occurred_at)):
             reader.read((await put(pool, tenant, batch)).records)
         got = await places(pool, tenant)

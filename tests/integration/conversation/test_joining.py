@@ -143,6 +143,56 @@ async def test_a_conversation_whose_first_entry_is_joined_elsewhere_keeps_its_id
     assert {back[id_]["conversation_id"] for id_ in ("e1", "e2", "e3")} == {old}
 
 
+async def test_what_a_rule_joined_wrongly_is_taken_out_into_a_conversation_of_its_own(timelines: Timelines) -> None:
+    ann = "email:ann@home.example"
+    await timelines.post(
+        timelines.message("09:00:00", ann, contact_id="s1"),
+        timelines.message("09:10:00", ann, channel="email", message_id="<m@home.example>"),
+        timelines.message("09:20:00", ann, contact_id="s1"),
+        timelines.message("09:30:00", ann, channel="email", thread={"in_reply_to": "<m@home.example>"}),
+    )
+    before = await entries(timelines, ann)
+    one = before["e1"]["conversation_id"]
+    assert before["e2"]["stitched"]["rule"] == "open_conversation"
+    assert {entry["conversation_id"] for entry in before.values()} == {one}
+    own, answer_id = before["e2"]["id"], before["e4"]["id"]
+    answer = await timelines.call("POST", f"/v1/conversations/{own}/join", json={"entry_ids": [answer_id, own]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["conversation_id"] == own
+    after = await entries(timelines, ann)
+    assert [after[id_]["conversation_id"] for id_ in ("e1", "e2", "e3", "e4")] == [one, own, one, own]
+    assert after["e2"]["stitched"] == {"rule": "joined", "key": f"conversation:{own}"}
+    line = (await timelines.get(f"/v1/conversations/{own}/entries"))["entries"]
+    assert {entry["event_id"] for entry in line if entry["source"] != "/threadline"} == {"e2", "e4"}
+    # What comes later by its keys comes there, and what is left is where it was.
+    await timelines.post(
+        timelines.message("10:00:00", ann, channel="email", thread={"in_reply_to": "<m@home.example>"}),
+        timelines.message("10:10:00", ann, contact_id="s1"),
+    )
+    later = await entries(timelines, ann)
+    assert [later[id_]["conversation_id"] for id_ in ("e5", "e6")] == [own, one]
+    # And back, and out again.
+    for target, ids in ((one, [own]), (own, [own])):
+        answer = await timelines.call("POST", f"/v1/conversations/{target}/join", json={"entry_ids": ids})
+        assert answer.status_code == 200, answer.text
+        assert (await entries(timelines, ann))["e2"]["conversation_id"] == target
+
+
+async def test_an_entry_that_was_joined_wrongly_by_hand_goes_back_where_it_had_been_alone(timelines: Timelines) -> None:
+    before = await two_matters(timelines)
+    target, alone = before["e1"]["conversation_id"], before["e2"]["conversation_id"]
+    for into in (target, alone):
+        answer = await timelines.call("POST", f"/v1/conversations/{into}/join", json={"entry_ids": [alone]})
+        assert answer.status_code == 200, answer.text
+        assert (await entries(timelines, "email:ann@home.example"))["e2"]["conversation_id"] == into
+    # A whole conversation that became part of another cannot be taken out by the entry that founded it.
+    whole = await timelines.call("POST", f"/v1/conversations/{target}/join", json={"conversation_id": alone})
+    assert whole.status_code == 200, whole.text
+    refused = await timelines.call("POST", f"/v1/conversations/{alone}/join", json={"entry_ids": [alone]})
+    assert refused.status_code == 422
+    assert "as a whole" in refused.text
+
+
 async def test_two_conversations_that_an_integration_merges_are_one(timelines: Timelines) -> None:
     before = await two_matters(timelines)
     gone, into = before["e1"]["conversation_id"], before["e2"]["conversation_id"]
@@ -232,6 +282,10 @@ def a_matter(tenant: str) -> list[InboundEvent]:
         Join(ids[5], BEGINNING + 7 * HOUR, entries=(ids[0],), kept=((ids[0], (ids[4],)),)),
         Join(ids[5], BEGINNING + 8 * HOUR, whole=ids[1]),
         Join(ids[0], BEGINNING + 9 * HOUR, entries=(ids[2], ids[3])),
+        # What a session bound, into a conversation of its own, out of it and, with another, into it again.
+        Join(ids[6], BEGINNING + 10 * HOUR, entries=(ids[6],)),
+        Join(ids[0], BEGINNING + 11 * HOUR, entries=(ids[6],)),
+        Join(ids[6], BEGINNING + 12 * HOUR, entries=(ids[6], ids[3])),
     ]
     said_so = []
     for number, join in enumerate(joins):
@@ -273,10 +327,10 @@ async def test_joins_in_any_order_and_in_batches_of_any_size_give_the_same(pool:
         ("e0", "joined", "e5"),
         ("e1", "new", "e5"),
         ("e2", "joined", "e0"),
-        ("e3", "joined", "e0"),
+        ("e3", "joined", "e6"),
         ("e4", "joined", "e0"),
         ("e5", "conversation_id", "e5"),
-        ("e6", "session", "e5"),
+        ("e6", "joined", "e6"),
     ]
 
 
