@@ -71,7 +71,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
     router.include_router(policy_router(platform, slices))
-    indexer = Indexer(platform.pool)
+    indexer = Indexer(platform.pool, lambda: runner.behind)
     router.include_router(search_router(platform, indexer))
     router.include_router(stream_router(platform, tail))
     visitors = Visitors(platform.pool, tail)

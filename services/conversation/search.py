@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +26,9 @@ LONGEST_WAIT_S = 1.0
 """A search waits so long for the index; where that is further behind (an import), it finds what is indexed."""
 AT_ONCE = 2_000
 """Most changes indexed in one transaction."""
+RESTS = 3
+"""While the stream is behind, the index rests so many times as long as it was worked on, unless somebody searches: both
+want the same processors."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +67,10 @@ REACHED = "UPDATE conversation.searchable SET position = $2 WHERE tenant_id = $1
 class Indexer:
     """Keeps the index up with the changes of all tenants, and lets a search wait for those that came before it."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, behind: Callable[[], bool] = lambda: False) -> None:
+        """`behind` tells whether the stream of this process is."""
         self._pool = pool
+        self._behind = behind
         self._asked = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,9 +78,13 @@ class Indexer:
         while True:
             with tried_again(log, "search waits for the database"):
                 self._asked.clear()
-                if not await index_once(self._pool):
+                began = monotonic()
+                pause_s = LOOK_EVERY_S
+                if await index_once(self._pool):
+                    pause_s = RESTS * (monotonic() - began) if self._behind() else 0
+                if pause_s:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
+                        await asyncio.wait_for(self._asked.wait(), pause_s)
                 continue
             await asyncio.sleep(2.0)
 

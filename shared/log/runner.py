@@ -119,6 +119,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._fault: str | None = None
         self._trouble: str | None = None
+        self._full = False
         self._run_of_rejections = 0
         self._next_offsets: dict[int, int] = {}
         self._lag: dict[int, Lag] = {}
@@ -137,6 +138,11 @@ class Runner:
     def lag(self) -> Mapping[int, Lag]:
         """Return the lag of the partitions owned here, as last measured (every `lag_period_s`)."""
         return dict(self._lag)
+
+    @property
+    def behind(self) -> bool:
+        """Whether more is waiting than one batch takes: what can be late gives way now."""
+        return self._full
 
     @property
     def stopped(self) -> bool:
@@ -213,8 +219,10 @@ class Runner:
                 self._trouble = None
                 records = [record for partition in sorted(batch) for record in batch[partition]]
                 if not records:
+                    self._full = False
                     continue
-                began, full = monotonic(), len(records) >= self._settings.batch_max_records // 2
+                began = monotonic()
+                full = self._full = len(records) >= self._settings.batch_max_records // 2
                 if full:
                     ahead = self._fetch(consumer)
                 if not await self._do(consumer, records):
@@ -225,7 +233,7 @@ class Runner:
                 elif not full and (early_s := began + self._gap_s() - monotonic()) > 0:
                     await wait_at_most(self._stopping, early_s)
         finally:
-            self._consumer = None
+            self._consumer, self._full = None, False
             stopping.cancel()
             await end(*filter(None, [ahead]))
 
