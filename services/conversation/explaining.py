@@ -12,47 +12,10 @@ from services.conversation.deciding import telling
 from services.conversation.identity import DO_NOT_LINK, MANUAL_MERGE, Evidence, Node, resolve, strength
 from services.conversation.people import Leaf
 from services.conversation.policy import Policy
+from services.conversation.suggesting import suggestions
 from shared.events import DERIVED_SOURCE, TYPE_PREFIX, rfc3339
 
 NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
-
-# Others who wrote in the same conversation by a token or mail id: perhaps the same person with another address.
-# In all of these OFFSET 0 keeps look-ups nested and in this order, whatever the planner takes a new tenant for.
-SAME_CONVERSATION = """
-WITH met AS MATERIALIZED (
-    SELECT DISTINCT c.canonical_id FROM conversation.leaf mine,
-    LATERAL (SELECT conversation_id FROM conversation.participation
-             WHERE tenant_id = $1 AND leaf_id = mine.leaf_id OFFSET 0) AS p,
-    LATERAL (SELECT canonical_id FROM conversation.conversation
-             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
-    WHERE mine.tenant_id = $1 AND mine.customer_id = $2)
-SELECT l.customer_id, count(DISTINCT m.conversation_id) AS together FROM met,
-LATERAL (SELECT conversation_id FROM conversation.conversation
-         WHERE tenant_id = $1 AND canonical_id = met.canonical_id OFFSET 0) AS m,
-LATERAL (SELECT leaf_id FROM conversation.participation
-         WHERE tenant_id = $1 AND conversation_id = m.conversation_id OFFSET 0) AS o,
-LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = o.leaf_id OFFSET 0) AS l
-WHERE l.customer_id <> $2
-GROUP BY l.customer_id ORDER BY together DESC, l.customer_id LIMIT 20
-"""
-
-SAME_NAME = """
-SELECT DISTINCT customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND customer_id <> $2 AND lower(name) = ANY(ARRAY(
-    SELECT lower(name) FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 AND name IS NOT NULL))
-ORDER BY customer_id LIMIT 20
-"""
-
-# The same mailbox name at another domain.
-SAME_MAILBOX = """
-SELECT DISTINCT customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND customer_id <> $2 AND node LIKE 'email:%' AND split_part(node, '@', 1) = ANY(ARRAY(
-    SELECT split_part(node, '@', 1) FROM conversation.leaf
-    WHERE tenant_id = $1 AND customer_id = $2 AND node LIKE 'email:%' AND length(split_part(node, '@', 1)) >= 12))
-ORDER BY customer_id LIMIT 20
-"""
-
-_WEIGHTS = {"same_conversation": 0.6, "same_name": 0.4, "same_mailbox_name": 0.4}
 
 
 async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> dict[str, Any]:
@@ -63,6 +26,8 @@ async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUI
     links = await tables.leaves.links_of_nodes(connection, tenant, [leaf.node for leaf in leaves])
     accepted, refused, apart = _resolved(leaves, links, policy)
     mine = set(nodes)
+    told_apart = [link for link in apart if link.a in mine or link.b in mine]
+    others = sorted({node for link in told_apart for node in link.pair} - mine)
     return {
         "customer_id": str(customer_id),
         "links": [_link(link) for link in accepted if link.a in mine and link.b in mine],
@@ -71,8 +36,8 @@ async def identity(connection: asyncpg.Connection, tenant: str, customer_id: UUI
             for link, reason in refused
             if link.a in mine or link.b in mine
         ],
-        "do_not_link": [_link(link) for link in apart if link.a in mine or link.b in mine],
-        "suggestions": await suggestions(connection, tenant, customer_id),
+        "do_not_link": [_link(link) for link in told_apart],
+        "suggestions": await suggestions(connection, tenant, customer_id, nodes, others),
         "history": await history(connection, tenant, customer_id, links, mine),
     }
 
@@ -156,20 +121,3 @@ async def _decided(
         for row in rows
         if row["event_id"] in ids | mine_too
     ]
-
-
-async def suggestions(connection: asyncpg.Connection, tenant: str, customer_id: UUID) -> list[dict[str, Any]]:
-    """Return who else may be the same person, the likeliest first. Nothing is ever merged by itself."""
-    reasons: dict[UUID, set[str]] = {}
-    for reason, statement in (
-        ("same_conversation", SAME_CONVERSATION),
-        ("same_name", SAME_NAME),
-        ("same_mailbox_name", SAME_MAILBOX),
-    ):
-        for row in await connection.fetch(statement, tenant, customer_id):
-            reasons.setdefault(row["customer_id"], set()).add(reason)
-    scored = [
-        {"customer_id": str(id_), "score": round(min(1.0, sum(_WEIGHTS[r] for r in why)), 2), "reasons": sorted(why)}
-        for id_, why in reasons.items()
-    ]
-    return sorted(scored, key=lambda row: (-float(str(row["score"])), str(row["customer_id"])))

@@ -12,7 +12,7 @@ from types import ModuleType
 import asyncpg
 import pytest
 
-from services.conversation import copies, explaining, tables
+from services.conversation import copies, explaining, suggesting, tables
 from services.conversation.reading import briefs, conversations, customers
 
 ALL_WITH_ALL = re.compile(r"Nested Loop[^\n]*\n\s+Join Filter")
@@ -27,7 +27,7 @@ def statements(module: ModuleType) -> dict[str, str]:
 
 
 OF_THE_BATCH = (tables.leaves, tables.conversations, tables.entries, tables.tenants, tables.changes, copies)
-READING = (explaining, briefs, conversations, customers)
+READING = (explaining, suggesting, briefs, conversations, customers)
 STATEMENTS = {
     f"{module.__name__.removeprefix('services.conversation.')}.{name}": text
     for module in (*OF_THE_BATCH, *READING)

@@ -10,7 +10,7 @@ const RULES = {
   named_together: "named together", same_session: "in one session", manual_merge: "said by an agent",
   do_not_link: "kept apart by an agent",
 };
-const REASONS = { same_conversation: "wrote in the same conversation", same_name: "same name", same_mailbox_name: "same mailbox name elsewhere" };
+const REASONS = { same_conversation: "wrote in the same conversation", same_name: "same name", same_name_and_company: "same name and company", same_mailbox_name: "same mailbox name elsewhere", near_handle: "nearly the same address or number" };
 const DECIDED = { merge: "Said to be one person", split: "Said to be two", policy: "Regrouped by another policy" };
 
 const SHOWN = 3;
