@@ -103,7 +103,7 @@ def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ..
 
     try:
         if kind in (Kind.MAILDIR, Kind.EML):
-            found = files.in_maildir(path) if kind is Kind.MAILDIR else files.of_eml(path)
+            found = _in_maildir(path) if kind is Kind.MAILDIR else files.of_eml(path)
             yield History(files.read(found, path), len(found), of_mail)
             return
         with path.open("rb", buffering=1024 * 1024) as file:
@@ -113,6 +113,13 @@ def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ..
         raise SetupError(f"{path}: {error}") from error
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _in_maildir(path: Path) -> list[Path]:
+    left_out = [safe(box.name) for box in files.maildirs(path) if box != path and files.is_unwanted(box)]
+    if left_out:
+        print(f"left out: {', '.join(left_out)}; name one of them as PATH to import it", file=sys.stderr)
+    return files.in_maildir(path)
 
 
 class Import:

@@ -14,6 +14,7 @@ from rich.console import Console
 from services.cli.importing import AccountOption, Import, Kind, OwnOption, check_account, history
 from services.cli.temporary import free_port, on_a_temporary_folder
 from services.cli.traffic.client import problem
+from services.ingest.importers.files import maildirs
 from shared.errors import SetupError
 
 SETTLE_S = 900.0
@@ -40,7 +41,10 @@ def try_(
 def kind_of(path: Path) -> Kind:
     """Guess what kind of history `path` is, by its name and its beginning. Raises SetupError."""
     if path.is_dir():
-        return Kind.MAILDIR if (path / "cur").is_dir() or (path / "new").is_dir() else Kind.EML
+        try:
+            return Kind.MAILDIR if maildirs(path) else Kind.EML
+        except OSError as error:
+            raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
     if path.suffix.lower() == ".eml":
         return Kind.EML
     if path.suffix.lower() in (".jsonl", ".ndjson"):

@@ -156,14 +156,15 @@ def test_only_pointers_to_items_of_a_batch_count_as_refusals() -> None:
 
 def test_the_kind_of_a_history_is_guessed_from_name_and_beginning(tmp_path: Path) -> None:
     (tmp_path / "maildir" / "new").mkdir(parents=True)
+    (tmp_path / "boxes" / "Sent" / "cur").mkdir(parents=True)
     (tmp_path / "folder").mkdir()
     for name, text in (("box", "From a\n"), ("a.eml", "x"), ("a.jsonl", "x"), ("export", '\n{"a"'), ("note", "Dear")):
         (tmp_path / name).write_text(text)
-    guessed = {name: kind_of(tmp_path / name) for name in ("maildir", "folder", "box", "a.eml", "a.jsonl", "export")}
-    assert guessed == {
-        "maildir": Kind.MAILDIR, "folder": Kind.EML, "box": Kind.MBOX, "a.eml": Kind.EML, "a.jsonl": Kind.JSONL,
-        "export": Kind.JSONL,
+    expected = {
+        "maildir": Kind.MAILDIR, "boxes": Kind.MAILDIR, "folder": Kind.EML, "box": Kind.MBOX, "a.eml": Kind.EML,
+        "a.jsonl": Kind.JSONL, "export": Kind.JSONL,
     }  # fmt: skip
+    assert {name: kind_of(tmp_path / name) for name in expected} == expected
     with pytest.raises(SetupError):
         kind_of(tmp_path / "note")
 

@@ -176,6 +176,18 @@ def test_a_maildir_gives_new_and_cur_by_age_and_nothing_half_written(tmp_path: P
         files.in_maildir(tmp_path / "cur")
 
 
+def test_a_maildir_gives_the_folders_in_it_and_nothing_that_nobody_sent_or_wants(tmp_path: Path) -> None:
+    wanted = ["cur/1700000001.a:2,S", ".Sent/cur/1700000002.b", ".Work.Old/new/1700000003.c", "Other/cur/1700000004.d"]
+    unwanted = [".Trash/cur/1700000005.e", ".INBOX.Junk/new/1700000006.f", "Drafts/cur/1700000007.g",
+                "cur/1700000008.h:2,DS", ".Sent/cur/1700000009.i:2,ST", ".Sent/tmp/1700000010.j"]  # fmt: skip
+    for name in (*wanted, *unwanted):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(a_mail())
+    assert [piece.place for piece in files.read(files.in_maildir(tmp_path), tmp_path)] == wanted
+    # What is named itself is wanted.
+    assert [file.name for file in files.in_maildir(tmp_path / ".Trash")] == ["1700000005.e"]
+
+
 def test_an_eml_is_one_file_or_all_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("deep/b.EML", "a.eml", "note.txt"):

@@ -12,16 +12,39 @@ from services.ingest.importers.pieces import MOST_BYTES, NotReadable, Piece, too
 _UNIX_S = re.compile(r"(\d{9,10})\.")
 
 
-def in_maildir(folder: Path) -> list[Path]:
-    """Return the mails of a maildir, `new` and `cur`, the oldest first as far as their names tell.
+UNWANTED = frozenset({"trash", "junk", "spam", "drafts", "deleted", "deleted items", "deleted messages", "junk e-mail"})
+"""Folders below a maildir whose mail nobody sent or wants, by the last part of their names."""
 
-    Raises NotReadable where it is none, OSError.
+
+def in_maildir(folder: Path) -> list[Path]:
+    """Return the mails of a maildir and of the folders in it, the oldest first as far as their names tell.
+
+    Left out are folders that are `UNWANTED` and mails marked as draft or trash. Raises NotReadable where there is no
+    maildir, OSError.
     """
-    parts = [part for part in (folder / "cur", folder / "new") if part.is_dir()]
-    if not parts:
+    boxes = [box for box in maildirs(folder) if box == folder or not is_unwanted(box)]
+    if not boxes:
         raise NotReadable("it is no maildir: that is a folder with `cur` and `new` in it")
-    found = [file for part in parts for file in part.iterdir() if not file.name.startswith(".") and file.is_file()]
+    parts = [part for box in boxes for part in (box / "cur", box / "new") if part.is_dir()]
+    found = [file for part in parts for file in part.iterdir() if _is_mail(file)]
     return sorted(found, key=lambda file: (_delivered_s(file) or 0, file.name))
+
+
+def maildirs(folder: Path) -> list[Path]:
+    """Return `folder` and the folders directly in it that are maildirs (`.Sent` of Maildir++, `Sent` of others)."""
+    inside = sorted(one for one in folder.iterdir() if one.name not in ("cur", "new", "tmp") and one.is_dir())
+    return [one for one in (folder, *inside) if (one / "cur").is_dir() or (one / "new").is_dir()]
+
+
+def is_unwanted(folder: Path) -> bool:
+    """Tell whether the name of a folder in a maildir says that its mail belongs on no timeline."""
+    return folder.name.rpartition(".")[2].lower() in UNWANTED
+
+
+def _is_mail(file: Path) -> bool:
+    _, _, flags = file.name.rpartition(":2,")
+    marked = ":2," in file.name and not {"D", "T"}.isdisjoint(flags)
+    return not file.name.startswith(".") and not marked and file.is_file()
 
 
 def of_eml(path: Path) -> list[Path]:
