@@ -27,6 +27,8 @@ MOST = 50
 """Deliveries in one transaction."""
 TRANSACTIONS = 2
 """Transactions at a time: each holds a connection while it appends, and the append needs one of the same pool."""
+MANY = 16
+"""So many waiting are worth a second transaction; fewer wait for the first, since round trips cost more than they do."""
 
 # A delivery that comes again is kept once.
 KEEP = """
@@ -103,20 +105,24 @@ class Keeper:
         """
         parcel = _Parcel(account, raw, events, quarantined, token)
         self._waiting.append(parcel)
-        if self._workers < TRANSACTIONS:
+        if self._is_worth_a_transaction(self._workers):
             self._workers += 1
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await parcel.kept
 
+    def _is_worth_a_transaction(self, others: int) -> bool:
+        """Tell whether what waits is to go now, beside `others` that are on their way."""
+        return len(self._waiting) >= (MANY if others else 1) and others < TRANSACTIONS
+
     async def _work(self) -> None:
         try:
-            while self._waiting:
+            while self._is_worth_a_transaction(self._workers - 1):
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 await self._deliver(batch)
         finally:
-            # Nothing can come between the last look and this.
+            # Nothing can come between the last look and this. What waits still, another that works takes.
             self._workers -= 1
 
     async def _deliver(self, batch: Sequence[_Parcel]) -> None:

@@ -25,13 +25,14 @@ from services.ingest.adapters.base import (
     ReplayToken,
 )
 from services.ingest.channels import SEALED_FOR, Channels
-from services.ingest.keeping import FORGET_EXPIRED, Events, Keeper
+from services.ingest.keeping import FORGET_EXPIRED, MANY, Events, Keeper
 from services.ingest.validation import storable_id
 from shared.errors import LogUnavailable, SetupError
 from shared.events import InboundEvent
 from shared.sealing import Sealer
 from shared.settings import Settings
 from tests.ingest_app import NOW, SECRET_KEY, Ingest, running_ingest
+from tests.waiting import until
 
 MAIL = (
     b"From: Ann <ann@example.com>\r\nTo: help@acme.example\r\nMessage-ID: <m1@example.com>\r\nSubject: Hi\r\n\r\n"
@@ -315,6 +316,39 @@ async def test_a_delivery_that_cannot_be_kept_does_not_hold_up_those_beside_it(p
     assert results[:-1] == [True] * 20 and isinstance(results[-1], ValueError)
     assert sorted(taken) == sorted(names[:-1])
     assert await kept("1") is False
+
+
+@pytest.mark.parametrize(("meanwhile", "transactions"), [(MANY - 1, 1), (MANY, 2)])
+async def test_few_deliveries_wait_for_the_transaction_on_its_way_and_many_have_one_of_their_own(
+    pool: asyncpg.Pool, meanwhile: int, transactions: int
+) -> None:
+    appending, most, sizes, go_on = 0, 0, [], asyncio.Event()
+
+    async def append(events: Events) -> None:
+        nonlocal appending, most
+        sizes.append(len(events))
+        appending += 1
+        most = max(most, appending)
+        await go_on.wait()
+        appending -= 1
+
+    keeper = Keeper(pool, append)
+    account, raw = Account("acme", "once", "a", ("secret",)), RawRequest("POST", "/x", "", Headers(), b"x", NOW)
+
+    def keep(name: str) -> asyncio.Task[bool]:
+        event = InboundEvent("acme", "/once/a", name, "threadline.message.received", NOW, NOW, {})
+        return asyncio.create_task(keeper.keep(account, raw, [(event, b"")], (), ReplayToken(name, 60)))
+
+    first = keep("first")
+    await until(lambda: appending == 1, "the first is appended")
+    others = [keep(str(number)) for number in range(meanwhile)]
+    for _ in range(20):
+        # A second transaction would be where the first is by then: it takes two round trips.
+        await pool.fetchval("SELECT 1")
+    await until(lambda: appending == transactions, "all that go are appended")
+    go_on.set()
+    assert all(await asyncio.gather(first, *others))
+    assert (sizes, most) == ([1, meanwhile], transactions)
 
 
 async def test_half_a_delivery_is_taken_and_half_of_it_quarantined(ingest: Ingest) -> None:
