@@ -106,41 +106,90 @@ def _stood(table: str, key: str, condition: str) -> str:
         AND NOT EXISTS (SELECT {_LATER.format(table, "t")} AND q.until < t.until)"""  # noqa: S608
 
 
-def _entries(condition: str) -> str:
-    """Return the SQL of the entries that were known at the instant and of which `condition` held."""
-    now = ", ".join(f"t.{name}" for name in _NAMES)
-    then = ", ".join(f"coalesce(t.{n}, g.{n}, e.{n}) AS {n}" if n in SAYS else f"t.{n}" for n in _NAMES)
+def _later(table: str, alias: str, more: str = "") -> str:
+    """Return SQL that is true where nothing says that the row `alias` of `table` stood so no longer, or not yet."""
+    # Asked of one row at a time: joined, the planner compares a tenant's whole past for a page of fifty.
+    return f"(SELECT true {_LATER.format(table, alias)}{more} LIMIT 1) IS NULL"
+
+
+_KNOWN = f"e.recorded_at <= $2 AND {_later('entry', 'e')}"
+"""Of a row of `entry`: it was known at the instant, and stood where it stands."""
+_WAS = f"e.recorded_at <= $2 AND e.until > $2 AND {_later('entry', 'e', ' AND q.until < e.until')}"
+"""Of a row of `past_entry`: it says where something stood at the instant."""
+
+
+def _entries(place: str, of: str, narrowed: str, ordered: str) -> str:
+    """Return the SQL of the entries that stood at a {place}_id of the rows `of` at the instant.
+
+    Of each place no more than a page: `narrowed` and `ordered` speak of entries `e`.
+    """
+    now = ", ".join(f"e.{name}" for name in _NAMES)
+    then = ", ".join(f"coalesce(e.{n}, g.{n}, x.{n}) AS {n}" if n in SAYS else f"e.{n}" for n in _NAMES)
+    at = f"e.tenant_id = $1 AND e.{place}_id = {of}.{place}_id"
     return f"""
-    SELECT {now} FROM conversation.entry t
-    WHERE t.tenant_id = $1 AND t.recorded_at <= $2 AND {condition} AND NOT EXISTS (SELECT {_LATER.format("entry", "t")})
+    SELECT e.* FROM {of}, LATERAL (
+        SELECT {now} FROM conversation.entry e WHERE {at} AND {_KNOWN}{narrowed} {ordered}) AS e
     UNION ALL
-    SELECT {then} FROM conversation.past_entry t
-    LEFT JOIN conversation.entry e ON e.tenant_id = $1 AND e.entry_id = t.entry_id
-    LEFT JOIN LATERAL (SELECT * FROM conversation.past_entry g WHERE g.tenant_id = $1 AND g.entry_id = t.entry_id
-                       AND g.data IS NOT NULL AND g.until >= t.until ORDER BY g.until LIMIT 1) g ON true
-    WHERE t.tenant_id = $1 AND t.recorded_at <= $2 AND t.until > $2 AND {condition}
-        AND coalesce(t.data, e.data, g.data) IS NOT NULL
-        AND NOT EXISTS (SELECT {_LATER.format("entry", "t")} AND q.until < t.until)"""  # noqa: S608
+    SELECT e.* FROM {of}, LATERAL (
+        SELECT {then} FROM conversation.past_entry e
+        LEFT JOIN LATERAL (SELECT * FROM conversation.entry
+                           WHERE tenant_id = $1 AND entry_id = e.entry_id OFFSET 0) x ON true
+        LEFT JOIN LATERAL (SELECT * FROM conversation.past_entry g WHERE g.tenant_id = $1 AND g.entry_id = e.entry_id
+                           AND g.data IS NOT NULL AND g.until >= e.until ORDER BY g.until LIMIT 1) g ON true
+        WHERE {at} AND {_WAS} AND coalesce(e.data, x.data, g.data) IS NOT NULL{narrowed} {ordered}) AS e"""  # noqa: S608
 
 
-def timeline_sql(*, own_only: bool) -> str:
-    """Return the common table expressions that end in `e`, the entries on the timeline of $3 as known at $2."""
-    mine, own = _stood("leaf", "leaf_id", "t.customer_id = $3"), _entries("t.leaf_id IN (SELECT leaf_id FROM mine)")
-    parts = f"mine AS MATERIALIZED ({mine}), own AS MATERIALIZED ({own})"
+# Where the customer may have had an entry at the instant: in any conversation in which they have one now, or out of
+# which one was moved since.
+_MET = """
+    SELECT p.conversation_id FROM mine,
+    LATERAL (SELECT conversation_id FROM conversation.participation
+             WHERE tenant_id = $1 AND leaf_id = mine.leaf_id OFFSET 0) AS p
+    UNION
+    SELECT p.conversation_id FROM mine,
+    LATERAL (SELECT conversation_id FROM conversation.past_entry
+             WHERE tenant_id = $1 AND leaf_id = mine.leaf_id AND until > $2 AND conversation_id IS NOT NULL
+                 AND cause_id IS NULL OFFSET 0) AS p"""
+
+_ANOTHER = """
+    (SELECT true FROM conversation.participation p WHERE p.tenant_id = $1
+         AND p.conversation_id = raw.conversation_id AND p.leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1)
+    OR (SELECT true FROM conversation.past_entry p WHERE p.tenant_id = $1 AND p.until > $2
+         AND p.conversation_id = raw.conversation_id AND p.leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1)"""
+
+_OWN_THERE = f"""
+    (SELECT true FROM conversation.entry e WHERE e.tenant_id = $1 AND e.conversation_id = raw.conversation_id
+         AND e.cause_id IS NULL AND e.leaf_id IN (SELECT leaf_id FROM mine) AND {_KNOWN} LIMIT 1)
+    OR (SELECT true FROM conversation.past_entry e WHERE e.tenant_id = $1 AND e.conversation_id = raw.conversation_id
+         AND e.cause_id IS NULL AND e.leaf_id IN (SELECT leaf_id FROM mine) AND {_WAS} LIMIT 1)"""  # noqa: S608
+
+
+def timeline_sql(*, own_only: bool, narrowed: str, ordered: str) -> str:
+    """Return the common table expressions that end in `e`, what a page may hold of the timeline of $3 as known at $2.
+
+    What is read is bounded by the page, the customer's leaves and conversations, and what moved since.
+    """
+    mine = _stood("leaf", "leaf_id", "t.customer_id = $3")
+    own = _entries("leaf", "mine", narrowed, ordered)
+    parts = f"mine AS MATERIALIZED ({mine}), own AS MATERIALIZED (SELECT e.* FROM ({own}) AS e {ordered})"  # noqa: S608
     if own_only:
         return f"WITH {parts}, e AS (SELECT * FROM own)"  # noqa: S608
+    # Most conversations are the customer's alone. Of the others it is asked whether the customer was in them then.
     return f"""WITH {parts},
     part AS MATERIALIZED (
-        SELECT DISTINCT {CANONICAL_OF.format("met.conversation_id")} AS canonical_id
-        FROM (SELECT DISTINCT conversation_id FROM own WHERE conversation_id IS NOT NULL AND cause_id IS NULL) met),
+        SELECT DISTINCT {CANONICAL_OF.format("met.conversation_id")} AS canonical_id FROM ({_MET}) AS met),
     raw AS MATERIALIZED (
-        {_stood("conversation", "conversation_id", "t.canonical_id IN (SELECT canonical_id FROM part)")}),
-    others AS ({
-        _entries(
-            "t.conversation_id IN (SELECT conversation_id FROM raw) AND t.leaf_id NOT IN (SELECT leaf_id FROM mine)"
-        )
-    }),
-    e AS (SELECT * FROM own UNION ALL SELECT * FROM others)"""  # noqa: S608
+        SELECT part.canonical_id, r.conversation_id FROM part, LATERAL (
+            {_stood("conversation", "conversation_id", "t.canonical_id = part.canonical_id")}) AS r),
+    shared AS MATERIALIZED (SELECT DISTINCT canonical_id FROM raw WHERE {_ANOTHER}),
+    there AS MATERIALIZED (
+        SELECT DISTINCT canonical_id FROM raw WHERE canonical_id IN (SELECT canonical_id FROM shared)
+            AND ({_OWN_THERE})),
+    joined AS MATERIALIZED (
+        SELECT conversation_id FROM raw WHERE canonical_id IN (SELECT canonical_id FROM there)),
+    e AS (SELECT * FROM own UNION ALL ({
+        _entries("conversation", "joined", " AND e.leaf_id NOT IN (SELECT leaf_id FROM mine)" + narrowed, ordered)
+    }))"""  # noqa: S608
 
 
 async def survivor(connection: asyncpg.Connection, tenant: str, at: datetime, customer_id: UUID) -> UUID | None:

@@ -125,13 +125,18 @@ _REACHED = """
              WHERE tenant_id = $1 AND leaf_id = mine.leaf_id
                  AND active_week >= (SELECT week FROM reach) OFFSET 0) AS p"""
 
+# Of those, the ones that are not the customer's alone, with all that was merged into them: a line that was derived in
+# one part may be another's, of whom there is nothing else in that part.
 _OTHERS = f"""
-others AS MATERIALIZED (
+parts AS MATERIALIZED (
     SELECT k.* FROM (SELECT DISTINCT canonical_id FROM met) AS part,
     LATERAL (SELECT {_PLACE} FROM conversation.conversation
-             WHERE tenant_id = $1 AND canonical_id = part.canonical_id OFFSET 0) AS k,
-    LATERAL (SELECT FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = k.conversation_id
-                 AND leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1) AS another)"""  # noqa: S608
+             WHERE tenant_id = $1 AND canonical_id = part.canonical_id OFFSET 0) AS k),
+others AS MATERIALIZED (
+    SELECT * FROM parts WHERE canonical_id IN (
+        SELECT canonical_id FROM parts AS k,
+        LATERAL (SELECT FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = k.conversation_id
+                     AND leaf_id NOT IN (SELECT leaf_id FROM mine) LIMIT 1) AS another))"""  # noqa: S608
 
 
 async def timeline(
@@ -196,10 +201,11 @@ async def _timeline_as_of(
     if page.conversation_id is not None:
         query.add(f"{canonical_id} = {{}}", page.conversation_id)
     place = f"CASE WHEN e.conversation_id IS NOT NULL THEN {canonical_id} END"
-    statement = f"""{past.timeline_sql(own_only=page.own_only)}
+    ordered = _ordered(page)
+    statement = f"""{past.timeline_sql(own_only=page.own_only, narrowed=query.text(), ordered=ordered)}
         SELECT {LINE}, {place} AS canonical_id, {past.CUSTOMER_OF.format("e.leaf_id")} AS customer_id,
                {past.JOINED_WHOLE.format("e.conversation_id")} AS joined_whole
-        FROM e WHERE true{query.text()} {_ordered(page)}"""  # noqa: S608
+        FROM e {ordered}"""  # noqa: S608
     return await _page(connection, statement, query.arguments, page, customer_id)
 
 

@@ -11,10 +11,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.conversation.reading.timelines import Page, timeline
+from bench import persons
+from services.conversation.reading.timelines import Cursor, Page, cursor_of, timeline
 from services.conversation.update import put_events
 from shared.database.engine import tenant_reader
-from shared.events import InboundEvent
+from shared.events import InboundEvent, parse_rfc3339
 from shared.settings import Settings
 from tests.histories import SECRET, a_history, a_policy, arrivals, some_decisions, some_joins
 from tests.integration.conversation.test_histories import decide_again
@@ -34,21 +35,58 @@ async def put(pool: asyncpg.Pool, tenant: str, events: Sequence[InboundEvent], n
         await put_events(connection, tenant, events, SECRET, now)
 
 
+DERIVED_FOR_ANOTHER = 81_012
+"""A part of a conversation in which only one customer spoke, with a line that was derived for another."""
+
+Pages = Sequence[Sequence[dict[str, Any]]]
+
+
 async def all_timelines(
-    pool: asyncpg.Pool, tenant: str, at: datetime | None, customers: Sequence[UUID] = ()
-) -> dict[UUID, list[dict[str, Any]]]:
+    pool: asyncpg.Pool, tenant: str, way: int, at: datetime | None, customers: Sequence[UUID] = ()
+) -> dict[UUID, Pages]:
+    """Return every customer's timeline, asked for in one of several ways."""
     if at is None:
         rows = await pool.fetch("SELECT DISTINCT customer_id FROM conversation.leaf WHERE tenant_id = $1", tenant)
         customers = [row[0] for row in rows]
     async with tenant_reader(pool, tenant) as connection:
-        return {
-            customer: (await timeline(connection, tenant, customer, Page(limit=200, as_of=at)))[0]
-            for customer in customers
-        }
+        return {customer: await asked(connection, tenant, customer, way, at) for customer in customers}
+
+
+async def asked(
+    connection: asyncpg.Connection, tenant: str, customer: UUID, way: int, at: datetime | None
+) -> list[list[dict[str, Any]]]:
+    async def page(**wanted: Any) -> tuple[list[dict[str, Any]], bool]:
+        return await timeline(connection, tenant, customer, Page(**{"limit": 200, "as_of": at, **wanted}))
+
+    whole, _ = await page()
+    pages = [whole]
+    if way == 1:
+        pages.append((await page(own_only=True))[0])
+    elif way == 2:
+        pages += [(await page(kinds=("message.received",), limit=2))[0], (await page(channels=("chat",), limit=3))[0]]
+    elif whole:
+        # In small steps to the oldest and back to the newest.
+        found, cursor, more = list[dict[str, Any]](), None, True
+        while more:
+            some, more = await page(limit=3, before=cursor)
+            found += some
+            cursor = Cursor.decode(cursor_of(some[-1]))
+        assert found == whole
+        back, cursor, more = [whole[-1]], Cursor.decode(cursor_of(whole[-1])), True
+        while more:
+            some, more = await page(limit=2, after=cursor)
+            back = [*some, *back]
+            cursor = Cursor.decode(cursor_of(some[0])) if some else cursor
+        assert back == whole
+        middle = whole[len(whole) // 2]
+        pages.append((await page(since=parse_rfc3339(middle["occurred_at"]), limit=2))[0])
+        if middle["conversation_id"]:
+            pages.append((await page(conversation_id=UUID(middle["conversation_id"]), limit=2))[0])
+    return pages
 
 
 async def test_what_was_known_at_each_moment_can_be_read_for_ever(pool: asyncpg.Pool) -> None:
-    for seed in range(80_000, 80_008):
+    for seed in (*range(80_000, 80_008), DERIVED_FOR_ANOTHER):
         chance, tenant = random.Random(seed), f"tenant{seed}"
         await decide_again(pool, tenant, policy=a_policy(chance))
         events = a_history(chance, tenant, chance.choice([8, 12, 20]))
@@ -58,12 +96,49 @@ async def test_what_was_known_at_each_moment_can_be_read_for_ever(pool: asyncpg.
         for batch in arrivals(chance, events):
             now += timedelta(minutes=1)
             await put(pool, tenant, batch, now)
-            known[now] = await all_timelines(pool, tenant, None)
-        for at, then in known.items():
+            way = chance.randrange(4)
+            known[now] = way, await all_timelines(pool, tenant, way, None)
+        for at, (way, then) in known.items():
             instant = at + timedelta(seconds=chance.choice([0, 59]))
-            again = await all_timelines(pool, tenant, instant, list(then))
-            for customer, entries in then.items():
-                assert again[customer] == entries, (seed, at, customer)
+            again = await all_timelines(pool, tenant, way, instant, list(then))
+            for customer, pages in then.items():
+                assert again[customer] == pages, (seed, at, customer)
+
+
+LIFE = 3_000
+READ = """
+SELECT sum(seq_tup_read)::integer AS scanned, sum(idx_tup_fetch)::integer AS read FROM pg_stat_xact_user_tables
+WHERE schemaname = 'conversation' AND relname IN ('entry', 'past_entry')
+"""
+
+
+async def test_a_page_of_the_past_reads_a_page_and_not_a_life(pool: asyncpg.Pool) -> None:
+    await persons.live(pool, "kim", LIFE, 20)
+    await persons.live(pool, "bo", 200, 2)
+    then = datetime(2026, 6, 1, tzinfo=UTC)  # when all of it was recorded
+    customer = await pool.fetchval(persons.CUSTOMER_OF, persons.TENANT, "email:kim@mail.example")
+    # What came since: another is the same person, and an old mail is late.
+    word = persons.merged("word", "email:kim@mail.example", "email:bo@mail.example")
+    late = persons.event("late", "message.received", persons.END - timedelta(hours=2), persons_said("kim"))
+    async with pool.acquire() as connection, connection.transaction():
+        await put_events(connection, persons.TENANT, [word, late], persons.SECRET, then + timedelta(hours=2))
+    await pool.execute("ANALYZE")
+    for wanted in (
+        Page(as_of=then),
+        Page(as_of=then, own_only=True),
+        Page(as_of=then, until=then - timedelta(days=300)),
+    ):
+        async with tenant_reader(pool, persons.TENANT) as connection:
+            before = await connection.fetchrow(READ)
+            entries, more = await timeline(connection, persons.TENANT, customer, wanted)
+            scanned, read = (b - a for a, b in zip(before, await connection.fetchrow(READ), strict=True))
+        assert len(entries) == 50 and more and not any(entry["event_id"] in ("late", "word") for entry in entries)
+        assert scanned == 0 and read < LIFE / 5, (scanned, read)
+
+
+def persons_said(name: str) -> dict[str, Any]:
+    handles = [{"kind": "email", "value": f"{name}@mail.example"}]
+    return {"channel": "email", "text": "late", "customer": {"handles": handles}, "actor": {"type": "customer"}}
 
 
 async def test_a_page_of_the_past_knows_nothing_of_what_came_later(timelines: Timelines) -> None:
