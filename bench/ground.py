@@ -142,6 +142,17 @@ async def platform() -> AsyncIterator[Platform]:
         yield await open_platform(sealed, stack, name="threadline bench")
 
 
+@asynccontextmanager
+async def beside(path: Path) -> AsyncIterator[Platform]:
+    """The platform of this process beside the `threadline up` that runs on `path`."""
+    from contextlib import AsyncExitStack
+
+    async with AsyncExitStack() as stack:
+        reached = stack.enter_context(reach_database(Settings(_env_file=None, data=path), "bench", begun=True))
+        sealed = with_secret(reached.settings, database_is_ours=True)
+        yield await open_platform(sealed, stack, name="threadline bench")
+
+
 def memory_bytes(pid: int) -> int:
     """Return the proportional memory of a process and of all its children, in bytes (Linux)."""
     total = 0
