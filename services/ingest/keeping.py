@@ -28,7 +28,7 @@ MOST = 50
 TRANSACTIONS = 2
 """Transactions at a time: each holds a connection while it appends, and the append needs one of the same pool."""
 MANY = 16
-"""So many waiting are worth a second transaction; fewer wait for the first, since round trips cost more than they do."""
+"""So many waiting are worth a second transaction; fewer wait for the first: round trips cost more than they do."""
 
 # A delivery that comes again is kept once.
 KEEP = """
