@@ -96,6 +96,8 @@ class Batch:
     """What keys meant before their part of the scope begins."""
     owned: set[tuple[UUID, UUID]] = field(default_factory=set)
     """(leaf, conversation) of those that rule 4 may find."""
+    participants: set[tuple[UUID, UUID]] = field(default_factory=set)
+    """(leaf, conversation before merges) of everybody in the conversations of the scope."""
     named: dict[UUID, tuple[UUID | None, UUID]] = field(default_factory=dict)
     """Ids that events name by `conversation_id`: their entry's conversation, where it is in one, and the entry."""
     answered: set[str] = field(default_factory=set)

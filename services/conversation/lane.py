@@ -9,7 +9,9 @@ Source: docs/decisions/0021-large-decisions-beside-the-stream.md
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -17,16 +19,19 @@ import asyncpg
 import structlog
 
 from services.conversation import tables
+from services.conversation.beside import Decision, Overtaken, decide_beside, store
 from services.conversation.consumer import GROUP, UNSTORABLE
 from services.conversation.publishing import publish
 from services.conversation.tables.aside import Aside
 from services.conversation.update import Outcome, decide_aside
-from shared.database.engine import transaction
+from shared.apart import apart
+from shared.database.engine import connect, prepare_connection, transaction
 from shared.database.retrying import tried_again
 from shared.entry_ids import entry_secret
 from shared.errors import Rejected
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Record
 from shared.log.quarantine import Rejection, quarantine
+from shared.log.waiting import end, wait_at_most
 from shared.service import Platform
 
 LOOK_EVERY_S = 1.0
@@ -37,6 +42,9 @@ SOON_TIMES = 100
 COUNT_EVERY_S = 5.0
 AT_ONCE = 200
 """Most events that are decided together: what comes to one large part is often more than one event."""
+TRIES = 3
+"""How often a decision may be overtaken before it is made while the tenant is held, lest it never be."""
+AWAKE_EVERY_S = 5.0
 
 log = structlog.get_logger("threadline.lane")
 
@@ -80,10 +88,8 @@ class Lane:
                 await asyncio.sleep(SOON_S)
 
     async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK_EVERY_S):
-                await self._nudged.wait()
-        except TimeoutError:
+        await wait_at_most(self._nudged, LOOK_EVERY_S)
+        if not self._nudged.is_set():
             return
         self._nudged.clear()
         for _ in range(SOON_TIMES):
@@ -99,23 +105,71 @@ class Lane:
 
     async def _step(self, tenant: str) -> bool:
         """Decide some of what a tenant has set aside; tell whether anything was done."""
-        begun = monotonic()
-        try:
-            done = await self._decide(tenant, AT_ONCE)
-        except Rejected:
-            # Which one it was is only known of one alone; that one goes to quarantine.
-            done = await self._decide_first(tenant)
-        # As long a rest as the tenant was held, so that the stream has at least half of the time.
-        await asyncio.sleep(monotonic() - begun)
-        return done
-
-    async def _decide(self, tenant: str, most: int) -> bool:
-        platform = self._platform
-        async with transaction(platform.pool) as connection:
-            if not await tables.aside.alone(connection, tenant):
+        async with self._alone(tenant) as alone:
+            if not alone:
                 return False
             try:
-                outcome = await decide_aside(connection, tenant, self._secret, platform.clock.now(), most)
+                return await self._decide(tenant, AT_ONCE)
+            except Rejected:
+                # Which one it was is only known of one alone; that one goes to quarantine.
+                return await self._decide_first(tenant)
+
+    @asynccontextmanager
+    async def _alone(self, tenant: str) -> AsyncIterator[bool]:
+        """Be the only one who carries out a tenant's lane, and say whether that was possible.
+
+        Two at once would do no harm, only the same work. The transaction is one that a frozen process loses.
+        """
+        async with transaction(self._platform.pool) as connection:
+            if not await tables.aside.alone(connection, tenant):
+                yield False
+                return
+            awake = asyncio.create_task(_keep_awake(connection))
+            try:
+                yield True
+            finally:
+                await end(awake)
+
+    async def _decide(self, tenant: str, most: int) -> bool:
+        for _ in range(TRIES):
+            decision = await self._decide_beside(tenant, most)
+            if decision is None:
+                break
+            with suppress(Overtaken):
+                await self._store(partial(store, decision=decision))
+                return True
+        return await self._decide_under_lock(tenant, most)
+
+    async def _decide_beside(self, tenant: str, most: int) -> Decision | None:
+        """Decide on a snapshot: in a thread with a connection of its own, as it may compute for seconds."""
+        platform = self._platform
+
+        async def decide(connection: asyncpg.Connection) -> Decision | None:
+            return await decide_beside(connection, tenant, self._secret, platform.clock.now(), most)
+
+        if platform.settings.database_url is None:  # within tests: the pool is all that is known of the database
+            async with platform.pool.acquire() as connection:
+                return await decide(connection)
+
+        async def decide_there() -> Decision | None:
+            connection = await connect(platform.settings.dsn())
+            try:
+                await prepare_connection(connection)
+                return await decide(connection)
+            finally:
+                await connection.close()
+
+        return await apart(decide_there)
+
+    async def _decide_under_lock(self, tenant: str, most: int) -> bool:
+        """Decide while the tenant is held: for what was overtaken again and again, and under a policy that is new."""
+        return await self._store(partial(decide_aside, tenant=tenant, secret=self._secret, most=most))
+
+    async def _store(self, storing: Callable[..., Awaitable[Outcome | None]]) -> bool:
+        platform, begun = self._platform, monotonic()
+        async with transaction(platform.pool) as connection:
+            try:
+                outcome = await storing(connection, now=platform.clock.now())
             except UNSTORABLE as error:
                 raise Rejected(f"the database cannot hold this event ({type(error).__name__})") from error
             if outcome is None:
@@ -123,11 +177,13 @@ class Lane:
             await publish(platform.log, connection, outcome.records)
         platform.log.wake(TIMELINE)
         self._told.count(outcome)
+        # As long a rest as the tenant was held, so that the stream has at least half of the time.
+        await asyncio.sleep(monotonic() - begun)
         return True
 
     async def _decide_first(self, tenant: str) -> bool:
         try:
-            return await self._decide(tenant, 1)
+            return await self._decide_under_lock(tenant, 1)
         except Rejected as error:
             async with transaction(self._platform.pool) as connection:
                 await tables.tenants.lock_tenant(connection, tenant)
@@ -154,3 +210,10 @@ async def reject(connection: asyncpg.Connection, log_: Log, rows: Sequence[Aside
         record = Record(INBOUND, *place, row.key, event.encode(), (), row.set_aside_at)
         rejections.append(Rejection(record, reason, event.tenant, event.source, event.id))
     await quarantine(connection, log_, GROUP, INBOUND, rejections)
+
+
+async def _keep_awake(connection: asyncpg.Connection) -> None:
+    """Let the server know that this process lives: it ends a transaction in which nothing happens."""
+    while True:
+        await asyncio.sleep(AWAKE_EVERY_S)
+        await connection.execute("SELECT 1")

@@ -38,8 +38,6 @@ class Loading:
         """Mail → those to whom it was sent, by what is stored and by the events at hand."""
         self._sent_before: dict[Key, set[UUID]] = {}
         """The same before these events."""
-        self._participants: set[tuple[UUID, UUID]] = set()
-        """(leaf, conversation before merges) of everybody in the conversations of the scope."""
         self._names_of_conversations: set[UUID] = set()
         """Ids that events name, each perhaps a conversation's."""
         self._regrouped: dict[UUID, Regrouping] = {}
@@ -388,9 +386,9 @@ class Loading:
             for key, id_ in await tables.conversations.keys_named_since(self._connection, self._tenant, wanted):
                 self._scope.touch((key_name(key), self._batch.part_of(id_)))
             found = await tables.conversations.participants(self._connection, self._tenant, wanted)
-            self._participants.update((leaf_id, id_) for leaf_id, id_, _ in found)
+            self._batch.participants.update((leaf_id, id_) for leaf_id, id_, _ in found)
             await self._load_leaves_by_id(leaf_id for leaf_id, _, seen_later in found if seen_later)
-        for leaf_id, id_ in self._participants:
+        for leaf_id, id_ in self._batch.participants:
             if leaf_id in self._people.by_id:
                 component = self._people.by_id[leaf_id].component_id
                 self._scope.touch((component_name(component), self._batch.part_of(id_)))

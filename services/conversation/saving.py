@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
+
+import asyncpg
 
 from services.conversation import copies, past, tables
 from services.conversation.batch import Batch
@@ -24,6 +27,17 @@ from shared import handles
 from shared.events import TimelineRecord
 
 
+class Placed(NamedTuple):
+    """What becomes of entries (new, moved, derived anew, derived no longer, derived otherwise) and of bindings."""
+
+    new: list[Entry]
+    moved: list[Entry]
+    fresh: list[Entry]
+    stale: list[Entry]
+    kept: list[Entry]
+    rebound: tables.conversations.Rebound
+
+
 class Saving:
     """Carries out the decisions on a batch. One statement per concern."""
 
@@ -33,10 +47,32 @@ class Saving:
         self._fold = fold
         self._leaf_of: dict[UUID, UUID] = {}
         """Decided entry → the leaf that owns it."""
+        self._bound: dict[UUID, set[tables.conversations.BindingRow]] | None = None
+        """Entry that is decided again → its stored bindings, where these were looked up."""
 
-    async def save(self) -> None:
+    async def look(self) -> None:
+        """Look up the stored bindings of what is decided again, long before they are saved (`place`)."""
+        self._bound = await self._stored_bindings()
+
+    async def place(self) -> Placed:
+        """Work out, after `look`, all of what is decided that takes long. Asks nothing and changes nothing."""
+        moved, new = self._place(), await self._new()
+        rebound = tables.conversations.rebound(self._bound or {}, self._fold.stitcher.bindings)
+        return Placed(new, moved, *self._derive(new, moved), rebound)
+
+    async def save_in(self, connection: asyncpg.Connection, version: int, now: datetime, placed: Placed) -> None:
+        """Do what `save` does, as of now and within another transaction than the one that looked.
+
+        Nothing that the batch had to do with may have changed in between.
+        """
+        self._batch.connection = self._connection = connection
+        self._batch.version, self._batch.now = version, now
+        new, fresh = ([entry._replace(recorded_at=now) for entry in some] for some in (placed.new, placed.fresh))
+        await self.save(placed._replace(new=new, fresh=fresh))
+
+    async def save(self, placed: Placed | None = None) -> None:
         """Store what changed and note what to publish. What comes next is made ready while the database is at work."""
-        moved = self._place()
+        moved = self._place() if placed is None else placed.moved
         rows, gone = self._conversations()
         self._publish_conversations(rows, gone)
         async with Writing() as writing:
@@ -44,9 +80,9 @@ class Saving:
             await breathe()
             writing.begin(self._write_people, *self._seen(moved))
             await breathe()
-            writing.begin(self._write_ways, moved)
-            new = await self._new()
-            fresh, stale, kept = self._derive(new, moved)
+            writing.begin(self._write_ways, moved, placed)
+            new = await self._new() if placed is None else placed.new
+            fresh, stale, kept = self._derive(new, moved) if placed is None else placed[2:5]
             writing.begin(self._write_entries, [*new, *fresh], [*moved, *kept], stale, kept)
             reowned = await reowning
             own = {entry.entry_id for entry in (*new, *moved, *fresh, *kept, *stale, *self._batch.displaced.values())}
@@ -74,11 +110,18 @@ class Saving:
         await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence, renewal)
         await tables.leaves.save_sightings(self._connection, self._tenant, sightings)
 
-    async def _write_ways(self, moved: Sequence[Entry]) -> None:
+    async def _write_ways(self, moved: Sequence[Entry], placed: Placed | None) -> None:
         """Store by which ways conversations are found again: who takes part, and the keys that they are named by."""
         await self._save_participations(moved)
+        if placed is not None:
+            rebound = placed.rebound
+        else:
+            rebound = tables.conversations.rebound(await self._stored_bindings(), self._fold.stitcher.bindings)
+        await tables.conversations.save_bindings(self._connection, self._tenant, rebound)
+
+    async def _stored_bindings(self) -> dict[UUID, set[tables.conversations.BindingRow]]:
         again = [*self._batch.stored, *self._batch.displaced]
-        await tables.conversations.save_bindings(self._connection, self._tenant, again, self._fold.stitcher.bindings)
+        return await tables.conversations.bindings_of(self._connection, self._tenant, again)
 
     async def _write_entries(
         self, added: Sequence[Entry], moved: Sequence[Entry], stale: Sequence[Entry], kept: Sequence[Entry]

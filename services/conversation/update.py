@@ -25,6 +25,7 @@ from services.conversation.loading import Loading
 from services.conversation.policy import Policy
 from services.conversation.renewing import Renewing, stale
 from services.conversation.saving import Saving
+from services.conversation.touched import packed, touched
 from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent, TimelineRecord
 
@@ -117,7 +118,7 @@ async def renew(
     """Decide again, under the policy in force, the parts of a tenant in which these leaves are."""
     batch, held = await _begin(connection, tenant, secret, now)
     await Renewing(batch).renew(leaves)
-    await decide(batch)
+    await decide(batch, anything=True)
     await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())
     return batch.outcome
 
@@ -156,7 +157,7 @@ async def resolve_again(
         await _put(connection, tenant, policy, held.policy, now, by, renews=True)
     batch, held = await _begin(connection, tenant, secret, now)
     await Loading(batch).take_all()
-    await decide(batch)
+    await decide(batch, anything=True)
     await tables.policies.save_regrouped(connection, tenant, held.renewal, batch.people.regrouped())
     return batch.outcome
 
@@ -192,8 +193,11 @@ async def _put(
     await tables.policies.save_change(connection, tenant, change)
 
 
-async def decide(batch: Batch) -> None:
-    """Decide what was loaded, and store it."""
+async def decide(batch: Batch, *, anything: bool = False) -> None:
+    """Decide what was loaded, and store it; `anything`: what it had to do with may be more than what was loaded."""
     fold = Fold(batch)
     fold.run()
     await Saving(batch, fold).save()
+    if batch.aside:
+        names = None if anything else packed(touched(batch, fold))
+        await tables.touched.put(batch.connection, batch.tenant, batch.version, names)

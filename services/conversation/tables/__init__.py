@@ -14,6 +14,18 @@ from services.conversation.tables import (
     renewals,
     rows,
     tenants,
+    touched,
 )
 
-__all__ = ["aside", "changes", "conversations", "entries", "leaves", "policies", "renewals", "rows", "tenants"]
+__all__ = [
+    "aside",
+    "changes",
+    "conversations",
+    "entries",
+    "leaves",
+    "policies",
+    "renewals",
+    "rows",
+    "tenants",
+    "touched",
+]

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation.tables import touched
 from services.conversation.tables.rows import columns
 from shared.events import InboundEvent
 
@@ -41,7 +42,11 @@ FIRST = f"SELECT {_ROW} FROM conversation.aside WHERE tenant_id = $1 ORDER BY se
 
 TAKE = "DELETE FROM conversation.aside WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
 
-COUNT = "UPDATE conversation.tenant_state SET aside = aside + $2 WHERE tenant_id = $1"
+COUNT = """
+UPDATE conversation.tenant_state
+SET aside = aside + $2, touched_since = CASE WHEN aside = 0 THEN version ELSE touched_since END
+WHERE tenant_id = $1 RETURNING aside
+"""
 
 WAITING = "SELECT count(*), min(set_aside_at) FROM conversation.aside"
 
@@ -99,8 +104,8 @@ async def first(connection: asyncpg.Connection, tenant: str, most: int | None = 
 async def take(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> int:
     """Let events be set aside no longer, within the transaction that decides them; return how many still were."""
     count = int((await connection.execute(TAKE, tenant, list(ids))).rpartition(" ")[2])
-    if count:
-        await connection.execute(COUNT, tenant, -count)
+    if count and not await connection.fetchval(COUNT, tenant, -count):
+        await connection.execute(touched.CLEAR, tenant)
     return count
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -231,25 +231,50 @@ ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
 """  # noqa: S608
 
 
-async def save_bindings(
-    connection: asyncpg.Connection, tenant: str, again: Iterable[UUID], bindings: Sequence[Binding]
-) -> None:
-    """Store the bindings of new entries and of those decided `again`; what says the same as before stays as it is."""
-    before: dict[UUID, set[tuple[Any, ...]]] = {entry_id: set() for entry_id in again}
-    if before:
-        for row in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(before)):
-            before[row["entry_id"]].add(tuple(row))
-    now: dict[UUID, set[tuple[Any, ...]]] = defaultdict(set)
+BindingRow = tuple[Any, ...]
+"""(key, occurred_at, entry, conversation or None, source, event id)."""
+
+
+async def bindings_of(
+    connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]
+) -> dict[UUID, set[BindingRow]]:
+    """Return entry → its stored bindings, for all of these entries."""
+    found: dict[UUID, set[BindingRow]] = {entry_id: set() for entry_id in entries}
+    if found:
+        for row in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(found)):
+            found[row["entry_id"]].add(tuple(row))
+    return found
+
+
+class Rebound(NamedTuple):
+    """What to do about bindings: the entries whose stored ones go, and the rows that come."""
+
+    stale: list[UUID]
+    new: list[BindingRow]
+
+
+def rebound(before: Mapping[UUID, Collection[BindingRow]], bindings: Iterable[Binding]) -> Rebound:
+    """Return how to get from the stored bindings of entries decided again to `bindings`, those of new entries included.
+
+    What says the same as before stays as it is. Pure.
+    """
+    now: dict[UUID, set[BindingRow]] = defaultdict(set)
     for b in bindings:
         now[b.entry_id].add((b.key, b.order[0], b.entry_id, b.conversation_id, b.order[1], b.order[2]))
-    if stale := [entry_id for entry_id, rows in before.items() if rows and rows != now.get(entry_id)]:
-        await connection.execute(DELETE_BINDINGS, tenant, stale)
-    if new := [(tenant, *row) for entry_id, rows in now.items() if rows != before.get(entry_id) for row in rows]:
+    stale = [entry_id for entry_id, rows in before.items() if rows and rows != now.get(entry_id)]
+    return Rebound(stale, [row for entry_id, rows in now.items() if rows != before.get(entry_id) for row in rows])
+
+
+async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: Rebound) -> None:
+    """Store what is new of bindings."""
+    if bindings.stale:
+        await connection.execute(DELETE_BINDINGS, tenant, bindings.stale)
+    if bindings.new:
         await connection.copy_records_to_table(
             "binding",
             schema_name="conversation",
             columns=["tenant_id", "key", "occurred_at", "entry_id", "conversation_id", "source", "event_id"],
-            records=new,
+            records=[(tenant, *row) for row in bindings.new],
         )
 
 

@@ -9,12 +9,16 @@ import asyncpg
 
 from services.conversation.policy import DEFAULT, Policy, StoredPolicy
 
+_HELD = "policy, policy_version, version, erased_at, renewal, renewed, aside, touched_since"
+
 # Takes the tenant's row lock until commit and counts its changes.
-LOCK_TENANT = """
+LOCK_TENANT = f"""
 INSERT INTO conversation.tenant_state AS s (tenant_id, version) VALUES ($1, 1)
 ON CONFLICT (tenant_id) DO UPDATE SET version = s.version + 1
-RETURNING policy, policy_version, version, erased_at, renewal, renewed, aside
-"""
+RETURNING {_HELD}
+"""  # noqa: S608 - names of our own columns
+
+LOOK_AT_TENANT = f"SELECT {_HELD} FROM conversation.tenant_state WHERE tenant_id = $1"  # noqa: S608
 
 PUT_POLICY = """
 UPDATE conversation.tenant_state
@@ -38,11 +42,23 @@ class Held(NamedTuple):
     """Whether something is still decided under an earlier one."""
     aside: bool
     """Whether events are set aside (`lane`)."""
+    policy_version: int
+    touched_since: int
+    """The version from which on is kept what each change touched, as long as events are set aside."""
 
 
 async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
     """Become the tenant's only decider until commit."""
-    row = await connection.fetchrow(LOCK_TENANT, tenant)
+    return _held(await connection.fetchrow(LOCK_TENANT, tenant))
+
+
+async def look_at_tenant(connection: asyncpg.Connection, tenant: str) -> Held | None:
+    """Return what `lock_tenant` does, of the tenant as it is now and without holding it; None where it has nothing."""
+    row = await connection.fetchrow(LOOK_AT_TENANT, tenant)
+    return _held(row) if row else None
+
+
+def _held(row: asyncpg.Record) -> Held:
     return Held(
         _policy(row).policy,
         row["version"],
@@ -50,6 +66,8 @@ async def lock_tenant(connection: asyncpg.Connection, tenant: str) -> Held:
         row["renewal"],
         row["renewed"] < row["renewal"],
         row["aside"] > 0,
+        row["policy_version"],
+        row["touched_since"],
     )
 
 

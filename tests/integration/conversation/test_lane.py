@@ -7,7 +7,7 @@ again. The limits are so low that most of what touches anything goes through the
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import asyncpg
@@ -35,7 +35,6 @@ from tests.integration.conversation.test_histories import (
     GROUPS,
     HISTORIES,
     NOW,
-    decide_again,
     is_what_is_decided_from_scratch,
 )
 from tests.integration.conversation.test_slices import another_policy, carry_out, change
@@ -74,12 +73,16 @@ class ThroughTheLane:
         self.aside = 0
 
     async def take(self, events: Sequence[InboundEvent]) -> None:
-        await decide_again(self.pool, self.tenant, policy=self.policy)
-        for batch in arrivals(self.chance, sorted(events, key=lambda event: event.occurred_at)):
+        await change(self.pool, self.tenant, self.policy)
+        assert await carry_out(self.pool, self.tenant, 1) is None, "there is nothing yet"
+        for batch in self.batches(sorted(events, key=lambda event: event.occurred_at)):
             await self.between()
             outcome = await put(self.pool, self.tenant, batch, self.limits)
             self.aside += len(outcome.aside)
             self.reader.read(outcome.records)
+
+    def batches(self, events: Sequence[InboundEvent]) -> Iterator[list[InboundEvent]]:
+        return arrivals(self.chance, events)
 
     async def between(self) -> None:
         """Let the lane have its turn, or not."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from services.cli import ledger
 from services.conversation import tables
@@ -39,6 +40,12 @@ def said(name: str, hours: int, *handles: str, text: str = "x") -> InboundEvent:
 
 
 ANN, CALLER = "email:ann@a.example", "phone:+31612345671"
+
+
+@pytest.fixture
+def settings(settings: Settings, database: str) -> Settings:
+    """As a process has them, with the database's address: the lane decides in a thread of its own."""
+    return settings.model_copy(update={"database_url": SecretStr(database)})
 
 
 async def two_people(pool: asyncpg.Pool) -> None:
