@@ -148,6 +148,7 @@ async def _fault(name: str, check: Callable[[], Awaitable[Mapping[str, str]]]) -
 
 # As ASGI has them: names in lower case.
 _RAW_SECURITY_HEADERS = tuple((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items())
+_SECURITY_NAMES = frozenset(name for name, _ in _RAW_SECURITY_HEADERS)
 
 
 class TooLarge(HTTPException):
@@ -189,8 +190,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 headers = message.get("headers", ())
-                given = {name for name, _ in headers}
-                message["headers"] = [*headers, *(pair for pair in _RAW_SECURITY_HEADERS if pair[0] not in given)]
+                own = _SECURITY_NAMES.intersection([name for name, _ in headers])
+                ours = [pair for pair in _RAW_SECURITY_HEADERS if pair[0] not in own] if own else _RAW_SECURITY_HEADERS
+                message["headers"] = [*headers, *ours]
             await send(message)
 
         try:

@@ -79,9 +79,7 @@ class WebhookEndpoint:
         channel = await self._channels.by_token(clean_text(token))
         if channel is None or channel.account.provider != provider or provider not in self._adapters:
             raise not_found("webhook")
-        headers = Headers(
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
-        )
+        headers = Headers.of_asgi(request.scope["headers"])
         try:
             size_bytes = self._pressure.hold(headers.get("content-length"))
         except TooMuch as error:

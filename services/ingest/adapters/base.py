@@ -60,6 +60,13 @@ class Headers:
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         self._items = tuple([(name.lower(), value) for name, value in items])
 
+    @classmethod
+    def of_asgi(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Return headers as ASGI has them: bytes, names in lower case."""
+        headers = cls()
+        headers._items = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
+        return headers
+
     def get(self, name: str) -> str | None:
         """Return the first value of `name`, or None."""
         wanted = name.lower()
