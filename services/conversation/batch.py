@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation.ahead import Said
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
@@ -75,6 +77,8 @@ class Batch:
     """What is larger raises TooLarge (`large`) while it is loaded; None: nothing is too large."""
     aside: bool = False
     """Whether something of the tenant is set aside."""
+    said: Mapping[int, Said] = field(default_factory=dict)
+    """What some of the events say, made ahead, by the event's identity (`id`)."""
     people: People = field(init=False)
     scope: Scope = field(default_factory=Scope)
     everything: bool = False

@@ -9,14 +9,14 @@ from typing import TypeVar
 from uuid import UUID
 
 from services.conversation import copies, large, tables
+from services.conversation.ahead import said_by
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
-from services.conversation.entries import Entry, digest_of
+from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key, facts_of, with_copies
 from services.conversation.regrouping import Regrouping, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, naming_key, sent_key
-from shared.entry_ids import entry_id_bytes
 from shared.errors import Rejected
 from shared.events import InboundEvent
 
@@ -98,14 +98,14 @@ class Loading:
         self._batch.rebuilt = set(self._batch.conversations)
 
     async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
-        secret = self._batch.secret
-        ids = [tables.rows.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
+        ready = self._batch.said
+        said = [ready.get(id(event)) or said_by(event, self._batch.secret) for event in events]
+        ids = [one.entry_id for one in said]
         known = await tables.entries.known_digests(self._connection, self._tenant, ids)
         if self._batch.aside:
             known |= await tables.aside.digests(self._connection, self._tenant, ids)
         conflicts = {}
-        for id_, event in zip(ids, events, strict=True):
-            digest = digest_of(event)
+        for (id_, digest, _), event in zip(said, events, strict=True):
             first = self._batch.arrivals[id_].digest if id_ in self._batch.arrivals else known.get(id_)
             if first is None:
                 self._batch.arrivals[id_] = Arrival(event, self._read(event, id_), digest)

@@ -9,13 +9,14 @@ from then on is taken again. Source: docs/decisions/0005-stitching-as-a-fold.md
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
 from services.conversation import tables
+from services.conversation.ahead import Said
 from services.conversation.batch import Batch, Limits, Outcome
 from services.conversation.entries import digest_of
 from services.conversation.erasure.erased import without_erased
@@ -39,14 +40,16 @@ async def put_events(
     secret: bytes,
     now: datetime,
     limits: Limits | None = None,
+    said: Mapping[int, Said] | None = None,
 ) -> Outcome:
     """Put one tenant's events on the timeline; those that are there already, or were erased, change nothing.
 
     Runs in the caller's transaction and holds the tenant until its end. What they touch and what is still decided under
     an earlier policy is decided again first. Events whose decision is larger than `limits` are set aside: all is as if
-    they had not come, until the lane has decided them. Raises Rejected where an event cannot be read.
+    they had not come, until the lane has decided them. `said` is what was made ahead of them, by their identity.
+    Raises Rejected where an event cannot be read.
     """
-    batch, held = await _begin(connection, tenant, secret, now, limits)
+    batch, held = await _begin(connection, tenant, secret, now, limits, said)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
     erased, aside, told = batch.outcome.erased, set[UUID](), list[TimelineRecord]()
@@ -60,7 +63,7 @@ async def put_events(
             if not leaves:
                 break
             told += (await renew(connection, tenant, secret, now, leaves)).records
-        batch, held = await _begin(connection, tenant, secret, now, limits)
+        batch, held = await _begin(connection, tenant, secret, now, limits, said)
     if batch.arrivals or batch.copies:
         await decide(batch)
     batch.outcome.erased, batch.outcome.aside = erased, aside
@@ -69,11 +72,17 @@ async def put_events(
 
 
 async def _begin(
-    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, limits: Limits | None = None
+    connection: asyncpg.Connection,
+    tenant: str,
+    secret: bytes,
+    now: datetime,
+    limits: Limits | None = None,
+    said: Mapping[int, Said] | None = None,
 ) -> tuple[Batch, tables.tenants.Held]:
     """Hold the tenant and return an empty batch for it."""
     held = await tables.tenants.lock_tenant(connection, tenant)
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now, limits, held.aside)
+    said = said or {}
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now, limits, held.aside, said)
     return batch, held
 
 

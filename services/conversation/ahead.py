@@ -1,0 +1,61 @@
+"""What can be said of events before their turn: made while the database is at work on the batch before theirs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+from uuid import UUID
+
+from services.conversation.entries import Shown, digest_of, shown_of
+from services.conversation.tables.rows import fast_id
+from services.conversation.writing import breathe
+from shared.entry_ids import entry_id_bytes
+from shared.events import InboundEvent
+from shared.log.protocol import Record
+
+AT_A_TIME = 16
+"""So many events are read before the event loop has its turn: nothing in hand may wait long for what comes next."""
+
+
+class Said(NamedTuple):
+    """What an event says, whatever is decided about it."""
+
+    entry_id: UUID
+    digest: bytes
+    shown: Shown | None = None
+    """What is shown of it, where that was made ahead: of an event that is known already nobody needs it."""
+
+
+def said_by(event: InboundEvent, secret: bytes) -> Said:
+    """Return what an event says, but for what is shown of it."""
+    return Said(fast_id(entry_id_bytes(secret, event.tenant, event.source, event.id)), digest_of(event))
+
+
+class Ahead:
+    """Reads records that wait for their turn."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._read: deque[dict[int, tuple[Record, InboundEvent, Said]]] = deque(maxlen=2)
+        """Of the batch in hand and of the next: a record by its identity, with what it says."""
+
+    async def read(self, records: Sequence[Record]) -> None:
+        """Read the records whose turn is next."""
+        found: dict[int, tuple[Record, InboundEvent, Said]] = {}
+        self._read.append(found)
+        for start in range(0, len(records), AT_A_TIME):
+            for record in records[start : start + AT_A_TIME]:
+                with suppress(Exception):  # what is wrong with it is said when it has its turn
+                    event = InboundEvent.decode(record.value)
+                    said = said_by(event, self._secret)._replace(shown=shown_of(event))
+                    found[id(record)] = record, event, said
+            await breathe()
+
+    def take(self, record: Record) -> tuple[InboundEvent, Said] | None:
+        """Return the event of a record and what it says, where that was read ahead; each once."""
+        for found in self._read:
+            if (known := found.pop(id(record), None)) is not None:
+                return known[1:]
+        return None
