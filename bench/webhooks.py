@@ -2,7 +2,8 @@
 
 `python -m bench.webhooks [PROVIDER …]` starts a real `threadline ingest`, and loads webhook and events in turns over
 loopback with requests that are signed beforehand. Medians; the ratio of one run is the figure. `python -m bench
-webhooks` does it for all providers.
+webhooks` does it for all providers. Of those that gather events before they call, so do rows with BATCH_EVENTS in each
+delivery, beside the same events in one CloudEvents batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import orjson
 import psutil
 import uvloop
 
-from bench.ingest import CALLERS, KEY, ROUNDS, STRUCTURED, answer, first_line, request, server
+from bench.ingest import BATCH, CALLERS, KEY, ROUNDS, STRUCTURED, answer, first_line, request, server
 from bench.report import Row, show
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import receive
@@ -38,14 +39,17 @@ SECONDS = 0.7
 TEXT = "Some criminal withdrew 300 dollars from an ATM using my lost debit card! " * 3
 
 
-def _line(number: int) -> Signing:
-    event = {
+def _line(*numbers: int) -> Signing:
+    return Signing(orjson.dumps({"destination": "U0", "events": [_line_event(number) for number in numbers]}))
+
+
+def _line_event(number: int) -> dict[str, object]:
+    return {
         "type": "message", "mode": "active", "timestamp": 1772532000123, "webhookEventId": f"01{number:024}",
         "deliveryContext": {"isRedelivery": False}, "replyToken": "r",
         "source": {"type": "user", "userId": f"U{number % 999}"},
         "message": {"id": str(number), "type": "text", "quoteToken": "q", "text": TEXT},
     }  # fmt: skip
-    return Signing(orjson.dumps({"destination": "U0", "events": [event]}))
 
 
 def _twilio(number: int) -> Signing:
@@ -58,17 +62,20 @@ def _twilio(number: int) -> Signing:
     return Signing(urlencode(form).encode(), FORM)
 
 
-def _whatsapp(number: int) -> Signing:
+def _whatsapp(*numbers: int) -> Signing:
+    entries = [{"id": "1", "changes": [{"field": "messages", "value": _whatsapp_value(one)}]} for one in numbers]
+    return Signing(orjson.dumps({"object": "whatsapp_business_account", "entry": entries}))
+
+
+def _whatsapp_value(number: int) -> dict[str, object]:
     sender = f"316{number % 999:08}"
-    value = {
+    return {
         "messaging_product": "whatsapp", "metadata": {"display_phone_number": "31970102030", "phone_number_id": "1"},
         "contacts": [{"profile": {"name": "Ann"}, "wa_id": sender}],
         "messages": [
             {"from": sender, "id": f"wamid.{number}", "timestamp": "1772532000", "type": "text", "text": {"body": TEXT}}
         ],
     }  # fmt: skip
-    entry = {"id": "1", "changes": [{"field": "messages", "value": value}]}
-    return Signing(orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]}))
 
 
 def _telegram(number: int) -> Signing:
@@ -110,12 +117,15 @@ def _postmark(number: int) -> Signing:
     )  # fmt: skip
 
 
-def _sendgrid_events(number: int) -> Signing:
-    event = {
+def _sendgrid_events(*numbers: int) -> Signing:
+    return Signing(orjson.dumps([_sendgrid_event(number) for number in numbers]))
+
+
+def _sendgrid_event(number: int) -> dict[str, object]:
+    return {
         "email": "ann@x.example", "timestamp": 1772532000, "smtp-id": "<14c5d75ce93@x.example>", "event": "delivered",
         "sg_event_id": f"{number:022}", "sg_message_id": "14c5d75ce93.dfd.64b469", "response": "250 OK",
     }  # fmt: skip
-    return Signing(orjson.dumps([event]))
 
 
 def _as_recorded(provider: str, name: str, written: str, unique: str) -> Callable[[int], Signing]:
@@ -151,28 +161,35 @@ DELIVERED: dict[str, Callable[[int], Signing]] = {
 }  # fmt: skip
 """Provider → its delivery of one event, by a number that makes it unique."""
 
+BATCHED = {"sendgrid_events": _sendgrid_events, "line": _line, "whatsapp_cloud": _whatsapp}
+"""Provider that gathers events before it calls → its delivery of some, by a number for each."""
+BATCH_EVENTS = 20
+
 OPTIONS = {"chat": {"events_per_minute": 10_000_000}}
 """What an account needs besides, so that all may come from one sender."""
 
 
-def both(provider: Provider, path: str, port: int) -> tuple[list[bytes], list[bytes]]:
-    """Return whole requests of the deliveries, and of the events that the adapter makes of them."""
+def both(provider: Provider, deliveries: Iterable[Signing], path: str, port: int) -> tuple[list[bytes], list[bytes]]:
+    """Return whole requests of the deliveries, and of the events that the adapter makes of them, of each in one."""
     adapter, account = ADAPTERS[provider.name], provider.account()
-    webhooks, events = [], []
+    webhooks, posts = [], []
     now = datetime.now(UTC)
-    for number in range(DELIVERIES):
-        signed = provider.sign(replace(DELIVERED[provider.name](number), at=now), provider.secrets[0])
-        (draft,) = receive(adapter, replace(signed, received_at=now), account).events
-        event = {
-            "specversion": "1.0", "id": draft.id, "source": f"/bench/{provider.name}", "type": draft.type,
-            "time": rfc3339(draft.time or now), "data": draft.data,
-        }  # fmt: skip
-        events.append(request(port, orjson.dumps(event), STRUCTURED))
+    for delivery in deliveries:
+        signed = provider.sign(replace(delivery, at=now), provider.secrets[0])
+        events = [
+            {
+                "specversion": "1.0", "id": draft.id, "source": f"/bench/{provider.name}", "type": draft.type,
+                "time": rfc3339(draft.time or now), "data": draft.data,
+            }
+            for draft in receive(adapter, replace(signed, received_at=now), account).events
+        ]  # fmt: skip
+        alone = len(events) == 1
+        posts.append(request(port, orjson.dumps(events[0] if alone else events), STRUCTURED if alone else BATCH))
         target = f"{path}?{signed.query}" if signed.query else path
         lines = [f"{name}: {value}" for name, value in signed.headers.items()]
         head = "\r\n".join([f"POST {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *lines])
         webhooks.append(f"{head}\r\nContent-Length: {len(signed.body)}\r\n\r\n".encode() + signed.body)
-    return webhooks, events
+    return webhooks, posts
 
 
 async def load(port: int, requests: Sequence[bytes], process: psutil.Process) -> tuple[float, float]:
@@ -219,24 +236,36 @@ def _account(port: int, provider: Provider) -> str:
 
 
 async def measure(port: int, process: psutil.Process, names: Sequence[str] = ()) -> list[Row]:
-    """Measure these providers, or all; webhooks and events take turns, so that drift meets both alike."""
+    """Measure these providers, or all."""
     found = []
     for name in names or DELIVERED:
         provider = replace(PROVIDERS[name], options={**PROVIDERS[name].options, **OPTIONS.get(name, {})})
         path = await asyncio.to_thread(_account, port, provider)
-        requests = both(provider, path, port)
-        taken: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-        for round_ in range(ROUNDS + 1):
-            for loads, given in zip(taken, requests, strict=True):
-                one = await load(port, given, process)
-                if round_:  # the first one warms
-                    loads.append(one)
-        (rate, cost_us), (plain_rate, plain_us) = (map(statistics.median, zip(*loads, strict=True)) for loads in taken)
-        found += [
-            Row(f"{name}: webhook", rate, "deliveries/s", "its events at /v1/events", plain_rate),
-            Row(f"{name}: CPU of ingest for one", cost_us, "µs", "an event at /v1/events", plain_us),
-        ]
+        deliveries = map(DELIVERED[name], range(DELIVERIES))
+        found += await _compared(f"{name}: webhook", port, process, both(provider, deliveries, path, port))
+        if name in BATCHED:
+            numbers = [range(first, first + BATCH_EVENTS) for first in range(0, DELIVERIES, BATCH_EVENTS)]
+            deliveries = (BATCHED[name](*some) for some in numbers)
+            title = f"{name}: webhook of {BATCH_EVENTS} events"
+            found += await _compared(title, port, process, both(provider, deliveries, path, port))
     return found
+
+
+async def _compared(
+    title: str, port: int, process: psutil.Process, requests: tuple[Sequence[bytes], Sequence[bytes]]
+) -> list[Row]:
+    """Load with webhooks and with events; they take turns, so that drift meets both alike."""
+    taken: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+    for round_ in range(ROUNDS + 1):
+        for loads, given in zip(taken, requests, strict=True):
+            one = await load(port, given, process)
+            if round_:  # the first one warms
+                loads.append(one)
+    (rate, cost_us), (plain_rate, plain_us) = (map(statistics.median, zip(*loads, strict=True)) for loads in taken)
+    return [
+        Row(title, rate, "deliveries/s", "its events at /v1/events", plain_rate),
+        Row(f"{title}, CPU of ingest for one", cost_us, "µs", "its events at /v1/events", plain_us),
+    ]
 
 
 def rows(names: Sequence[str] = ()) -> Sequence[Row]:

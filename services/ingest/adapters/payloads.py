@@ -228,7 +228,7 @@ def _part(chunk: bytes) -> Part | None:
     if not found:
         head, found, content = chunk.partition(b"\n\n")
     named = _known_head(head) if len(head) <= _SHORT_HEAD else _head(head)
-    return Part(*named, content) if named is not None else None
+    return Part._make((*named, content)) if named is not None else None
 
 
 def _head(head: bytes) -> tuple[str, str | None, str, str | None] | None:
