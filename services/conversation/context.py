@@ -5,7 +5,7 @@ Entries come in as the API renders them, oldest first; see services/conversation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from shared.events import DERIVED_SOURCE, TYPE_PREFIX
@@ -21,13 +21,15 @@ def summary(
     entries: Sequence[Shown],
     topics: Sequence[str] = (),
     surveys: Sequence[Shown] = (),
+    automatic: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return what happened so far in one conversation, given its entries, oldest first.
 
     `topics` and `surveys` (entries, oldest first) are the customer's, whatever conversation they belong to.
+    `automatic` are the ids of entries that a machine wrote in the customer's name.
     """
     said = [entry for entry in entries if not _is(entry, "conversation.opened")]
-    question = last_question(said)
+    question = last_question([entry for entry in said if entry["id"] not in automatic])
     waiting_since = conversation["waiting_since"] if conversation else None
     return {
         "channels": conversation["channels"] if conversation else [],

@@ -10,7 +10,7 @@ import asyncpg
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
 from services.conversation.reading.customers import MOST_OPEN, customer
-from services.conversation.reading.shown import LINE, seen_by
+from services.conversation.reading.shown import IS_OPEN, LINE, seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
 
 SURVEYS = 20
@@ -30,11 +30,11 @@ WITH met AS MATERIALIZED (
                         FROM conversation.conversation
                         WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
     WHERE l.tenant_id = $1 AND l.customer_id = $2)
-SELECT (SELECT conversation_id FROM met
-        ORDER BY resolved_at IS NOT NULL, last_activity_at DESC NULLS LAST, conversation_id LIMIT 1),
+SELECT (SELECT conversation_id FROM met k
+        ORDER BY NOT ({IS_OPEN}), last_activity_at DESC NULLS LAST, conversation_id LIMIT 1),
        ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL
              GROUP BY topic ORDER BY max(last_entry_at) DESC, topic LIMIT 5),
-       ARRAY(SELECT conversation_id FROM met WHERE resolved_at IS NULL GROUP BY conversation_id
+       ARRAY(SELECT conversation_id FROM met k WHERE {IS_OPEN} GROUP BY conversation_id
              ORDER BY max(last_activity_at) DESC NULLS LAST, conversation_id LIMIT {MOST_OPEN})
 """  # noqa: S608
 
@@ -49,6 +49,11 @@ WHERE l.tenant_id = $1 AND l.customer_id = $2
 ORDER BY e.occurred_at DESC, e.source DESC, e.event_id DESC LIMIT {SURVEYS}
 """  # noqa: S608
 
+# Whose author is said to be the customer, and whose headers say that a machine wrote it.
+AUTOMATIC = """
+SELECT entry_id FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) AND automatic
+"""
+
 MOST_ENTRIES_OF_A_BRIEF = 500
 """A conversation longer than this is summed up from its latest part."""
 
@@ -62,12 +67,14 @@ async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID
         found = await conversation(connection, tenant, current)
         page = Page(limit=MOST_ENTRIES_OF_A_BRIEF)
         entries, _ = await conversation_entries(connection, tenant, current, page)
+    mails = [entry["id"] for entry in entries if entry["channel"] == "email" and brief.from_customer(entry)]
+    automatic = {str(row[0]) for row in await connection.fetch(AUTOMATIC, tenant, mails)} if mails else set()
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
     surveys = [seen_by(customer_id, row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
     return {
         "customer": await customer(connection, tenant, customer_id, open_ids),
         "conversation": found,
-        "summary": brief.summary(found, list(reversed(entries)), topics, list(reversed(surveys))),
+        "summary": brief.summary(found, list(reversed(entries)), topics, list(reversed(surveys)), automatic),
         "sla": found["sla"] if found else None,
         "entries": line,
     }

@@ -13,7 +13,7 @@ import asyncpg
 from services.conversation import promises
 from services.conversation.promises import Step
 from services.conversation.reading.query import Query
-from services.conversation.reading.shown import time_shown
+from services.conversation.reading.shown import IS_OPEN, time_shown
 from shared import agreements
 
 # In these statements OFFSET 0 keeps look-ups nested and in the order in which they stand: a new tenant, of whom there
@@ -65,7 +65,7 @@ GROUP BY m.canonical_id, e.contact_id ORDER BY started_at, e.contact_id
 
 
 # What else of the same people is open: perhaps the same matter, which no rule may decide.
-ALSO_OPEN = """
+ALSO_OPEN = f"""
 WITH people AS MATERIALIZED (
     SELECT DISTINCT l.customer_id FROM conversation.conversation m,
     LATERAL (SELECT leaf_id FROM conversation.participation
@@ -83,9 +83,9 @@ met AS MATERIALIZED (
 SELECT k.conversation_id, k.channels, k.topic, k.last_activity_at FROM met,
 LATERAL (SELECT conversation_id, channels, topic, last_activity_at, resolved_at FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = met.canonical_id OFFSET 0) AS k
-WHERE k.conversation_id <> $2 AND k.resolved_at IS NULL AND k.last_activity_at IS NOT NULL
+WHERE k.conversation_id <> $2 AND {IS_OPEN}
 ORDER BY k.last_activity_at DESC, k.conversation_id LIMIT 5
-"""
+"""  # noqa: S608
 
 
 async def conversation(connection: asyncpg.Connection, tenant: str, conversation_id: UUID) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _conversation(row: asyncpg.Record, contacts: list[dict[str, Any]], sla: dict
     people = sorted({*row["customer_ids"], owner} - {None}, key=lambda id_: (id_ != owner, str(id_)))
     return {
         "id": str(row["conversation_id"]),
-        "state": "resolved" if row["resolved_at"] else "open",
+        "state": "open" if row["resolved_at"] is None and row["last_activity_at"] else "resolved",
         "opened_at": time_shown(row["opened_at"]),
         "resolved_at": time_shown(row["resolved_at"]),
         "last_activity_at": time_shown(row["last_activity_at"]),
@@ -194,7 +194,7 @@ async def inbox(connection: asyncpg.Connection, tenant: str, wanted: Inbox) -> l
     """Return (conversation, last activity) of those wanted."""
     query = Query([tenant])
     if wanted.state is not None:
-        query.add("k.resolved_at IS NOT NULL" if wanted.state == "resolved" else "k.resolved_at IS NULL")
+        query.add(IS_OPEN if wanted.state == "open" else f"NOT ({IS_OPEN})")
     if wanted.channel is not None:
         query.add("{} = ANY (k.channels)", wanted.channel)
     if wanted.assignee is not None:

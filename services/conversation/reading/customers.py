@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation.reading.shown import time_shown
+from services.conversation.reading.shown import IS_OPEN, time_shown
 from shared import handles
 
 CUSTOMER_OF_NODES = """
@@ -46,7 +46,7 @@ MOST_OPEN = 50
 """Open conversations that are named with a customer, the last active first."""
 
 # OFFSET 0 keeps the look-ups nested and in this order, whatever the planner takes a new tenant for.
-OPEN_OF_CUSTOMERS = """
+OPEN_OF_CUSTOMERS = f"""
 SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM conversation.leaf l,
 LATERAL (SELECT conversation_id FROM conversation.participation
          WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
@@ -54,9 +54,9 @@ LATERAL (SELECT canonical_id FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
 LATERAL (SELECT conversation_id, resolved_at, last_activity_at FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) AND k.resolved_at IS NULL
-ORDER BY k.last_activity_at DESC NULLS LAST, k.conversation_id
-"""
+WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) AND {IS_OPEN}
+ORDER BY k.last_activity_at DESC, k.conversation_id
+"""  # noqa: S608
 
 _INDEXED = re.compile(r"[^\W_]{3}")
 """What the index of parts of words knows wherever it stands."""

@@ -18,6 +18,9 @@ LINE = ", ".join("e.cause_id IS NOT NULL AS derived" if name == "derived" else f
 # Whether an agent joined the whole conversation of an entry into another: of merges only those come from ourselves.
 JOINED_WHOLE = f"coalesce(c.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole"
 
+IS_OPEN = "k.resolved_at IS NULL AND k.last_activity_at IS NOT NULL"
+"""Somebody has something to do about conversation `k`. Where only machines wrote nobody has: that opens nothing."""
+
 
 def time_shown(at: datetime | None) -> str | None:
     return rfc3339(at) if at else None

@@ -90,6 +90,36 @@ async def test_the_brief_tells_the_surveys_of_the_customer_whatever_matter_they_
     ]
 
 
+async def test_automatic_mail_is_nobodys_question_and_opens_nothing(timelines: Timelines) -> None:
+    ann, bo = "email:ann@x.example", "email:bo@x.example"
+    away = {"headers": {"Auto-Submitted": "auto-replied"}, "thread": {"in_reply_to": "<m@x>"}}
+    news = {"headers": {"List-Id": "<news.x.example>"}}
+    await timelines.post(
+        timelines.message("09:00:00", ann, channel="email", message_id="<m@x>", text="Where is it?"),
+        timelines.message("09:01:00", ann, channel="email", message_id="<a@x>", **away),
+        timelines.message("09:02:00", ann, channel="email", message_id="<n@x>", **news),
+        timelines.message("09:03:00", bo, channel="email", message_id="<o@x>", **news),
+    )
+    found = {handle: await timelines.customer(handle) for handle in (ann, bo)}
+    assert found[ann] and found[bo]
+    asked = await timelines.get(f"/v1/customers/{found[ann]['id']}/context")
+    assert asked["summary"]["last_customer_question"]["text"] == "Where is it?"
+    assert asked["summary"]["unanswered"] is True
+    matter = asked["conversation"]["id"]
+    assert found[ann]["open_conversations"] == asked["customer"]["open_conversations"] == [matter]
+    told = await timelines.get(f"/v1/customers/{found[bo]['id']}/context")
+    assert told["summary"]["last_customer_question"] is None
+    assert found[bo]["open_conversations"] == told["customer"]["open_conversations"] == []
+    assert [row["id"] for row in (await timelines.get("/v1/conversations", state="open"))["conversations"]] == [matter]
+    others = (await timelines.get("/v1/conversations", state="resolved"))["conversations"]
+    assert [(row["state"], row["resolved_at"]) for row in others] == [("resolved", None)] * 2
+    # Until a person writes there.
+    await timelines.post(
+        timelines.message("09:10:00", bo, channel="email", message_id="<p@x>", thread={"in_reply_to": "<o@x>"})
+    )
+    assert (await timelines.get(f"/v1/conversations/{told['conversation']['id']}"))["state"] == "open"
+
+
 async def test_a_customer_without_a_conversation_has_an_empty_brief(timelines: Timelines) -> None:
     await timelines.post(timelines.message("09:00:00", "crm:bo", "email:bo@x.example", type="customer.identified"))
     customer = await timelines.customer("crm:bo")
