@@ -261,10 +261,19 @@ def render(entry: Entry | Line, conversation_id: UUID | None, *, joined_whole: b
     `conversation_id` is the canonical one. `joined_whole`: an agent joined the conversation in which it was placed
     into another.
     """
+    extra = extra_of(entry.data)
+    shown = _rendered(entry, conversation_id, extra, joined_whole=joined_whole)
+    shown["extra"] = extra
+    return shown
+
+
+def _rendered(
+    entry: Entry | Line, conversation_id: UUID | None, extra: dict[str, Any] | None, *, joined_whole: bool = False
+) -> dict[str, Any]:
+    """Return what `render` does, without `extra`; where that is None it is looked for only if something needs it."""
     data = entry.data
     kind = entry.type.removeprefix(TYPE_PREFIX)
     handles = (data.get("customer") or {}).get("handles") or ()
-    extra = extra_of(data)
     actor = data.get("actor")
     return {
         "id": str(entry.entry_id),
@@ -289,9 +298,12 @@ def render(entry: Entry | Line, conversation_id: UUID | None, *, joined_whole: b
         "attachments": data.get("attachments") or [],
         "call": _picked(data, _CALL_FIELDS) if kind.startswith("call.") else None,
         "survey": _picked(data, _SURVEY_FIELDS) if kind.startswith("survey.") else None,
-        "delivery": _picked({**data, **extra}, _DELIVERY_FIELDS) if kind == "message.status" else None,
-        "extra": extra,
+        "delivery": _delivery(data, extra) if kind == "message.status" else None,
     }
+
+
+def _delivery(data: dict[str, Any], extra: dict[str, Any] | None) -> dict[str, Any] | None:
+    return _picked({**data, **(extra_of(data) if extra is None else extra)}, _DELIVERY_FIELDS)
 
 
 def _stitched(entry: Entry | Line, joined_whole: bool) -> dict[str, str | None]:
@@ -307,14 +319,15 @@ def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None
         about = {"type": entry.type, "channel": entry.channel, "source": entry.source}
         body: dict[str, Any] = {"id": str(entry.entry_id), "leaf_id": str(entry.leaf_id), **about}
     else:
-        body = render(entry, entry.conversation_id)
+        body = _rendered(entry, entry.conversation_id, None)
         body["leaf_id"] = str(entry.leaf_id)
         body["automatic"] = entry.automatic
         body["received_at"] = rfc3339(entry.received_at)
         body["topic"] = entry.data.get("topic")
         body["language"] = entry.data.get("language")
-        body["data"] = {name: value for name, value in entry.data.items() if name not in _TEXTS}
-        del body["extra"]
+        data = entry.data
+        without = data if _TEXTS.isdisjoint(data) else {n: value for n, value in data.items() if n not in _TEXTS}
+        body["data"] = without
     return TimelineRecord(
         tenant=entry.tenant,
         kind="entry",

@@ -60,10 +60,7 @@ class Loading:
         await self._ask_bulk(facts)
         for fact in facts:
             self._scope.touch(self._names(fact), fact.occurred_at)
-        for component, change in self._regrouped.items():
-            since = await self._placed_otherwise_since(change)
-            if since is not None:
-                self._scope.touch((component_name(component),), since)
+        await self._touch_regrouped()
         await self._load_connected()
         await self._load_past_links()
 
@@ -464,15 +461,24 @@ class Loading:
         if components:
             await self._load_links(components)
 
-    async def _placed_otherwise_since(self, change: Regrouping) -> datetime | None:
-        """Return from when on people who are grouped otherwise may be placed otherwise; None: they are not."""
-        since = self._window_before(change.at)
-        if not change.sides:
-            return since
-        ids = [leaf_id for side in change.sides for leaf_id in side]
-        active = await tables.leaves.active(self._connection, self._tenant, ids, since, self._window_before(since))
-        sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
-        return placed_otherwise_since(since, self._batch.policy.open_window, sides)
+    async def _touch_regrouped(self) -> None:
+        """Decide again from when on people who are grouped otherwise now may be placed otherwise."""
+        since = {component: self._window_before(change.at) for component, change in self._regrouped.items()}
+        asked = [
+            (leaf_id, since[component], self._window_before(since[component]))
+            for component, change in self._regrouped.items()
+            for side in change.sides
+            for leaf_id in side
+        ]
+        active = await tables.leaves.active(self._connection, self._tenant, asked) if asked else {}
+        window = self._batch.policy.open_window
+        for component, change in self._regrouped.items():
+            at: datetime | None = since[component]
+            if change.sides:
+                sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
+                at = placed_otherwise_since(since[component], window, sides)
+            if at is not None:
+                self._scope.touch((component_name(component),), at)
 
     def _window_before(self, at: datetime) -> datetime:
         """Return the open window before `at`: the first instant at which rule 4 knows evidence from then."""

@@ -159,34 +159,37 @@ async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Ite
     return [Evidence(*row) for row in await connection.fetch(LINKS_OF_NODES, tenant, list(nodes))]
 
 
-# What each leaf has to do with the time from $3 on, at which what went on at $4 may still be open. A bulk mail's id is
-# bound as `<id>|<leaf>` (index binding_bulk).
+# What each leaf has to do with the time from `since` on, when what went on from `open_since` on may still be open. A
+# bulk mail's id is bound as `<id>|<leaf>` (index binding_bulk).
 ACTIVE = f"""
 SELECT l.leaf_id,
     ARRAY(SELECT occurred_at FROM conversation.entry
-          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= $3 AND rule = ANY($5::text[])),
+          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= l.since AND rule = ANY($5::text[])),
     o.opened_at, o.last_activity_at, o.resolved_at,
     EXISTS (SELECT FROM conversation.binding
             WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%')
-FROM unnest($2::uuid[]) AS l (leaf_id), LATERAL (
+FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS l (leaf_id, since, open_since), LATERAL (
     SELECT array_agg(k.opened_at) AS opened_at, array_agg(k.last_activity_at) AS last_activity_at,
            array_agg(k.resolved_at) AS resolved_at
     FROM (SELECT conversation_id FROM conversation.participation
-          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$4::timestamptz")}
+          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("l.open_since")}
           OFFSET 0) AS p,
     LATERAL (SELECT canonical_id FROM conversation.conversation
              WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
     LATERAL (SELECT opened_at, last_activity_at, resolved_at FROM conversation.conversation
              WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-    WHERE k.last_activity_at >= $4) AS o
+    WHERE k.last_activity_at >= l.open_since) AS o
 """  # noqa: S608
 
 
 async def active(
-    connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID], since: datetime, window_before: datetime
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime, datetime]]
 ) -> dict[UUID, Active]:
-    """Return for each leaf what it has to do with the time from `since` on; open is what went on at `window_before`."""
-    rows = await connection.fetch(ACTIVE, tenant, list(leaves), since, window_before, ASKING)
+    """Return for each (leaf, since, open since) what the leaf has to do with the time from `since` on.
+
+    What went on from `open since` on may be open then.
+    """
+    rows = await connection.fetch(ACTIVE, tenant, *columns(wanted, 3), ASKING)
     return {row[0]: Active(row[1], list(map(Open, *(times or () for times in row[2:5]))), row[5]) for row in rows}
 
 
