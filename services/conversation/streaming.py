@@ -24,7 +24,7 @@ from services.conversation.reading import conversations, customers
 from services.conversation.reading.shown import LINE, WIDTH
 from shared.database.engine import tenant_reader
 from shared.database.retrying import tried_again
-from shared.events import DERIVED_SOURCE
+from shared.events import DERIVED_SOURCE, TYPE_PREFIX
 
 LOOK_EVERY_S = 0.1
 HEARTBEAT_S = 15.0
@@ -32,6 +32,9 @@ AT_ONCE = 200
 """Most changes read at a time."""
 
 HEARTBEAT = b": still here\n\n"
+UNITED = f"{TYPE_PREFIX}conversation.merged"
+UNKNOWN = "this position is too old or unknown; read the timeline again"
+ANOTHER = "the customer was merged or split, or a conversation became one with another; read the timeline again"
 
 log = structlog.get_logger(__name__)
 
@@ -50,26 +53,48 @@ SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.c
 FROM conversation.change c
 LEFT JOIN conversation.entry e ON e.tenant_id = c.tenant_id AND e.entry_id = c.entry_id
 LEFT JOIN conversation.leaf l ON l.tenant_id = c.tenant_id AND l.leaf_id = e.leaf_id
-LEFT JOIN conversation.conversation k ON k.tenant_id = c.tenant_id AND k.conversation_id = e.conversation_id
+LEFT JOIN conversation.conversation k
+    ON k.tenant_id = c.tenant_id AND k.conversation_id = coalesce(e.conversation_id, c.conversation_id)
 WHERE c.tenant_id = $1 AND c.position > $2 AND c.position <= $3
 """  # noqa: S608
 
-OF_CUSTOMER = """ AND (
-    coalesce(e.leaf_id, c.leaf_id) IN (
-        SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $4)
-    OR k.canonical_id IN (
+# Where the version before this change stood: what leaves a timeline is a correction of what its readers have.
+# OFFSET 0: looked up for each change, never hashed over a tenant's whole past.
+_LEFT = """ OR c.kind = 'c' AND EXISTS (
+    SELECT FROM conversation.past_entry q
+    LEFT JOIN conversation.conversation w ON w.tenant_id = $1 AND w.conversation_id = q.conversation_id
+    WHERE q.tenant_id = $1 AND q.entry_id = c.entry_id AND q.until = c.changed_at AND ({0}) OFFSET 0)"""
+_THEIRS = "IN (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $4)"
+_THEIR_MATTERS = """IN (
         SELECT m.canonical_id FROM conversation.leaf o
         JOIN conversation.participation p ON p.tenant_id = $1 AND p.leaf_id = o.leaf_id
         JOIN conversation.conversation m ON m.tenant_id = $1 AND m.conversation_id = p.conversation_id
-        WHERE o.tenant_id = $1 AND o.customer_id = $4))
+        WHERE o.tenant_id = $1 AND o.customer_id = $4)"""
+OF_CUSTOMER = f""" AND (
+    coalesce(e.leaf_id, c.leaf_id) {_THEIRS} OR k.canonical_id {_THEIR_MATTERS}
+    {_LEFT.format(f"q.leaf_id {_THEIRS} OR w.canonical_id {_THEIR_MATTERS}")})
 """
 
-OF_CONVERSATION = " AND coalesce(k.canonical_id, c.conversation_id) = $4"
+OF_CONVERSATION = f" AND (coalesce(k.canonical_id, c.conversation_id) = $4 {_LEFT.format('w.canonical_id = $4')})"
 
 # Who a customer is: when this changes, what was sent before is not the whole story any more.
 FORMER = """
 SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 AND was_customer ORDER BY leaf_id
 """
+
+# The conversations that one consists of, and whether who or what it is has changed since an instant.
+MERGED_IN = """
+SELECT conversation_id FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = $2
+ORDER BY conversation_id
+"""
+MADE_OTHERWISE = """
+SELECT EXISTS (SELECT FROM conversation.past_leaf WHERE tenant_id = $1 AND customer_id = $2 AND until > $3)
+    OR EXISTS (SELECT FROM conversation.leaf l, LATERAL (
+                   SELECT FROM conversation.past_leaf WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND until > $3
+                   OFFSET 0) AS p
+               WHERE l.tenant_id = $1 AND l.customer_id = $2)
+"""
+CHANGED_AT = "SELECT changed_at FROM conversation.change WHERE tenant_id = $1 AND position = $2"
 
 PRUNE = "DELETE FROM conversation.change WHERE changed_at < now() - make_interval(secs => $1)"
 
@@ -134,19 +159,25 @@ class Wanted:
     customer_id: UUID | None = None
     conversation_id: UUID | None = None
 
+    @property
+    def narrow(self) -> bool:
+        """Whether what was there before may come into what is sent."""
+        return self.customer_id is not None or self.conversation_id is not None
+
 
 async def stream(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | None) -> AsyncIterator[bytes]:
     """Yield server-sent events from `after` on, or from now on; never ends by itself.
 
     An entry that is new is `entry`, a newer version or its removal `correction`. `reset` says that what was sent
-    before is not enough to know the timeline: the position is too old, or the customer was merged or split.
+    before is not enough to know the timeline: the position is too old, the customer was merged or split, also since
+    the position, or a conversation became one with another.
     """
     with tail.listening(wanted.tenant):
         async with tenant_reader(pool, wanted.tenant) as connection:
-            position, reset = await _start(connection, wanted.tenant, after)
+            position, reset = await _start(connection, wanted, after)
             people = await _people(connection, wanted)
         if reset:
-            yield _event("reset", position, {"reason": "this position is too old or unknown; read the timeline again"})
+            yield _event("reset", position, {"reason": reset})
         else:
             yield HEARTBEAT
         while True:
@@ -154,27 +185,41 @@ async def stream(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | No
                 yield HEARTBEAT
                 continue
             async with tenant_reader(pool, wanted.tenant) as connection:
-                reached, events = await _changes(connection, wanted, position)
+                reached, rows = await _changes(connection, wanted, position)
                 now = await _people(connection, wanted)
-            if now != people:
+            if now != people or (wanted.narrow and any(row["type"] == UNITED for row in rows)):
                 people = now
-                yield _event("reset", reached, {"reason": "the customer was merged or split; read the timeline again"})
-            for event in events:
-                yield event
+                yield _event("reset", reached, {"reason": ANOTHER})
+            for row in rows:
+                yield _told(row)
             position = reached
 
 
-async def _start(connection: asyncpg.Connection, tenant: str, after: int | None) -> tuple[int, bool]:
-    bounds = await connection.fetchrow(BOUNDS, tenant)
+async def _start(connection: asyncpg.Connection, wanted: Wanted, after: int | None) -> tuple[int, str | None]:
+    """Return the position from which on to read, and why what came before it has to be read again, where it has."""
+    bounds = await connection.fetchrow(BOUNDS, wanted.tenant)
     last, first = (bounds["last"], bounds["first"]) if bounds else (0, 1)
     if after is None:
-        return last, False
-    known = first - 1 <= after <= last
-    return (after, False) if known else (last, True)
+        return last, None
+    if not first - 1 <= after <= last:
+        return last, UNKNOWN
+    if after and wanted.customer_id is not None:
+        at = await connection.fetchval(CHANGED_AT, wanted.tenant, after)
+        survivor = await customers.survivor(connection, wanted.tenant, wanted.customer_id)
+        if at is None:
+            return last, UNKNOWN
+        if await connection.fetchval(MADE_OTHERWISE, wanted.tenant, survivor, at):
+            # All that came since follows all the same.
+            return after, ANOTHER
+    return after, None
 
 
 async def _people(connection: asyncpg.Connection, wanted: Wanted) -> list[UUID] | None:
-    """Return the customers that the wanted one consists of; new leaves of the same one are no change."""
+    """Return the customers or conversations that the wanted one consists of; new leaves of one are no change."""
+    if wanted.conversation_id is not None:
+        canonical = await conversations.canonical(connection, wanted.tenant, wanted.conversation_id)
+        rows = await connection.fetch(MERGED_IN, wanted.tenant, canonical)
+        return [row["conversation_id"] for row in rows]
     if wanted.customer_id is None:
         return None
     survivor = await customers.survivor(connection, wanted.tenant, wanted.customer_id)
@@ -184,8 +229,8 @@ async def _people(connection: asyncpg.Connection, wanted: Wanted) -> list[UUID] 
     return [survivor, *(row["leaf_id"] for row in rows)]
 
 
-async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -> tuple[int, list[bytes]]:
-    """Return the next changes as events, and the position that they reach."""
+async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -> tuple[int, list[asyncpg.Record]]:
+    """Return the next changes, and the position that they reach."""
     bounds = await connection.fetchrow(BOUNDS, wanted.tenant)
     reached = min(bounds["last"], after + AT_ONCE)
     arguments: list[Any] = [wanted.tenant, after, reached]
@@ -198,8 +243,7 @@ async def _changes(connection: asyncpg.Connection, wanted: Wanted, after: int) -
         canonical = await conversations.canonical(connection, wanted.tenant, wanted.conversation_id)
         statement += OF_CONVERSATION
         arguments.append(canonical or wanted.conversation_id)
-    rows = await connection.fetch(statement + " ORDER BY c.position", *arguments)
-    return reached, [_told(row) for row in rows]
+    return reached, await connection.fetch(statement + " ORDER BY c.position", *arguments)
 
 
 def _told(row: asyncpg.Record) -> bytes:

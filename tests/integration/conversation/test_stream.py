@@ -143,6 +143,62 @@ async def test_a_merge_tells_the_reader_to_start_over(pool: asyncpg.Pool, tail: 
     assert [kind for kind, _, _ in await reading] == ["reset"]
 
 
+async def test_who_comes_back_after_a_merge_or_split_is_told_to_start_over(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    await timelines.post(timelines.message("09:00:00", "crm:ann"), timelines.message("09:00:01", "email:a@x.example"))
+    ann = await timelines.customer("crm:ann")
+    assert ann is not None
+    wanted = Wanted("acme", customer_id=streaming.UUID(ann["id"]))
+    before = await last_position(pool)
+    await timelines.post(timelines.message("09:00:02", "crm:ann"))
+    # Nothing but entries of her own: all of them come.
+    assert [kind for kind, _, _ in await read(pool, tail, wanted, before, 1)] == ["entry"]
+    # One person by evidence, which no entry tells.
+    await timelines.post(timelines.message("09:00:03", "crm:ann", "email:a@x.example"))
+    last = await last_position(pool)
+    told = await read(pool, tail, wanted, before, 2)
+    assert [(kind, position) for kind, position, _ in told] == [("reset", before), ("entry", before + 1)]
+    assert await read(pool, tail, wanted, last, 1, patience_s=0.5) == []
+    body = {"handles": ["email:a@x.example"]}
+    assert (await timelines.call("POST", f"/v1/customers/{ann['id']}/split", json=body)).status_code == 200
+    assert [kind for kind, _, _ in await read(pool, tail, wanted, last, 1)] == ["reset"]
+
+
+async def test_readers_of_a_conversation_hear_what_leaves_it_and_when_it_becomes_one_with_another(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines
+) -> None:
+    one, other = "email:a@x.example", "email:b@x.example"
+    first = timelines.message("09:00:00", one, channel="email", message_id="<1@x>")
+    second = timelines.message("09:01:00", other, channel="email", message_id="<2@x>")
+    answer = timelines.message("09:02:00", other, channel="email", thread={"in_reply_to": "<2@x>"})
+    await timelines.post(first, second, answer)
+    stays, leaves = [(await timelines.status(event))["conversation_id"] for event in (first, second)]
+    moved = (await timelines.status(answer))["entry_id"]
+    wanted = Wanted("acme", conversation_id=streaming.UUID(leaves))
+    before = await last_position(pool)
+    joined = await timelines.call("POST", f"/v1/conversations/{stays}/join", json={"entry_ids": [moved]})
+    assert joined.status_code == 200, joined.text
+    customer = await timelines.customer(other)
+    assert customer is not None
+    for left in (wanted, Wanted("acme", customer_id=streaming.UUID(customer["id"]))):
+        kind, _, told = (await read(pool, tail, left, before, 1))[0]
+        assert (kind, told["id"], told["conversation_id"]) == ("correction", moved, stays)
+    # Whatever becomes of it there is no news for those who read where it was.
+    behind = await last_position(pool)
+    back = await timelines.call("POST", f"/v1/conversations/{moved}/join", json={"entry_ids": [moved]})
+    assert back.status_code == 200, back.text
+    assert await read(pool, tail, wanted, behind, 1, patience_s=0.5) == []
+    # Two that become one: to whoever reads now, and to whoever comes back later.
+    position = await last_position(pool)
+    reading = asyncio.ensure_future(read(pool, tail, wanted, position, 1))
+    await asyncio.sleep(0)
+    whole = await timelines.call("POST", f"/v1/conversations/{stays}/join", json={"conversation_id": leaves})
+    assert whole.status_code == 200, whole.text
+    assert [kind for kind, _, _ in await reading] == ["reset"]
+    assert [kind for kind, _, _ in await read(pool, tail, wanted, position, 1)] == ["reset"]
+
+
 async def test_a_position_from_nowhere_is_a_reset_and_nonsense_a_422(
     pool: asyncpg.Pool, tail: Tail, timelines: Timelines
 ) -> None:
