@@ -24,14 +24,18 @@ MOST_PARTS = 1_000
 
 
 class Headers:
-    """Header fields in order; names in lower case, values unfolded but not decoded."""
+    """Header fields in order; names in lower case, values unfolded but not decoded.
 
-    __slots__ = ("_fields", "_first")
+    Values given as `folded` are unfolded when they are asked for: of the long headers of a mail few ever are.
+    """
 
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+    __slots__ = ("_fields", "_first", "_folded")
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = (), *, folded: bool = False) -> None:
         self._fields = tuple(fields)
         # Of several with one name the first stays.
         self._first = dict(reversed(self._fields))
+        self._folded = folded
 
     def __bool__(self) -> bool:
         return bool(self._fields)
@@ -54,11 +58,12 @@ class Headers:
 
     def and_also(self, more: Iterable[tuple[str, str]]) -> Headers:
         """Return these fields with `more` after them."""
-        return Headers((*self._fields, *more))
+        return Headers((*((name, self._unfolded(value)) for name, value in self._fields), *more))
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
-        return self._first.get(name)
+        value = self._first.get(name)
+        return self._unfolded(value) if value is not None else None
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
@@ -66,13 +71,18 @@ class Headers:
         if first is None:
             return []
         if len(self._first) == len(self._fields):
-            return [first]
-        return [value for key, value in self._fields if key == name]
+            return [self._unfolded(first)]
+        return [self._unfolded(value) for key, value in self._fields if key == name]
 
     def text(self, name: str) -> str | None:
         """Return the first value of `name` with its encoded words decoded, None where it is missing or blank."""
-        value = self._first.get(name)
+        value = self.get(name)
         return decode_words(value).strip() or None if value is not None else None
+
+    def _unfolded(self, value: str) -> str:
+        if self._folded and ("\n" in value or "\r" in value):
+            return value.replace("\r", "").replace("\n", "")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,7 @@ def _split_plain(raw: bytes, start: int) -> tuple[Headers, bytes] | None:
     if end < 0 or len(block) > LONGEST_HEADER or not block.isascii() or b"\0" in block:
         return None
     lines = _LINES.findall(block.decode("ascii"))
-    headers = Headers([(_name(name), _unfolded(value)) for name, value in lines])
+    headers = Headers([(_name(name), value.strip()) for name, value in lines], folded=True)
     if len(lines) > MOST_HEADERS or "" in headers:
         # A line is no field.
         return None
@@ -173,11 +183,6 @@ def _split_plain(raw: bytes, start: int) -> tuple[Headers, bytes] | None:
 
 _LINES = re.compile(r"(?:([^:\n ]{1,200}+)[ \t]*+:)?+([^\n]*+\n(?:[ \t][^\n]*+\n)*+)")
 """A whole header field as in `_FIELD`; where a line is none, the line without a name."""
-
-
-def _unfolded(written: str) -> str:
-    value = written.strip()
-    return value.replace("\r", "").replace("\n", "") if "\n" in value or "\r" in value else value
 
 
 def split_slowly(raw: bytes, start: int = 0) -> tuple[Headers, bytes]:
