@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -226,6 +227,44 @@ async def test_a_message_for_others_does_not_overtake_and_one_of_the_same_people
     assert outcome.new == 1
     await nothing_is_aside(pool, "acme")
     await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def is_overtaken_by(pool: asyncpg.Pool, aside: InboundEvent, event: InboundEvent) -> None:
+    """What is decided about an event that is set aside does not hold once another one has come; made anew it does."""
+    assert len((await put(pool, "acme", [aside], SMALL)).aside) == 1
+    decision = await decided(pool, "acme")
+    assert decision is not None
+    assert (await put(pool, "acme", [event], SMALL)).new == 1
+    with pytest.raises(Overtaken):
+        async with pool.acquire() as connection, connection.transaction():
+            await store(connection, decision, NOW)
+    async with pool.acquire() as connection, connection.transaction():
+        await decide_aside(connection, "acme", SECRET, NOW)
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def test_a_stranger_who_names_the_same_ticket_overtakes(pool: asyncpg.Pool) -> None:
+    await two_people(pool)
+    both, stranger = said("both", 4, ANN, CALLER), said("stranger", 3, "email:cy@c.example")
+    for event in (both, stranger):
+        event.data["thread"] = {"ticket": "T-9"}
+    await is_overtaken_by(pool, both, stranger)
+
+
+async def test_whoever_revives_a_matter_in_which_one_of_them_once_took_part_overtakes(pool: asyncpg.Pool) -> None:
+    def mail(name: str, hours: int, who: str, **thread: str) -> InboundEvent:
+        event = said(name, hours, who)
+        event.data.update(channel="email", message_id=f"<{name}@x.example>", thread=thread)
+        return event
+
+    first, answer = mail("m1", 0, "email:bo@b.example"), mail("m2", 1, ANN, in_reply_to="<m1@x.example>")
+    # The caller asks for an open matter; Bo's is long quiet when Ann is found to be the caller, until he goes on.
+    await put(pool, "acme", [first, answer, said("text", 240, CALLER)], SMALL)
+    merge = said("merge", 216)
+    merge = replace(merge, type="threadline.customer.merged", data={"sides": [[ANN], [CALLER]]})
+    await is_overtaken_by(pool, merge, mail("m3", 239, "email:bo@b.example", in_reply_to="<m2@x.example>"))
+    row = await pool.fetchrow("SELECT rule, conversation_id FROM conversation.entry WHERE event_id = 'text'")
+    assert row["rule"] == "open_conversation"
 
 
 async def test_two_lanes_beside_writers_end_as_the_rules_give(pool: asyncpg.Pool) -> None:
