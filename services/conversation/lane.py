@@ -40,10 +40,14 @@ SOON_S = 0.02
 """How often it looks after it set something aside, until that is committed."""
 SOON_TIMES = 100
 COUNT_EVERY_S = 5.0
-AT_ONCE = 200
-"""Most events that are decided together: what comes to one large part is often more than one event."""
+FIRST, MOST = 64, 2_000
+"""Events that are decided together, at first and at the most: what comes to one large part is often many events."""
+SHORT_S, LONG_S = 1.0, 3.0
+"""More are decided together where that took less than the one, fewer where it took more than the other."""
 TRIES = 3
 """How often a decision may be overtaken before it is made while the tenant is held, lest it never be."""
+PATIENCE_S = 900.0
+"""Longest that one look and decision may take: a connection that is dead without a word must not stop the lane."""
 AWAKE_EVERY_S = 5.0
 
 log = structlog.get_logger("threadline.lane")
@@ -66,6 +70,7 @@ class Lane:
         self._told = told
         self._nudged = asyncio.Event()
         self._counted_at = -COUNT_EVERY_S
+        self._together = FIRST
 
     def count(self, outcome: Outcome) -> None:
         """Hear what a batch of the stream did, and pass it on; what it set aside is about to be committed."""
@@ -109,7 +114,7 @@ class Lane:
             if not alone:
                 return False
             try:
-                return await self._decide(tenant, AT_ONCE)
+                return await self._decide(tenant)
             except Rejected:
                 # Which one it was is only known of one alone; that one goes to quarantine.
                 return await self._decide_first(tenant)
@@ -130,15 +135,24 @@ class Lane:
             finally:
                 await end(awake)
 
-    async def _decide(self, tenant: str, most: int) -> bool:
+    async def _decide(self, tenant: str) -> bool:
         for _ in range(TRIES):
-            decision = await self._decide_beside(tenant, most)
+            begun = monotonic()
+            decision = await self._decide_beside(tenant, self._together)
             if decision is None:
                 break
             with suppress(Overtaken):
                 await self._store(partial(store, decision=decision))
+                self._pace(monotonic() - begun, full=len(decision.events) == self._together)
                 return True
-        return await self._decide_under_lock(tenant, most)
+            self._together = max(1, self._together // 4)  # what takes less long is overtaken less often
+        return await self._decide_under_lock(tenant, self._together)
+
+    def _pace(self, took_s: float, *, full: bool) -> None:
+        if took_s > LONG_S:
+            self._together = max(1, self._together // 2)
+        elif full and took_s < SHORT_S:
+            self._together = min(MOST, 2 * self._together)
 
     async def _decide_beside(self, tenant: str, most: int) -> Decision | None:
         """Decide on a snapshot: in a thread with a connection of its own, as it may compute for seconds."""
@@ -152,12 +166,13 @@ class Lane:
                 return await decide(connection)
 
         async def decide_there() -> Decision | None:
-            connection = await connect(platform.settings.dsn())
-            try:
-                await prepare_connection(connection)
-                return await decide(connection)
-            finally:
-                await connection.close()
+            async with asyncio.timeout(PATIENCE_S):
+                connection = await connect(platform.settings.dsn())
+                try:
+                    await prepare_connection(connection)
+                    return await decide(connection)
+                finally:
+                    connection.terminate()  # it has nothing to say any more
 
         return await apart(decide_there)
 

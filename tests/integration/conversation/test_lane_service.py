@@ -5,25 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from time import monotonic
 from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from services.cli import ledger
 from services.conversation import tables
 from services.conversation.auditing import Audit
 from services.conversation.batch import Limits, Outcome
+from services.conversation.beside import Decision, decide_beside
 from services.conversation.entries import digest_of
-from services.conversation.lane import Lane
+from services.conversation.lane import TRIES, Lane
+from services.conversation.update import put_events
+from shared.auth import Authenticator
+from shared.clock import SystemClock
 from shared.entry_ids import entry_id_of, entry_secret
 from shared.events import InboundEvent
+from shared.log.metrics import LogMetrics
+from shared.log.postgres import postgres_log
+from shared.service import Platform
 from shared.settings import Settings
 from tests.histories import BEGINNING, HOUR, SECRET
+from tests.integration.conversation.test_histories import is_what_is_decided_from_scratch
 from tests.integration.conversation.test_lane import decide, nothing_is_aside, put
-from tests.timeline_app import Timelines, running_timelines
+from tests.timeline_app import SECRET_KEY, Timelines, running_timelines
 from tests.waiting import until
 
 SMALL = Limits(leaves=1, entries=2000)
@@ -263,3 +273,32 @@ async def test_gauges_show_what_is_set_aside_and_for_how_long(pool: asyncpg.Pool
         lane._counted_at = float("-inf")
         await lane._show()
         assert quiet.shown == (0, 0.0)
+
+
+async def test_what_is_overtaken_again_and_again_is_decided_while_the_tenant_is_held(
+    pool: asyncpg.Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with postgres_log(pool, retention=None) as log:
+        await two_people(pool)
+        assert len((await put(pool, "acme", [said("both", 3, ANN, CALLER)], SMALL)).aside) == 1
+        looks = 0
+
+        async def decide_and_be_overtaken(
+            connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, most: int
+        ) -> Decision | None:
+            nonlocal looks
+            decision = await decide_beside(connection, tenant, SECRET, now, most)
+            looks += 1
+            async with connection.transaction():
+                assert (await put_events(connection, tenant, [said(f"m{looks}", 3 + looks, ANN)], SECRET, now)).new == 1
+            return decision
+
+        monkeypatch.setattr("services.conversation.lane.decide_beside", decide_and_be_overtaken)
+        registry = CollectorRegistry()
+        given = (Authenticator(pool), registry, SECRET_KEY, LogMetrics(registry))
+        lane = Lane(Platform(settings, SystemClock(), pool, log, *given), Quiet())
+        lane._secret = SECRET
+        await lane.drain()
+        assert looks == TRIES
+        await nothing_is_aside(pool, "acme")
+        await is_what_is_decided_from_scratch(pool, "acme", 0)
