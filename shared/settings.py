@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     )
     log_timeout_s: float = _setting(10.0, "s", "an append that is not durable by then is refused with 503", gt=0)
     max_record_bytes: int = _setting(1_000_000, "bytes", "a larger record is refused by the log", ge=1024)
-    batch_max_records: int = _setting(2000, "records", "most that a consumer does in one transaction", ge=1, le=100_000)
+    batch_max_records: int = _setting(4000, "records", "most that a consumer does in one transaction", ge=1, le=100_000)
     policy_slice: int = _setting(
         500,
         "entries",

@@ -228,7 +228,7 @@ class Runner:
                     self._full = False
                     continue
                 began = monotonic()
-                full = self._full = len(records) >= self._settings.batch_max_records // 2
+                full = self._full = len(records) >= self._settings.batch_max_records // 4
                 if full:
                     ahead = self._fetch(consumer, self._ahead)
                 if not await self._do(consumer, records):
