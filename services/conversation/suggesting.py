@@ -69,11 +69,12 @@ WHERE tenant_id = $1 AND customer_id <> $2 AND node LIKE 'email:%' AND split_par
 ORDER BY customer_id LIMIT $3
 """
 
+# One look-up for each: put into one condition, the planner prefers to read the whole tenant.
 NEAR = """
-SELECT DISTINCT customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND customer_id <> $2 AND node = ANY($4::text[]) ORDER BY customer_id LIMIT $3
+SELECT DISTINCT l.customer_id FROM unnest($4::text[]) AS n (node),
+LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND node = n.node OFFSET 0) AS l
+WHERE l.customer_id <> $2 ORDER BY l.customer_id LIMIT $3
 """
-
 
 OWNERS = "SELECT DISTINCT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY($2::text[])"
 
