@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.ingest.adapters.base import Account, Adapter, Headers, Quarantined, RawRequest, reread
-from services.ingest.reading import clean_text
-from services.ingest.validation import storable_id
+from services.ingest.reading import clean_text, storable_id
 from services.ingest.webhooks import events_of
 from shared.events import InboundEvent
 from shared.log.headers import decode_headers

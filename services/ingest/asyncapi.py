@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from services.ingest.reading import MAX_ATTRIBUTE_BYTES
 from services.ingest.schema import MODELS
 from services.ingest.topic_schemas import (
     INSTANT,
@@ -20,7 +21,6 @@ from services.ingest.topic_schemas import (
     said,
     timeline_message,
 )
-from services.ingest.validation import MAX_ATTRIBUTE_BYTES
 from shared.events import DERIVED_SOURCE, SEALED_TYPE
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE
 from shared.tombstones import STUB_TYPE

@@ -13,8 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from services.ingest.adapters.base import Account, Quarantined, RawRequest, ReplayToken
-from services.ingest.reading import clean_text
-from services.ingest.validation import storable_id
+from services.ingest.reading import clean_text, storable_id
 from shared.database.engine import transaction
 from shared.errors import Retryable
 from shared.events import InboundEvent

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from hashlib import sha256
 from typing import Any
 
 import orjson
 
 MAX_DEPTH = 64
 """Deepest nesting of `data`; the timeline's record wraps it a few levels more, and the encoder's own limit is 254."""
+
+MAX_ATTRIBUTE_BYTES = 1_000
+"""Longest `id` and `source`: (tenant, source, id) is an index row, and PostgreSQL's end at 2,704 bytes."""
 
 REPLACEMENT = "\ufffd"
 
@@ -131,3 +135,9 @@ def _finite(digits: str) -> float:
     if math.isinf(number):
         raise NotJson("a number is too large to be kept: send it as a string")
     return number
+
+
+def storable_id(event_id: str) -> str:
+    """Return the id, or its SHA-256 where it is longer than an index row takes."""
+    data = event_id.encode()
+    return event_id if len(data) <= MAX_ATTRIBUTE_BYTES else "sha256:" + sha256(data).hexdigest()

@@ -8,13 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from services.ingest.reading import MAX_DEPTH, NotJson, fault_in_shape, read_json
+from services.ingest.reading import MAX_ATTRIBUTE_BYTES, MAX_DEPTH, NotJson, fault_in_shape, read_json
 from services.ingest.schema import MODELS
 from shared.errors import ThreadlineError
 from shared.events import DERIVED_SOURCE, MADE_HERE, TYPE_PREFIX, InboundEvent
@@ -22,9 +21,6 @@ from shared.timestamps import read_rfc3339
 
 AHEAD = timedelta(hours=24)
 """An event may be this far ahead of the server's clock: senders' clocks go wrong by hours, not by days."""
-
-MAX_ATTRIBUTE_BYTES = 1_000
-"""Longest `id` and `source`: (tenant, source, id) is an index row, and PostgreSQL's end at 2,704 bytes."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
@@ -118,12 +114,6 @@ def is_a_time(at: datetime) -> bool:
     infinity, and most time zones have no local time for it.
     """
     return at.year > 1
-
-
-def storable_id(event_id: str) -> str:
-    """Return the id, or its SHA-256 where it is longer than an index row takes."""
-    data = event_id.encode()
-    return event_id if len(data) <= MAX_ATTRIBUTE_BYTES else "sha256:" + sha256(data).hexdigest()
 
 
 def encoded(event: InboundEvent) -> bytes:

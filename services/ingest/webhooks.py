@@ -33,9 +33,9 @@ from services.ingest.limits import Pressure, SenderRates, TooMuch
 from services.ingest.metrics import IngestMetrics
 from services.ingest.openapi import TAKEN
 from services.ingest.published_keys import KeysUnavailable, PublishedKeys
-from services.ingest.reading import clean_text, cleaned
+from services.ingest.reading import clean_text, cleaned, storable_id
 from services.ingest.routes import straight_to, too_many, whole_body
-from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time, storable_id
+from services.ingest.validation import InvalidEvent, check_data, encoded, is_a_time
 from shared.events import InboundEvent
 from shared.problems import Problem, not_found, unavailable
 from shared.service import Door, Platform

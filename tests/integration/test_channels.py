@@ -26,7 +26,7 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.channels import SEALED_FOR, Channels
 from services.ingest.keeping import FORGET_EXPIRED, MANY, Events, Keeper
-from services.ingest.validation import storable_id
+from services.ingest.reading import storable_id
 from shared.errors import LogUnavailable, SetupError
 from shared.events import InboundEvent
 from shared.sealing import Sealer

@@ -10,8 +10,7 @@ import orjson
 from services.ingest.adapters.base import Account, Headers, RawRequest, reread
 from services.ingest.adapters.email_raw import EmailRaw
 from services.ingest.importers.pieces import Piece
-from services.ingest.reading import NotJson, clean_text, cleaned, read_json
-from services.ingest.validation import storable_id
+from services.ingest.reading import NotJson, clean_text, cleaned, read_json, storable_id
 from shared.events import rfc3339
 
 PROVIDER = "email_raw"
