@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +15,7 @@ from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
-from services.conversation.identity import strength
+from services.conversation.identity import Node, strength
 from services.conversation.people import Leaf
 from services.conversation.seen import Seen, SeenLeaves
 from services.conversation.stitching import Placement
@@ -98,7 +98,13 @@ class Saving:
         others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
         await self._keep(conversations=(*others, *gone))
         await tables.conversations.save_conversations(self._connection, self._tenant, rows, gone)
-        return await self._reown(rows)
+        reowned = await self._reown(rows)
+        sightings: Sightings = {}
+        for entry in sorted(reowned, key=lambda entry: entry.occurred_at):
+            if entry.data.get("customer"):
+                sighted(sightings, entry.facts(self._batch.policy), entry.leaf_id)
+        await tables.leaves.save_sightings(self._connection, self._tenant, list(sightings.values()))
+        return reowned
 
     async def _write_people(self, seen: Mapping[UUID, Seen], sightings: Rows) -> None:
         people, renewal = self._people, self._batch.renewal
@@ -290,7 +296,7 @@ class Saving:
     def _seen(self, moved: Sequence[Entry]) -> tuple[Mapping[UUID, Seen], Rows]:
         """Return what the new entries say of the handles they name and of their owners, and what was seen where."""
         seen = SeenLeaves()
-        sightings: dict[tuple[str, UUID], list[object]] = {}
+        sightings: Sightings = {}
         said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
         said += [(copy.facts, copy.event, self._leaf_of[copy.stands_for]) for copy in self._batch.copies]
         for fact, event, leaf_id in sorted(said, key=lambda item: item[0].order):
@@ -301,13 +307,12 @@ class Saving:
                 leaf = self._people.leaves.get(claim.node)
                 if leaf is not None:
                     seen.of(leaf.leaf_id).claimed(claim, at)
-                if strength(claim.node) >= handles.WEAK:
-                    shown = claim.shown.partition(":")[2]
-                    row = sightings.setdefault((claim.node, leaf_id), [claim.node, leaf_id, shown, False, at, at])
-                    row[3], row[5] = bool(row[3]) or claim.verified, at
+            sighted(sightings, fact, leaf_id)
             seen.of(leaf_id).owns(fact, event.data.get("customer") or {})
-        for entry in moved:
-            seen.of(entry.leaf_id).owns(self._batch.facts[entry.entry_id], entry.data.get("customer") or {})
+        for entry in sorted(moved, key=lambda entry: entry.occurred_at):
+            fact = self._batch.facts[entry.entry_id]
+            sighted(sightings, fact, entry.leaf_id)
+            seen.of(entry.leaf_id).owns(fact, entry.data.get("customer") or {})
         return seen.by_leaf(), list(sightings.values())
 
     async def _save_participations(self, moved: Sequence[Entry]) -> None:
@@ -381,3 +386,17 @@ class Saving:
 def _in_order(changes: list[tuple[bytes, Entry]]) -> list[tuple[bytes, Entry]]:
     """Sort changes as they happened, what follows from an entry right behind it."""
     return sorted(changes, key=lambda change: (change[1].occurred_at, change[1].derived, change[1].source))
+
+
+Sightings = dict[tuple[Node, UUID], list[Any]]
+"""(handle that identifies nobody by itself, leaf beside which it was seen) → the row of `sighting`."""
+
+
+def sighted(sightings: Sightings, fact: Facts, leaf_id: UUID) -> None:
+    """Note which such handles an entry names whose owner is this leaf. Entries come in their order."""
+    at = fact.occurred_at
+    for claim in fact.claims:
+        if claim.usable and strength(claim.node) >= handles.WEAK:
+            shown = claim.shown.partition(":")[2]
+            row = sightings.setdefault((claim.node, leaf_id), [claim.node, leaf_id, shown, False, at, at])
+            row[3], row[4], row[5] = bool(row[3]) or claim.verified, min(row[4], at), max(row[5], at)

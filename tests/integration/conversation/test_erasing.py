@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -29,6 +30,8 @@ VALUES = """
 SELECT r.value FROM log.record r JOIN log.partition p ON p.id = r.partition_id WHERE p.topic = 'threadline.' || $1
 ORDER BY r.appended_at, r.partition_id, r."offset"
 """
+OWNER_OF = "SELECT node FROM conversation.entry JOIN conversation.leaf USING (tenant_id, leaf_id) WHERE event_id = $1"
+POSTED = "SELECT event_id FROM conversation.entry WHERE cause_id IS NULL"
 ERASED = "SELECT digest FROM privacy.tombstone WHERE tenant_id = $1 AND kind = 'e'"
 CUSTOMERS = """
 SELECT min(node), customer_id FROM conversation.leaf WHERE tenant_id = $1 AND NOT shared GROUP BY 2 ORDER BY 1
@@ -140,3 +143,26 @@ def _groups(got: dict[tuple[str, str], tuple[UUID, UUID | None]]) -> set[frozens
     for name, (customer, _) in got.items():
         found.setdefault(customer, set()).add(name)
     return {frozenset(names) for names in found.values()}
+
+
+async def test_what_only_a_browser_said_is_found_where_it_came_to_lie_later(pool: asyncpg.Pool) -> None:
+    at = datetime(2026, 3, 2, 9, tzinfo=UTC)
+
+    def event(name: str, minutes: int, kind: str, **data: Any) -> InboundEvent:
+        when = at + minutes * timedelta(minutes=1)
+        return InboundEvent("acme", "/x", name, f"threadline.{kind}", when, when, data)
+
+    call = event("call", 0, "call.answered", channel="phone", contact_id="c1")
+    founder = str(entry_id_of(SECRET, "acme", "/x", "call"))
+    browser = {"handles": [{"kind": "visitor", "value": "v1"}]}
+    said = event("said", 5, "message.received", channel="chat", customer=browser, conversation_id=founder)
+    async with postgres_log(pool, retention=None) as log:
+        # Whose it is shows only once the call is there, which is another person's.
+        await put(pool, log, "acme", [said])
+        await put(pool, log, "acme", [call])
+        assert await pool.fetchval(OWNER_OF, "said") == "contact:c1"
+        browsing = await pool.fetchval("SELECT customer_id FROM conversation.leaf WHERE node = 'visitor:v1'")
+        async with pool.acquire() as connection, connection.transaction():
+            assert await erase_customer(connection, log, "acme", SECRET, browsing, at + DAY)
+        assert [row[0] for row in await pool.fetch(POSTED)] == ["call"]
+        await is_what_is_decided_from_scratch(pool, "acme", 0)
