@@ -17,8 +17,9 @@ subtracting them is exact and the order does not matter, so a late event, a reop
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -147,12 +148,30 @@ def difference(new: Mapping[Key, tuple[int, int]], old: Mapping[Key, tuple[int, 
     return changed
 
 
-class Strip(NamedTuple):
-    """Cells side by side: each bucket once, in order, and n and total of each."""
-
+class _Cells(NamedTuple):
     buckets: Sequence[int]
     numbers: Sequence[int]
     totals: Sequence[int]
+
+
+class Strip(_Cells):
+    """Cells side by side: each bucket once, in order, and n and total of each."""
+
+    @cached_property
+    def positive(self) -> bool:
+        """Whether all cells hold something: none was taken back by more than there was."""
+        return not self.numbers or min(self.numbers) > 0
+
+    @cached_property
+    def ranks(self) -> list[int]:
+        """How many values lie before each cell, and how many in all. A window's histogram and the total share them."""
+        return list(accumulate(self.numbers, initial=0))
+
+    def cell(self, bucket: int) -> tuple[int, int]:
+        """Return n and total of a bucket."""
+        place = bisect_left(self.buckets, bucket)
+        there = place < len(self.buckets) and self.buckets[place] == bucket
+        return (self.numbers[place], self.totals[place]) if there else (0, 0)
 
 
 NOTHING = Strip((), (), ())
@@ -195,15 +214,13 @@ def _pooled_few(strips: Iterable[tuple[Sequence[int], Sequence[int], Sequence[in
 class Histogram:
     """Buckets of one window: index → (n, total). Cells that were taken back are gone."""
 
-    __slots__ = ("_filled", "_ranks", "_strips", "n", "total")
+    __slots__ = ("_filled", "_strips", "n", "total")
 
     def __init__(self) -> None:
         self.n = 0
         self.total = 0
         self._strips: list[Strip] = []
-        self._filled: Strip | None = None
-        self._ranks: list[int] = []
-        """How many values lie in each filled cell and those before it."""
+        self._filled: list[Strip] | None = None
 
     def add(self, bucket: int, n: int, total: int) -> None:
         """Add a cell."""
@@ -223,31 +240,29 @@ class Histogram:
         return dict(zip(buckets, zip(numbers, totals, strict=True), strict=True))
 
     @property
-    def filled(self) -> Strip:
-        """The buckets that hold something, in order; without totals where only some of them are ever wanted."""
+    def filled(self) -> list[Strip]:
+        """Strips of cells that hold something, which come to the histogram together.
+
+        Of many cells in strips without a negative one these strips themselves: what is asked of them is looked up, and
+        adding them would cost more than all else of an answer.
+        """
         if self._filled is None:
             self._filled = self._fill()
-            self._ranks = list(accumulate(self._filled.numbers))
         return self._filled
 
-    def _fill(self) -> Strip:
-        if len(self._strips) > 1 and sum([len(strip.buckets) for strip in self._strips]) > FEW:
-            numbers = _none()
-            for strip in self._strips:
-                for bucket, n in zip(strip.buckets, strip.numbers, strict=True):
-                    numbers[bucket] += n
-            places = [b for b in range(NO_BUCKET, len(BOUNDS)) if numbers[b] > 0]
-            return Strip(places, [numbers[b] for b in places], ())
-        found = self._strips[0] if len(self._strips) == 1 else pooled(self._strips)
-        if found.numbers and min(found.numbers) <= 0:
-            kept = [cell for cell in zip(*found, strict=True) if cell[1] > 0]
-            return Strip(*zip(*kept, strict=True)) if kept else NOTHING
-        return found
+    def _fill(self) -> list[Strip]:
+        strips = [strip for strip in self._strips if strip.buckets]
+        if all(strip.positive for strip in strips) and (
+            len(strips) < 2 or sum([len(strip.buckets) for strip in strips]) > FEW
+        ):
+            return strips
+        kept = [cell for cell in zip(*pooled(strips), strict=True) if cell[1] > 0]
+        return [Strip(*zip(*kept, strict=True))] if kept else []
 
     @property
     def count(self) -> int:
         """How many values they hold."""
-        return self._ranks[-1] if self.filled.buckets else 0
+        return sum([strip.ranks[-1] for strip in self.filled])
 
     def quantile(self, q: float) -> float | None:
         """Return the value at rank ceil(q·n), in the unit of the totals; None when empty.
@@ -257,21 +272,41 @@ class Histogram:
         count = self.count
         if not count:
             return None
-        return self._mean(min(bisect_left(self._ranks, max(1, math.ceil(q * count))), len(self._ranks) - 1))
+        return self._mean(self._ranked(max(1, math.ceil(q * count))))
+
+    def _ranked(self, rank: int) -> int:
+        """Return the bucket that holds the value of a rank: the first up to which there are as many values."""
+        ranked = [(strip.buckets, strip.ranks) for strip in self.filled]
+        if len(ranked) == 1:
+            ((buckets, ranks),) = ranked
+            return buckets[min(bisect_left(ranks, rank) - 1, len(buckets) - 1)]
+        low, high = self._ends()
+        while low < high:
+            middle = (low + high) // 2
+            if sum([ranks[bisect_right(buckets, middle)] for buckets, ranks in ranked]) < rank:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _ends(self) -> tuple[int, int]:
+        """Return the first and the last bucket."""
+        return min([s.buckets[0] for s in self.filled]), max([s.buckets[-1] for s in self.filled])
 
     def lowest(self) -> float | None:
         """Return the least value (of its bucket, the mean)."""
-        return self._mean(0) if self.count else None
+        return self._mean(min([strip.buckets[0] for strip in self.filled])) if self.filled else None
 
     def highest(self) -> float | None:
         """Return the greatest value (of its bucket, the mean)."""
-        return self._mean(-1) if self.count else None
+        return self._mean(max([strip.buckets[-1] for strip in self.filled])) if self.filled else None
 
-    def _mean(self, place: int) -> float:
-        buckets, numbers, totals = self.filled
-        if totals:
-            return totals[place] / numbers[place]
-        return sum(_total(strip, buckets[place]) for strip in self._strips) / numbers[place]
+    def _mean(self, bucket: int) -> float:
+        if len(self.filled) == 1:
+            n, total = self.filled[0].cell(bucket)
+            return total / n
+        cells = [strip.cell(bucket) for strip in self.filled]
+        return sum([total for _, total in cells]) / sum([n for n, _ in cells])
 
     def deviation(self) -> float | None:
         """Return the standard deviation of one value (n − 1), taking each bucket at its mean.
@@ -279,7 +314,7 @@ class Histogram:
         None below two values, and where values were counted without a bucket: then nobody knows how far they lie apart.
         """
         cells, count = self.buckets, self.count
-        if count < 2 or NO_BUCKET in self.filled.buckets:
+        if count < 2 or self._ends()[0] == NO_BUCKET:
             return None
         filled = [cell for cell in cells.values() if cell[0] > 0]
         mean = sum([total for _, total in filled]) / count
@@ -289,8 +324,3 @@ class Histogram:
         """Return how many values are ≤ `value` µs; exact where `value` is a bound."""
         limit = bucket_of(value)
         return sum(n for index, (n, _) in self.buckets.items() if index <= limit)
-
-
-def _total(strip: Strip, bucket: int) -> int:
-    place = bisect_left(strip.buckets, bucket)
-    return strip.totals[place] if place < len(strip.buckets) and strip.buckets[place] == bucket else 0

@@ -100,17 +100,21 @@ def mean_figures(query: Query, cells: Cells, window: Window) -> Figures:
     timed = query.definition.unit == "s" or series.endswith("time_to_callback")
     if series == "transfer_ratio:mean":
         total *= SECOND
-    found = ratio(total / SECOND, n, n)
-    histogram = cells.histogram(series)
+    histogram, seconds = cells.histogram(series), total / SECOND
+    plain_figures = (plain(seconds), n, n, quotient(seconds, n))
+
+    def spread() -> float | None:
+        return in_seconds(histogram.deviation())
+
     if not timed:
-        return replace(found, spread=lambda: in_seconds(histogram.deviation()), extra=_distribution(cells, series))
-    return replace(
-        found,
+        return Figures(*plain_figures, spread=spread, extra=_distribution(cells, series))
+    return Figures(
+        *plain_figures,
         p50=in_seconds(histogram.quantile(0.5)),
         p90=in_seconds(histogram.quantile(0.9)),
         min=in_seconds(histogram.lowest()),
         max=in_seconds(histogram.highest()),
-        spread=lambda: in_seconds(histogram.deviation()),
+        spread=spread,
         extra=_shares(query, histogram, n),
     )
 
