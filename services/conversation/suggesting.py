@@ -45,12 +45,8 @@ WHERE l.customer_id <> $2
 GROUP BY l.customer_id ORDER BY together DESC, l.customer_id LIMIT $3
 """
 
-SAME_NAME = """
-SELECT DISTINCT customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND customer_id <> $2 AND lower(name) = ANY(ARRAY(
-    SELECT lower(name) FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 AND name IS NOT NULL))
-ORDER BY customer_id LIMIT $3
-"""
+# By name and by mailbox at another domain, each by an index of its own.
+ALIKE = "SELECT other_id, reason FROM conversation.alike($1, $2)"
 
 # Of those with the same name: the company alone says no more than that they are colleagues. An attribute is stored with
 # the time from which it is.
@@ -58,15 +54,6 @@ SAME_COMPANY = """
 SELECT DISTINCT o.customer_id FROM conversation.leaf o
 WHERE o.tenant_id = $1 AND o.customer_id = ANY($3) AND lower(o.attributes -> 'company' ->> 0) = ANY(ARRAY(
     SELECT lower(attributes -> 'company' ->> 0) FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2))
-"""
-
-# The same mailbox name at another domain.
-SAME_MAILBOX = """
-SELECT DISTINCT customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND customer_id <> $2 AND node LIKE 'email:%' AND split_part(node, '@', 1) = ANY(ARRAY(
-    SELECT split_part(node, '@', 1) FROM conversation.leaf
-    WHERE tenant_id = $1 AND customer_id = $2 AND node LIKE 'email:%' AND length(split_part(node, '@', 1)) >= 12))
-ORDER BY customer_id LIMIT $3
 """
 
 # One look-up for each: put into one condition, the planner prefers to read the whole tenant.
@@ -92,14 +79,14 @@ async def suggestions(
         for row in await connection.fetch(statement, tenant, customer_id, *more):
             reasons.setdefault(row["customer_id"], set()).add(reason)
 
-    await ask("same_name", SAME_NAME, MOST)
-    named = list(reasons)
+    for row in await connection.fetch(ALIKE, customer_id, MOST):
+        reasons.setdefault(row["other_id"], set()).add(row["reason"])
+    named = [id_ for id_, why in reasons.items() if "same_name" in why]
     await ask("same_name_and_company", SAME_COMPANY, named)
     for id_ in named:
         if "same_name_and_company" in reasons[id_]:
             reasons[id_].remove("same_name")
     await ask("same_conversation", SAME_CONVERSATION, MOST)
-    await ask("same_mailbox_name", SAME_MAILBOX, MOST)
     handles = sorted(node for node in nodes if node.startswith(("email:", "phone:")))[:MOST_HANDLES]
     await ask("near_handle", NEAR, MOST, sorted(set().union(*map(near, handles))))
     for row in await connection.fetch(OWNERS, tenant, apart):

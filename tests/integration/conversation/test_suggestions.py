@@ -57,6 +57,8 @@ async def test_each_reason_is_told_the_likeliest_first_and_nobody_is_merged(time
         # Another mailbox altogether.
         timelines.message("09:08:00", "email:ann@home.example", channel="email", message_id="<r@x>"),
     )
+    # Another tenant's namesakes are nobody here.
+    await timelines.post(timelines.message("09:09:00", ANN, work, customer={"name": "Ann Jansen"}), tenant="globex")
     assert await suggested(timelines, ANN, *others) == {
         colleague: (0.6, ["same_name_and_company"]),
         writer: (0.6, ["same_conversation"]),
