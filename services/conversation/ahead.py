@@ -9,6 +9,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.conversation.entries import Shown, digest_of, shown_of
+from services.conversation.facts import Facts, facts_of
+from services.conversation.policy import DEFAULT, Policy
 from services.conversation.tables.rows import fast_id
 from services.conversation.writing import breathe
 from shared.entry_ids import entry_id_bytes
@@ -26,10 +28,13 @@ class Said(NamedTuple):
     digest: bytes
     shown: Shown | None = None
     """What is shown of it, where that was made ahead: of an event that is known already nobody needs it."""
+    facts: Facts | None = None
+    """What matters of it under `policy`, where that was read ahead."""
+    policy: Policy | None = None
 
 
 def said_by(event: InboundEvent, secret: bytes) -> Said:
-    """Return what an event says, but for what is shown of it."""
+    """Return what an event says, but for what is shown of it and what a policy makes of it."""
     return Said(fast_id(entry_id_bytes(secret, event.tenant, event.source, event.id)), digest_of(event))
 
 
@@ -38,6 +43,8 @@ class Ahead:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._policies: dict[str, Policy] = {}
+        """Tenant → the policy under which its last events were decided, likely that of the next."""
         self._read: deque[dict[int, tuple[Record, InboundEvent, Said]]] = deque(maxlen=2)
         """Of the batch in hand and of the next: a record by its identity, with what it says."""
 
@@ -49,9 +56,15 @@ class Ahead:
             for record in records[start : start + AT_A_TIME]:
                 with suppress(Exception):  # what is wrong with it is said when it has its turn
                     event = InboundEvent.decode(record.value)
-                    said = said_by(event, self._secret)._replace(shown=shown_of(event))
-                    found[id(record)] = record, event, said
+                    said, policy = said_by(event, self._secret), self._policies.get(event.tenant, DEFAULT)
+                    facts = facts_of(event, said.entry_id, policy)
+                    found[id(record)] = record, event, said._replace(shown=shown_of(event), facts=facts, policy=policy)
             await breathe()
+
+    def decided(self, tenant: str, policy: Policy) -> None:
+        """Hear under which policy a tenant's events are decided."""
+        if self._policies.get(tenant, DEFAULT) != policy:
+            self._policies[tenant] = policy
 
     def take(self, record: Record) -> tuple[InboundEvent, Said] | None:
         """Return the event of a record and what it says, where that was read ahead; each once."""

@@ -54,6 +54,8 @@ class Outcome:
     conflicts: int = 0
     copies: int = 0
     moved: int = 0
+    policy: Policy | None = None
+    """The policy under which new events were decided."""
     erased: set[UUID] = field(default_factory=set)
     """Entries of events that were dropped, because they are an erased person's."""
     aside: set[UUID] = field(default_factory=set)

@@ -102,6 +102,8 @@ class InboundConsumer:
         events = [each.event for each in taken if not is_erasure(each.event)]
         said = {id(each.event): each.said for each in taken if each.said is not None}
         outcome = await put_events(connection, tenant, events, self._secret, now, self._limits, said)
+        if outcome.policy is not None:
+            self._ahead.decided(tenant, outcome.policy)
         if outcome.aside:
             await self._note_records(connection, tenant, taken, outcome.aside)
         await publish(self._log, connection, outcome.records)

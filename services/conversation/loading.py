@@ -102,10 +102,17 @@ class Loading:
         if self._batch.aside:
             known |= await tables.aside.digests(self._connection, self._tenant, ids)
         conflicts = {}
-        for (id_, digest, _), event in zip(said, events, strict=True):
+        in_force = self._batch.policy
+        for one, event in zip(said, events, strict=True):
+            id_, digest = one.entry_id, one.digest
             first = self._batch.arrivals[id_].digest if id_ in self._batch.arrivals else known.get(id_)
             if first is None:
-                self._batch.arrivals[id_] = Arrival(event, self._read(event, id_), digest)
+                facts, policy = one.facts, one.policy
+                if policy is not in_force and policy == in_force:
+                    in_force = policy  # to compare is not cheap, and most were read under the same one
+                if facts is None or policy is not in_force:
+                    facts = self._read(event, id_)
+                self._batch.arrivals[id_] = Arrival(event, facts, digest)
             elif first == digest:
                 self._batch.outcome.repeated += 1
             else:

@@ -66,7 +66,7 @@ async def put_events(
         batch, held = await _begin(connection, tenant, secret, now, limits, said)
     if batch.arrivals or batch.copies:
         await decide(batch)
-    batch.outcome.erased, batch.outcome.aside = erased, aside
+    batch.outcome.erased, batch.outcome.aside, batch.outcome.policy = erased, aside, batch.policy
     batch.outcome.records[:0] = told
     return batch.outcome
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from services.conversation.ahead import Ahead, said_by
 from services.conversation.entries import shown_of
+from services.conversation.facts import facts_of
+from services.conversation.policy import DEFAULT
 from shared.events import InboundEvent
 from shared.log.protocol import Record
 
@@ -31,7 +33,8 @@ async def test_what_is_read_ahead_is_what_the_event_says_in_its_turn() -> None:
         assert taken is not None
         event, said = taken
         assert event == a_mail(number)
-        assert said == said_by(a_mail(number), SECRET)._replace(shown=shown_of(a_mail(number)))
+        facts = facts_of(event, said.entry_id, DEFAULT)
+        assert said == said_by(event, SECRET)._replace(shown=shown_of(event), facts=facts, policy=DEFAULT)
         assert said.shown is not None and said.shown.quoted_text is not None and "onclick" not in str(said.shown.html)
         assert ahead.take(record) is None
 
