@@ -254,7 +254,8 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     found = forgetting.found
     groups = {id_: c.canonical_id for id_, c in batch.conversations.items()}
     theirs = {groups[e.conversation_id] for e in entries if e.conversation_id in groups}
-    unsettled = forgetting.unsettled or bool(batch.people.outdated(batch.renewal))
+    # A word that lost handles may be somebody else's now, and on another timeline.
+    unsettled = forgetting.unsettled or bool(condemned.restated) or bool(batch.people.outdated(batch.renewal))
     decided = await _decide_everything(batch) if unsettled else batch
     batch.outcome = decided.outcome
     where = await _decided(decided)

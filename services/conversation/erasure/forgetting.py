@@ -33,8 +33,9 @@ class Forgetting(Loading):
         self.found: dict[str, int] = {}
         """How many rows of what were removed."""
         self.unsettled = False
-        """Whether a handle may no longer be shared or a mail no longer be one that we sent to several, an agent decided
-        about somebody, or evidence on people who stay has lost its event. Then all that is left is decided again."""
+        """Whether a handle may no longer be shared or a mail no longer be one that we sent to several, or evidence on
+        people who stay has lost its event, or an agent decided about them and somebody who goes. Then all that is left
+        is decided again."""
         self._condemned: set[Node] = set()
         self._around: set[Node] = set()
         """All nodes of the components that lose some."""
@@ -81,7 +82,8 @@ class Forgetting(Loading):
         self._around = {node for component in components for node in self._people.members[component]}
         links = await tables.leaves.links_of_nodes(self._connection, self._tenant, self._around)
         self._partners = {node for link in links for node in link.pair} - self._around
-        self.unsettled |= any(link.manual for link in links)
+        # What an agent said of those who go alone goes with them, and says nothing of who stays.
+        self.unsettled |= any(link.manual and not self._condemned.issuperset(link.pair) for link in links)
         self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, self._partners))
 
     async def _sent_to_several(self, mails: Iterable[Key]) -> set[Key]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 
+from services.conversation.batch import Batch
+from services.conversation.erasure import erasing
 from services.conversation.erasure.erasing import erase_customer, replay
 from services.conversation.publishing import publish
 from services.conversation.update import put_events
@@ -19,11 +23,11 @@ from shared.events import InboundEvent, TimelineRecord
 from shared.log.postgres import PostgresLog, postgres_log
 from shared.tombstones import erasure_of, is_erasure
 from tests.comparing import Reader, differences, places
-from tests.histories import DAY, SECRET, a_history, a_policy, arrivals, some_decisions
+from tests.histories import BEGINNING, DAY, HOUR, SECRET, a_history, a_policy, arrivals, some_decisions
 from tests.integration.conversation.test_histories import decide_again, is_what_is_decided_from_scratch
 
 HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30")) // 3
-ONCE_WRONG = [110_019, 110_034, 110_055, 110_068, 110_128]
+ONCE_WRONG = [110_019, 110_034, 110_055, 110_068, 110_128, 114_165]
 SEEDS = [*ONCE_WRONG, *range(110_200, 110_200 + HISTORIES)]
 
 VALUES = """
@@ -112,8 +116,9 @@ async def test_a_log_read_again_in_any_order_into_nothing_erases_the_same(pool: 
             policy = a_policy(chance)
             await decide_again(pool, tenant, policy=policy)
             events = a_history(chance, tenant, chance.choice([6, 12, 20]))
-            if chance.random() < 0.4:
-                events = sorted([*events, *some_decisions(chance, tenant, events)], key=lambda e: e.occurred_at)
+            if chance.random() < 0.6:
+                decided = widened(chance, some_decisions(chance, tenant, events))
+                events = sorted([*events, *decided], key=lambda e: e.occurred_at)
             middle = chance.randrange(1, len(events))
             for batch in arrivals(chance, events[:middle]):
                 await put(pool, log, tenant, batch)
@@ -136,6 +141,51 @@ async def test_a_log_read_again_in_any_order_into_nothing_erases_the_same(pool: 
             assert {name: c for name, (_, c) in again.items()} == {name: c for name, (_, c) in got.items()}, seed
             assert _groups(again) == _groups(got), seed
             await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+def widened(chance: random.Random, decided: Sequence[InboundEvent]) -> list[InboundEvent]:
+    """Return agents' words of which some name several handles on a side."""
+    named = sorted({node for event in decided for side in event.data["sides"] for node in side})
+    found = []
+    for event in decided:
+        one, other = event.data["sides"]
+        more = chance.choice(named)
+        if chance.random() < 0.4 and more not in (*one, *other):
+            one, other = ([*one, more], other) if chance.random() < 0.5 else (one, [*other, more])
+        found.append(replace(event, data={**event.data, "sides": [one, other]}))
+    return found
+
+
+async def test_who_an_agent_merged_is_erased_without_deciding_the_tenant_again(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_much(_: Batch) -> Batch:
+        raise AssertionError("everything is decided again")
+
+    monkeypatch.setattr(erasing, "_decide_everything", too_much)
+
+    def told(number: int, *nodes: str, kind: str = "message.received") -> InboundEvent:
+        at = BEGINNING + number * HOUR
+        if kind != "message.received":
+            data = {"actor": {"type": "agent"}, "sides": [[node] for node in nodes]}
+            return InboundEvent("acme", "/threadline", f"d{number}", f"threadline.{kind}", at, at, data)
+        handles = [dict(zip(("kind", "value"), node.split(":", 1), strict=True)) for node in nodes]
+        data = {"channel": "chat", "customer": {"handles": handles}, "text": "Hello"}
+        return InboundEvent("acme", "/a", f"e{number}", f"threadline.{kind}", at, at, data)
+
+    ann, her_phone, bo, cy = "email:ann@x.example", "phone:+31612345678", "email:bo@x.example", "email:cy@x.example"
+    events = [
+        told(0, ann), told(1, her_phone), told(2, bo), told(3, cy), told(4, ann, her_phone, kind="customer.merged"),
+        told(5, ann, her_phone, kind="customer.unmerged"), told(6, her_phone, ann, kind="customer.merged"),
+        told(7, bo, cy, kind="customer.merged"), told(8, bo),
+    ]  # fmt: skip
+    async with postgres_log(pool, retention=None) as log:
+        await put(pool, log, "acme", events)
+        async with pool.acquire() as connection, connection.transaction():
+            hers = await connection.fetchval("SELECT customer_id FROM conversation.leaf WHERE node = $1", ann)
+            assert await erase_customer(connection, log, "acme", SECRET, hers, events[-1].occurred_at + DAY)
+    assert {name for _, name in await places(pool, "acme")} == {"e2", "e3", "d7", "e8"}
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
 
 
 def _groups(got: dict[tuple[str, str], tuple[UUID, UUID | None]]) -> set[frozenset[tuple[str, str]]]:
