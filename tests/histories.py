@@ -146,6 +146,46 @@ def a_history_of_merges(chance: random.Random, tenant: str, length: int) -> list
     return events
 
 
+def a_history_of_neighbours(chance: random.Random, tenant: str, length: int) -> list[InboundEvent]:
+    """Return what a few people do within days of each other, on every channel, and agents' words that they are one.
+
+    Nearly all that they have is open, or was, when they are found to be one; each goes on writing between two words.
+    """
+    people = [("email", "ann@a.example"), ("phone", "+31612345671"), ("crm", "1"), ("crm", "2"), ("messenger", "p/1")]
+    at, events = BEGINNING, list[InboundEvent]()
+    steps = [timedelta(), SECOND, HOUR, HOUR, 3 * HOUR, 5 * HOUR, chance.choice([20 * HOUR, WINDOW, REOPEN])]
+    words = sorted(chance.sample(range(length // 2, length + 3), 3))
+    mails = [f"<m{number}@x.example>" for number in range(chance.choice([6, 40]))]
+    plain = chance.random() < 0.6
+    for number in range(length + 3):
+        at += chance.choice(steps)
+        if number in words:
+            one, other = (f"{kind}:{value}" for kind, value in chance.sample(people, 2))
+            data: dict[str, Any] = {"actor": {"type": "agent"}, "sides": [[one], [other]]}
+            type_, source = "customer.merged", "/threadline"
+        else:
+            maker = chance.choice(["chat", "mail", "mail", "call", "dm", "other", "other"])
+            type_, data = _MAKERS[maker](chance)
+            kind, value = chance.choice(people)
+            data["customer"] = {"handles": [{"kind": kind, "value": value}]}
+            if chance.random() < 0.1:
+                del data["customer"]
+            if data.get("message_id"):
+                data["message_id"] = chance.choice(mails)
+            if plain:
+                for name in ("ticket", "callback_id", "handoff_token"):
+                    data["thread"].pop(name, None)
+                data.pop("subject", None)
+            elif chance.random() < 0.05:
+                data["conversation_id"] = _some_conversation(chance, tenant, length)
+            if data.get("contact_id") and chance.random() < 0.7:
+                # A session is one person's: else all are one from the start.
+                data["contact_id"] += f"-{value}"
+            source = chance.choice(["/a", "/b"])
+        events.append(InboundEvent(tenant, source, f"e{number:02}", f"threadline.{type_}", at, at, data))
+    return events
+
+
 def some_joins(chance: random.Random, tenant: str, events: Sequence[InboundEvent]) -> list[InboundEvent]:
     """Return joins by agents, of entries and of whole conversations, and merges that integrations post."""
     found = []

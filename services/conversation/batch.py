@@ -15,6 +15,7 @@ from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
 from services.conversation.identity import Evidence, EvidenceKey
+from services.conversation.outlines import Followed
 from services.conversation.people import People
 from services.conversation.policy import Policy
 from services.conversation.scope import Name, Scope, conversation_name
@@ -97,6 +98,9 @@ class Batch:
     """What is new about who is who."""
     unsaid: set[EvidenceKey] = field(default_factory=set)
     """Stored evidence that no event gives under the policy in force."""
+
+    followed: Followed | None = None
+    """People who were found to be one, of whom only what differs is decided again."""
 
     bound: dict[Key, UUID] = field(default_factory=dict)
     """What keys meant before their part of the scope begins."""

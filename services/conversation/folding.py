@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from services.conversation.batch import Batch
+from services.conversation.batch import BEGINNING, Batch
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
-from services.conversation.stitching import Placement, Stitcher
+from services.conversation.outlines import ANSWERED, Differing, Followed, Outline
+from services.conversation.stitching import Conversation, Placement, Stitcher
 from services.conversation.summary import Summary
 from services.conversation.tables.conversations import StoredConversation
 
@@ -19,9 +21,10 @@ class Fold:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self.stitcher = Stitcher(
-            batch.policy, batch.people.customers_at, frozenset(batch.answered), frozenset(batch.bulk)
-        )
+        self._linked_until: dict[UUID, datetime] = {}
+        self._together: dict[tuple[UUID, UUID], list[UUID]] = {}
+        """(component, customer) → all their leaves now."""
+        self.stitcher = Stitcher(batch.policy, self._customers_at, frozenset(batch.answered), frozenset(batch.bulk))
         self.placements: dict[UUID, Placement] = {}
         self.summaries: dict[UUID, Summary] = {}
         self.merges: dict[UUID, tuple[UUID, Order]] = {}
@@ -29,6 +32,12 @@ class Fold:
         stored = batch.conversations
         self.active_before = {id_: stored[c.canonical_id].summary.last_entry_at for id_, c in stored.items()}
         """Stored conversation → the last entry of the one that it was part of; summaries go on from what is stored."""
+        self.differing: list[Differing] = []
+        """What was only followed and is to be decided again, with what it touches; then the rest is no decision yet."""
+        followed = batch.followed
+        self._in_outline = followed.in_outline(stored, batch.rebuilt) if followed else set()
+        self._instead: dict[UUID, UUID | None] = {}
+        """Conversation in outline → the one in which its first entry is now."""
 
     def run(self) -> None:
         """Fold the events, new and again, over the state before them."""
@@ -39,16 +48,28 @@ class Fold:
         for key, conversation_id in self._batch.bound.items():
             if stitcher.canonical.get(conversation_id, conversation_id) in stitcher.conversations:
                 stitcher.bound[key] = conversation_id
-        for fact in sorted(self._batch.facts.values(), key=lambda fact: fact.order):
-            owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
-            placement = stitcher.place(fact, owner.leaf_id if owner else None, person.leaf_id if person else None)
-            self.placements[fact.entry_id] = placement
-            self._merge(placement.merged, fact.order)
-            if placement.conversation_id is not None:
-                self._settle_owner(fact, placement)
-                data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
-                data = data if data is not None else self._batch.stored[fact.entry_id].data
-                self._summary(placement.conversation_id).apply(fact, data)
+        steps: list[tuple[Facts, Outline | None]] = [(fact, None) for fact in self._batch.facts.values()]
+        if self._batch.followed:
+            steps += [(outline.facts, outline) for outline in self._outlines(self._batch.followed)]
+        for fact, outline in sorted(steps, key=lambda step: step[0].order):
+            if outline is None:
+                self._place(fact)
+            else:
+                self._follow(outline)
+
+    def _place(self, fact: Facts) -> None:
+        owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
+        placement = self.stitcher.place(fact, owner.leaf_id if owner else None, person.leaf_id if person else None)
+        self.placements[fact.entry_id] = placement
+        self._merge(placement.merged, fact.order)
+        if placement.conversation_id is not None:
+            if placement.conversation_id in self._in_outline:
+                self.differing.append(Differing(fact.entry_id, fact.occurred_at, (placement.conversation_id,)))
+                return
+            self._settle_owner(fact, placement)
+            data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
+            data = data if data is not None else self._batch.stored[fact.entry_id].data
+            self._summary(placement.conversation_id).apply(fact, data)
 
     def holds(self, conversation_id: UUID) -> bool:
         """Tell whether there is such a conversation, itself or as part of another one."""
@@ -60,6 +81,54 @@ class Fold:
         summary = self.summaries.get(self.stitcher.canonical.get(conversation_id, conversation_id))
         last = summary.last_entry_at if summary else None
         return last or self.stitcher.conversation(conversation_id).opened[0]
+
+    def _customers_at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
+        """Return all leaves that were one customer with this one; those who are it now are looked up once."""
+        people = self._batch.people
+        leaf = people.by_id[leaf_id]
+        until = self._linked_until.get(leaf.component_id)
+        if until is None:
+            until = self._linked_until[leaf.component_id] = people.linked_until(leaf.component_id) or BEGINNING
+        if at < until:
+            return people.customers_at(leaf_id, at)
+        name = leaf.component_id, leaf.customer_id
+        known = self._together.get(name)
+        if known is None:
+            known = self._together[name] = people.customers_at(leaf_id, at)
+        return known
+
+    def _outlines(self, followed: Followed) -> Iterator[Outline]:
+        """Yield the outlines of what is not decided again."""
+        facts = self._batch.facts
+        for outline in followed.outlines:
+            into = outline.conversation_id
+            if outline.facts.entry_id not in facts and (into is None or into in self._in_outline):
+                yield outline
+
+    def _follow(self, outline: Outline) -> None:
+        """Leave an event where it is, unless rule 4 gives it another answer."""
+        fact, leaf_id, into = outline.facts, outline.leaf_id, outline.conversation_id
+        if into is not None:
+            into = self._instead.get(into, into)
+        if leaf_id is not None and self._asked(outline, leaf_id):
+            answer = self.stitcher.asks(fact, leaf_id)
+            if answer != outline.answer:
+                touched = tuple(id_ for id_ in (outline.conversation_id, answer) if id_)
+                self.differing.append(Differing(fact.entry_id, fact.occurred_at, touched))
+                # A guess at what follows, so that it is loaded at once: it is decided when that is.
+                into = answer or (fact.entry_id if fact.opens else None)
+                if outline.conversation_id == fact.entry_id:
+                    self._instead[fact.entry_id] = into
+        self.stitcher.replay(fact, leaf_id, None, into, None)
+
+    def _asked(self, outline: Outline, leaf_id: UUID) -> bool:
+        followed = self._batch.followed
+        return (
+            followed is not None
+            and outline.rule in ANSWERED
+            and outline.facts.occurred_at >= followed.since
+            and self._batch.people.is_of(leaf_id, followed.component)
+        )
 
     def _take_joins(self, stitcher: Stitcher) -> None:
         """Know what agents put where; of several words on one entry the latest counts."""
@@ -76,15 +145,26 @@ class Fold:
                 (stitcher.joined if entry_id in stitcher.joined else stitcher.kept)[entry_id] = conversation_id
 
     def _set_state(self, stitcher: Stitcher) -> None:
+        followed = self._batch.followed
+        begun = followed.begun if followed else ()
         for id_, conversation in self._batch.conversations.items():
             if id_ in self._batch.rebuilt:
                 continue
-            if conversation.canonical_id == id_:
-                stitcher.conversations[id_] = conversation.state
+            if id_ in self._in_outline:
                 self.summaries[id_] = conversation.summary
+                if id_ in begun:
+                    opened = conversation.state
+                    stitcher.conversations[id_] = Conversation(id_, opened.opened, opened.owner_leaf)
+            elif conversation.canonical_id == id_:
+                # What is followed may be gone through several times.
+                state, summary = conversation.state, conversation.summary
+                stitcher.conversations[id_] = replace(state, tickets=set(state.tickets)) if followed else state
+                self.summaries[id_] = replace(summary, channels=list(summary.channels)) if followed else summary
             else:
                 stitcher.canonical[id_] = conversation.canonical_id
         for leaf_id, conversation_id in self._batch.owned:
+            if conversation_id in self._in_outline and conversation_id not in begun:
+                continue  # from when on, its outlines say
             if conversation_id not in self._batch.rebuilt:
                 stitcher.owned[leaf_id].add(conversation_id)
         for id_, (held_by, entry_id) in self._batch.named.items():

@@ -14,7 +14,7 @@ from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key, facts_of, with_copies
-from services.conversation.regrouping import Regrouping, placed_otherwise_since
+from services.conversation.regrouping import Regrouping, met_by_bulk_mail, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, naming_key, sent_key
 from shared.errors import Rejected
@@ -44,6 +44,8 @@ class Loading:
         """Components of people who are grouped otherwise now."""
         self._connected: set[UUID] = set()
         """Stored entries that are known to be one part with the conversation that they are in."""
+        self._apart: dict[UUID, datetime] = {}
+        """Components of whom nothing but what differs is decided again, with their first instant that may differ."""
         self._bulk_known = 0
         """How many bulk mails there were when that was found."""
 
@@ -58,9 +60,12 @@ class Loading:
         await self._learn([*facts, *(copy.facts for copy in self._batch.copies)])
         await self._ask_calls(facts)
         await self._ask_bulk(facts)
+        regrouped = await self._regrouped_since()
         for fact in facts:
             self._scope.touch(self._names(fact), fact.occurred_at)
-        await self._touch_regrouped()
+        for component, since in regrouped.items():
+            if component not in self._apart:
+                self._scope.touch((component_name(component),), since)
         await self._load_connected()
         await self._load_past_links()
 
@@ -287,7 +292,7 @@ class Loading:
         names += [key_name(f"conversation:{written}") for written in fact.named]
         names += [key_name(f"conversation:{entry_id}") for entry_id in fact.entries_put]
         person = self._people.person(fact)
-        if person:
+        if person and person.component_id not in self._apart:
             names.append(component_name(person.component_id))
         return names
 
@@ -387,15 +392,16 @@ class Loading:
         since = {id_: self._batch.since(id_) for id_ in self._batch.conversations}
         wanted = self._unasked("reach", ((id_, at) for id_, at in since.items() if at < NEVER))
         if wanted:
-            for key, id_ in await tables.conversations.keys_named_since(self._connection, self._tenant, wanted):
+            keys, found = await tables.conversations.reach(self._connection, self._tenant, wanted)
+            for key, id_ in keys:
                 self._scope.touch((key_name(key), self._batch.part_of(id_)))
-            found = await tables.conversations.participants(self._connection, self._tenant, wanted)
             self._batch.participants.update((leaf_id, id_) for leaf_id, id_, _ in found)
             await self._load_leaves_by_id(leaf_id for leaf_id, _, seen_later in found if seen_later)
         for leaf_id, id_ in self._batch.participants:
             if leaf_id in self._people.by_id:
                 component = self._people.by_id[leaf_id].component_id
-                self._scope.touch((component_name(component), self._batch.part_of(id_)))
+                if component not in self._apart:
+                    self._scope.touch((component_name(component), self._batch.part_of(id_)))
                 self._batch.owned.add((leaf_id, self._batch.conversations[id_].canonical_id))
 
     async def _load_later(self) -> None:
@@ -430,7 +436,8 @@ class Loading:
         await self._ask_calls(list(facts.values()))
         await self._ask_bulk(list(facts.values()))
         for id_, fact in facts.items():
-            since = posted[id_].occurred_at
+            # What is followed has one instant for all, so that every conversation can be told as of any later one.
+            since = self._batch.followed.since if self._batch.followed else posted[id_].occurred_at
             self._scope.touch(self._names(fact), since)
 
     async def _load_history(self) -> None:
@@ -448,7 +455,14 @@ class Loading:
             self._batch.answered.update(contact for contact, _, answered in calls if answered)
 
     async def _load_leaves(self, facts: Iterable[Facts]) -> None:
-        unknown = {node for fact in facts for node in (*fact.claimants, fact.nobody)} - set(self._people.leaves)
+        facts = list(facts)
+        unknown = {node for fact in facts for node in fact.claimants} - self._people.leaves.keys()
+        if self._batch.followed:
+            # Whose entries these are is settled, so only what nobody owns is asked whose it is.
+            if unknown:
+                self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, unknown))
+            facts, unknown = [fact for fact in facts if not self._people.owner(fact)], set()
+        unknown |= {fact.nobody for fact in facts} - self._people.leaves.keys()
         if unknown:
             self._people.take(await tables.leaves.leaves_of_nodes(self._connection, self._tenant, unknown))
 
@@ -468,8 +482,15 @@ class Loading:
         if components:
             await self._load_links(components)
 
-    async def _touch_regrouped(self) -> None:
-        """Decide again from when on people who are grouped otherwise now may be placed otherwise."""
+    async def _regrouped_since(self) -> dict[UUID, datetime]:
+        """Return from when on people who are grouped otherwise may be decided otherwise."""
+        return {component: at for component, (at, _) in (await self._placed_otherwise()).items() if at is not None}
+
+    async def _placed_otherwise(self) -> dict[UUID, tuple[datetime | None, bool]]:
+        """Return from when on people who are grouped otherwise may be placed otherwise, and whether by rule 4 alone.
+
+        None: they are not.
+        """
         since = {component: self._window_before(change.at) for component, change in self._regrouped.items()}
         asked = [
             (leaf_id, since[component], self._window_before(since[component]))
@@ -479,13 +500,12 @@ class Loading:
         ]
         active = await tables.leaves.active(self._connection, self._tenant, asked) if asked else {}
         window = self._batch.policy.open_window
+        found: dict[UUID, tuple[datetime | None, bool]] = {}
         for component, change in self._regrouped.items():
-            at: datetime | None = since[component]
-            if change.sides:
-                sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
-                at = placed_otherwise_since(since[component], window, sides)
-            if at is not None:
-                self._scope.touch((component_name(component),), at)
+            sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
+            at = placed_otherwise_since(since[component], window, sides) if sides else since[component]
+            found[component] = at, bool(sides) and not met_by_bulk_mail(sides)
+        return found
 
     def _window_before(self, at: datetime) -> datetime:
         """Return the open window before `at`: the first instant at which rule 4 knows evidence from then."""

@@ -116,6 +116,11 @@ class People:
                 return leaf
         return None
 
+    def is_of(self, leaf_id: UUID, component: UUID) -> bool:
+        """Tell whether a leaf is known as one of a component."""
+        leaf = self.by_id.get(leaf_id)
+        return leaf is not None and leaf.component_id == component
+
     def person(self, event: Facts) -> Leaf | None:
         """Return the leaf that stands for whom an event is about: its owner, else what identifies weakly."""
         return self.owner(event) or (self.leaf(event.weak) if event.weak else None)
@@ -161,7 +166,7 @@ class People:
         """
         evidence = list(evidence)
         before, since = self._known_together(evidence), self._may_change_since(evidence)
-        latest = {id_: self._linked_at(id_) for id_ in self._components_of(evidence)}
+        latest = {id_: self.linked_until(id_) for id_ in self._components_of(evidence)}
         overtaken: set[Node] = set()
         for link in evidence:
             sides = {self.leaf(node).component_id for node in link.pair}
@@ -187,7 +192,7 @@ class People:
     def _components_of(self, evidence: Iterable[Evidence]) -> set[UUID]:
         return {self.leaf(node).component_id for link in evidence for node in link.pair}
 
-    def _linked_at(self, component: UUID) -> datetime | None:
+    def linked_until(self, component: UUID) -> datetime | None:
         """Return the instant of the latest evidence that a component's people were told of."""
         return max((at for node in self.members[component] if (at := self.leaves[node].linked_at)), default=None)
 

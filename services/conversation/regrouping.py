@@ -53,15 +53,19 @@ class Active:
     """Whether it ever got or answered a mail that we sent to several customers."""
 
 
-def placed_otherwise_since(since: datetime, window: timedelta, sides: Iterable[Sequence[Active]]) -> datetime | None:
+def met_by_bulk_mail(sides: Iterable[Sequence[Active]]) -> bool:
+    """Tell whether an answer to a mail that went to several may be placed otherwise: more than one side knows such."""
+    return sum(any(leaf.bulk for leaf in side) for side in sides) > 1
+
+
+def placed_otherwise_since(since: datetime, window: timedelta, sides: Sequence[Sequence[Active]]) -> datetime | None:
     """Return the first instant from `since` on at which one side may meet what another has open; None: at none."""
-    known = list(sides)
-    if sum(any(leaf.bulk for leaf in side) for side in known) > 1:
+    if met_by_bulk_mail(sides):
         return since  # such an answer asks for mails of any age
     first = NEVER
-    for one in known:
+    for one in sides:
         asked = sorted(at for leaf in one for at in leaf.asked_at)
-        for other in known:
+        for other in sides:
             if other is not one:
                 met = (_first(asked, conversation, window) for leaf in other for conversation in leaf.open)
                 first = min(first, min(met, default=NEVER))

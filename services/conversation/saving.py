@@ -148,7 +148,7 @@ class Saving:
         """Store what follows from where entries are now: who takes part until when, and what streams tell."""
         reowned_in = {entry.conversation_id for entry in reowned if entry.conversation_id}
         await tables.conversations.recount_participations(self._connection, self._tenant, reowned_in)
-        active = self._active(reowned_in | self._batch.rebuilt)
+        active = self._active(reowned_in)
         await tables.conversations.save_weeks(self._connection, self._tenant, active)
         told = [(tables.changes.NEW if e.entry_id in added else tables.changes.CORRECTED, e) for e in changed]
         told += [(tables.changes.GONE, entry) for entry in (*stale, *self._batch.displaced.values())]
@@ -285,8 +285,9 @@ class Saving:
             owner = self._fold.stitcher.conversations[row.canonical_id].owner_leaf
             if before is None or owner is None:
                 continue
+            was = self._batch.conversations[before.canonical_id].state.owner_leaf
             merged = before.canonical_id != row.canonical_id or row.id in merged_into
-            if merged or row.id in self._batch.rebuilt:
+            if merged or (row.id in self._batch.rebuilt and owner != was):
                 owners.append((row.id, owner))
         return await tables.entries.reown_entries(self._connection, self._tenant, owners, self._batch.now)
 
@@ -330,10 +331,13 @@ class Saving:
         await tables.conversations.save_participations(self._connection, self._tenant, self._batch.rebuilt, known)
 
     def _active(self, told_anew: Container[UUID]) -> list[tuple[UUID, datetime]]:
-        """Return (conversation, last entry) for those whose week is another one than before, or not stored."""
+        """Return (conversation, last entry) for those whose week is another one than before, or not stored.
+
+        Who takes part in what was told anew has been stored with its week.
+        """
         found = []
         for id_, before in self._fold.active_before.items():
-            if self._fold.holds(id_):
+            if self._fold.holds(id_) and (id_ in told_anew or id_ not in self._batch.rebuilt):
                 at = self._fold.last_entry_at(id_)
                 if (
                     id_ in told_anew

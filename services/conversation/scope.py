@@ -66,6 +66,10 @@ class Scope:
         """Return the instant from which the part of `name` is decided."""
         return self._since[self._root(name)]
 
+    def earliest(self) -> datetime:
+        """Return the first instant from which any part is decided."""
+        return min(self._since[name] for name in self._size)
+
     def keys_known(self) -> list[str]:
         return [name for kind, name in self._parent if kind == "key"]
 

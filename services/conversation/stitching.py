@@ -194,6 +194,10 @@ class Stitcher:
         target = self.conversation(into).id if known else into
         return self._unite({self.conversation(gone).id, target}, target) if known else ()
 
+    def asks(self, event: Facts, leaf: LeafId) -> ConversationId | None:
+        """Return what rule 4 answers an event now that `leaf` owns."""
+        return self._open_conversation(event, leaf, None)
+
     def conversation(self, conversation_id: ConversationId) -> Conversation:
         """Return the conversation that `conversation_id` means now."""
         return self.conversations[self.canonical.get(conversation_id, conversation_id)]

@@ -21,6 +21,7 @@ from services.conversation.batch import Batch, Limits, Outcome
 from services.conversation.entries import digest_of
 from services.conversation.erasure.erased import without_erased
 from services.conversation.folding import Fold
+from services.conversation.following import Following
 from services.conversation.large import TooLarge
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
@@ -55,7 +56,7 @@ async def put_events(
     erased, aside, told = batch.outcome.erased, set[UUID](), list[TimelineRecord]()
     while True:
         try:
-            await Loading(batch).take(events)
+            fold = await _load(batch, events)
         except TooLarge as large:
             events = await _set_aside(batch, events, large, aside)
         else:
@@ -65,7 +66,7 @@ async def put_events(
             told += (await renew(connection, tenant, secret, now, leaves)).records
         batch, held = await _begin(connection, tenant, secret, now, limits, said)
     if batch.arrivals or batch.copies:
-        await decide(batch)
+        await decide(batch, fold)
     batch.outcome.erased, batch.outcome.aside, batch.outcome.policy = erased, aside, batch.policy
     batch.outcome.records[:0] = told
     return batch.outcome
@@ -202,10 +203,29 @@ async def _put(
     await tables.policies.save_change(connection, tenant, change)
 
 
-async def decide(batch: Batch, *, anything: bool = False) -> None:
-    """Decide what was loaded, and store it; `anything`: what it had to do with may be more than what was loaded."""
+async def _load(batch: Batch, events: Sequence[InboundEvent]) -> Fold | None:
+    """Load what events touch; of people who are only followed also what differs, and return the fold that tells it."""
+    loading = Following(batch)
+    await loading.take(events)
+    if not batch.followed:
+        return None
     fold = Fold(batch)
     fold.run()
+    while fold.differing:
+        await loading.take_differing(fold.differing)
+        fold = Fold(batch)
+        fold.run()
+    return fold
+
+
+async def decide(batch: Batch, fold: Fold | None = None, *, anything: bool = False) -> None:
+    """Decide what was loaded, where `fold` has not yet, and store it.
+
+    `anything`: what it had to do with may be more than what was loaded.
+    """
+    if fold is None:
+        fold = Fold(batch)
+        fold.run()
     await Saving(batch, fold).save()
     if batch.aside:
         names = None if anything else packed(touched(batch, fold))

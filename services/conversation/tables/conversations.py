@@ -57,20 +57,31 @@ LATERAL (SELECT last_entry_at FROM conversation.conversation
 WHERE k.last_entry_at >= l.active_since
 """  # noqa: S608
 
-# The keys of conversations that were named from an instant on: what they meant may depend on what happens before.
-# OFFSET 0 keeps the look-ups nested, as above.
-KEYS_NAMED_SINCE = """
-SELECT DISTINCT b.key, c.conversation_id
+# The same with the conversations' rows: each row once for every leaf, and none of those that became part of another.
+OPEN_ONES = f"""
+SELECT l.leaf_id, EXISTS (SELECT FROM conversation.conversation WHERE tenant_id = $1
+                          AND canonical_id = c.conversation_id AND conversation_id <> c.conversation_id), c.*
+FROM unnest($2::uuid[]) AS l (leaf_id),
+LATERAL (SELECT conversation_id FROM conversation.participation
+         WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$3::timestamptz")}
+         OFFSET 0) AS p,
+LATERAL (SELECT {_CONVERSATION} FROM conversation.conversation
+         WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
+WHERE c.last_entry_at >= $3 OR c.merged_into IS NOT NULL
+"""  # noqa: S608
+
+# The keys of conversations that were named from an instant on: what they meant may depend on what happens before. And
+# those who take part in them, and whether they are, as the person they are, owners of later entries. OFFSET 0 keeps the
+# look-ups nested, as above.
+REACH = """
+SELECT DISTINCT c.conversation_id, b.key, NULL::uuid AS leaf_id, false AS seen_later
 FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
 LATERAL (SELECT key FROM conversation.binding
          WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS b,
 LATERAL (SELECT FROM conversation.binding
          WHERE tenant_id = $1 AND key = b.key AND occurred_at >= c.since LIMIT 1) AS later
-"""
-
-# Those who take part in conversations, and whether they are, as the person they are, owners of later entries.
-PARTICIPANTS = """
-SELECT p.leaf_id, c.conversation_id,
+UNION ALL
+SELECT c.conversation_id, NULL, p.leaf_id,
        EXISTS (SELECT FROM conversation.leaf
                WHERE tenant_id = $1 AND component_id = l.component_id AND last_entry_at >= c.since)
 FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
@@ -80,8 +91,7 @@ LATERAL (SELECT component_id FROM conversation.leaf WHERE tenant_id = $1 AND lea
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """What a key meant before an instant (`later` false), or an entry that named it from then on."""
 
     key: str
@@ -128,20 +138,33 @@ async def open_conversations(
     return [(row[0], row[1]) for row in rows]
 
 
-async def keys_named_since(
-    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
-) -> list[tuple[str, UUID]]:
-    """Return (key, conversation) for the keys of each conversation that were named from the given instant on."""
-    rows = await connection.fetch(KEYS_NAMED_SINCE, tenant, *columns(wanted, 2))
-    return [(row[0], row[1]) for row in rows]
+async def plain_conversations(
+    connection: asyncpg.Connection, tenant: str, leaves: Iterable[UUID], since: datetime
+) -> tuple[dict[UUID, StoredConversation], list[tuple[UUID, UUID]]] | None:
+    """Return these leaves' conversations with an entry since an instant, and (leaf, conversation) of each.
+
+    None where one has become part of another, or another part of it.
+    """
+    rows = await connection.fetch(OPEN_ONES, tenant, list(leaves), since)
+    if any(row[1] or row["merged_into"] for row in rows):
+        return None
+    found: dict[UUID, StoredConversation] = {}
+    for row in rows:
+        if row["conversation_id"] not in found:
+            found[row["conversation_id"]] = _conversation(row)
+    return found, [(row[0], row["conversation_id"]) for row in rows]
 
 
-async def participants(
+async def reach(
     connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
-) -> list[tuple[UUID, UUID, bool]]:
-    """Return (leaf, conversation, whether seen later) for those in each conversation, later than the given instant."""
-    rows = await connection.fetch(PARTICIPANTS, tenant, *columns(wanted, 2))
-    return [(row[0], row[1], row[2]) for row in rows]
+) -> tuple[list[tuple[str, UUID]], list[tuple[UUID, UUID, bool]]]:
+    """Return (key, conversation) and (leaf, conversation, whether seen later) of what may depend on conversations.
+
+    The keys were named from the given instant on; of those who take part, later is from then on, too.
+    """
+    rows = await connection.fetch(REACH, tenant, *columns(wanted, 2))
+    keys = [(row[1], row[0]) for row in rows if row[2] is None]
+    return keys, [(row[2], row[0], row[3]) for row in rows if row[2] is not None]
 
 
 def _conversation(row: asyncpg.Record) -> StoredConversation:

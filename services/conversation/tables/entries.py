@@ -10,6 +10,7 @@ import asyncpg
 
 from services.conversation import past
 from services.conversation.entries import COLUMNS, Entry
+from services.conversation.outlines import Outline, outline
 from services.conversation.tables.rows import Rows, columns
 
 DIGESTS = """
@@ -70,6 +71,35 @@ SELECT {_OUTLINE} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_
 JOIN conversation.entry e
     ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
 """  # noqa: S608
+
+_LIFECYCLE = ("threadline.conversation.resolved", "threadline.conversation.reopened")
+
+# Conversations from $3 on; of those that began before it ($4) also when they were resolved and reopened, by whatever
+# brought that about; and what of leaves ($5) from $6 on is in no conversation.
+OUTLINES = """
+SELECT e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
+       CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule
+FROM unnest($2::uuid[]) AS w (conversation_id),
+LATERAL (SELECT * FROM conversation.entry
+         WHERE tenant_id = $1 AND conversation_id = w.conversation_id AND occurred_at >= $3 AND cause_id IS NULL
+         OFFSET 0) AS e
+UNION ALL
+SELECT e.entry_id, e.occurred_at, coalesce(c.source, e.source), coalesce(c.event_id, e.event_id), e.type,
+       e.automatic AND e.cause_id IS NULL, e.contact_id, NULL, e.conversation_id, e.rule
+FROM unnest($4::uuid[]) AS w (conversation_id),
+LATERAL (SELECT * FROM conversation.entry
+         WHERE tenant_id = $1 AND conversation_id = w.conversation_id AND occurred_at < $3 AND type = ANY ($7::text[])
+         OFFSET 0) AS e
+LEFT JOIN LATERAL (SELECT source, event_id FROM conversation.entry
+                   WHERE tenant_id = $1 AND entry_id = e.cause_id OFFSET 0) AS c ON true
+UNION ALL
+SELECT e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
+       CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule
+FROM unnest($5::uuid[]) AS w (leaf_id),
+LATERAL (SELECT * FROM conversation.entry
+         WHERE tenant_id = $1 AND leaf_id = w.leaf_id AND occurred_at >= $6 AND conversation_id IS NULL
+         OFFSET 0) AS e
+"""
 
 ALL_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
 
@@ -137,6 +167,25 @@ async def entries_before(
 ) -> list[Entry]:
     """Return the posted entries of these conversations before an instant, without their texts."""
     return [entry_of(row) for row in await connection.fetch(ENTRIES_BEFORE, tenant, *columns(wanted, 2))]
+
+
+async def outlines(
+    connection: asyncpg.Connection,
+    tenant: str,
+    conversations: tuple[Iterable[UUID], datetime],
+    begun: Iterable[UUID],
+    leaves: tuple[Iterable[UUID], datetime],
+) -> list[Outline]:
+    """Return in order the outlines of conversations, and of what these leaves have in none, each from an instant on.
+
+    Of those that are `begun` by then also when they were resolved and reopened before it.
+    """
+    (ids, since), (leaf_ids, asked_since) = conversations, leaves
+    rows = await connection.fetch(
+        OUTLINES, tenant, list(ids), since, list(begun), list(leaf_ids), asked_since, _LIFECYCLE
+    )
+    found = [outline(row[0], (row[1], row[2], row[3]), *row[4:]) for row in rows]
+    return sorted(found, key=lambda known: known.facts.order)
 
 
 async def all_entries(connection: asyncpg.Connection, tenant: str) -> list[Entry]:

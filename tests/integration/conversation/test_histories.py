@@ -22,6 +22,7 @@ from tests.histories import (
     SECRET,
     a_history,
     a_history_of_merges,
+    a_history_of_neighbours,
     a_policy,
     arrivals,
     some_decisions,
@@ -123,6 +124,23 @@ async def test_people_found_to_be_one_give_what_deciding_from_scratch_gives_at_e
         got = await places(pool, tenant)
         assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
         await is_what_is_decided_from_scratch(pool, tenant, seed)
+
+
+async def test_neighbours_found_to_be_one_give_what_deciding_from_scratch_gives_at_every_step(
+    pool: asyncpg.Pool,
+) -> None:
+    for seed in range(150_000, 150_000 + HISTORIES):
+        chance, tenant, reader = random.Random(seed), f"tenant{seed}", Reader()
+        await decide_again(pool, tenant, policy=a_policy(chance))
+        events = a_history_of_neighbours(chance, tenant, chance.choice([12, 25, 40]))
+        if chance.random() < 0.2:
+            events.append(events.pop(chance.randrange(len(events) - 1)))
+        for event in events:
+            reader.read((await put(pool, tenant, [event])).records)
+            if event.type == "threadline.customer.merged":
+                await is_what_is_decided_from_scratch(pool, tenant, seed)
+        got = await places(pool, tenant)
+        assert reader.places() == {name: got[name] for name in got if name[0] != "/threadline"}, seed
 
 
 NAMED, TOGETHER, APART = "customer.identified", "customer.merged", "customer.unmerged"

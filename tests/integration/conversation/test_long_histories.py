@@ -67,6 +67,22 @@ async def test_a_merge_decides_again_from_where_one_side_may_meet_what_the_other
     await is_what_is_decided_from_scratch(pool)
 
 
+async def test_a_merge_decides_again_only_the_matters_in_which_an_answer_is_another_one(pool: asyncpg.Pool) -> None:
+    # A day and a quarter before the end somebody wrote into what is now a matter of the large one. That was resolved
+    # before the next one began, which is as it was though it is younger.
+    await persons.live(pool, "large", 610, 10, days=30)
+    await persons.put(pool, [a_text("new", persons.END - timedelta(hours=30))])
+    before = await versions(pool)
+    outcome = await persons.put(pool, [persons.merged("m", "email:large@mail.example", "phone:+31612345678")])
+    assert outcome.moved == 1
+    touched = {row["conversation_id"] for row in before - await versions(pool)}
+    younger = {row["conversation_id"] for row in before if row["opened_at"] > persons.END - timedelta(hours=30)}
+    assert len(touched) == 2
+    assert younger
+    assert touched.isdisjoint(younger)
+    await is_what_is_decided_from_scratch(pool)
+
+
 async def test_a_merge_moves_an_answer_to_what_the_other_one_was_sent_with_many_however_long_ago(
     pool: asyncpg.Pool,
 ) -> None:
@@ -108,8 +124,8 @@ async def versions(pool: asyncpg.Pool) -> set[asyncpg.Record]:
     """Return every version of a conversation and of who takes part in it that is stored."""
     return set(
         await pool.fetch(
-            "SELECT conversation_id, c.xmin::text, p.leaf_id, p.xmin::text AS written FROM conversation.conversation c "
-            "JOIN conversation.participation p USING (tenant_id, conversation_id)"
+            "SELECT conversation_id, c.opened_at, c.xmin::text, p.leaf_id, p.xmin::text AS written "
+            "FROM conversation.conversation c JOIN conversation.participation p USING (tenant_id, conversation_id)"
         )
     )
 
