@@ -9,6 +9,7 @@ Source: docs/decisions/0021-large-decisions-beside-the-stream.md
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -26,12 +27,12 @@ from services.conversation.tables.aside import Aside
 from services.conversation.update import Outcome, decide_aside
 from shared.apart import apart
 from shared.database.engine import connect, prepare_connection, transaction
-from shared.database.retrying import tried_again
+from shared.database.retrying import TRIED_AGAIN, tried_again
 from shared.entry_ids import entry_secret
 from shared.errors import Rejected
 from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Record
 from shared.log.quarantine import Rejection, quarantine
-from shared.log.waiting import end, wait_at_most
+from shared.log.waiting import being_cancelled, end, wait_at_most
 from shared.service import Platform
 
 LOOK_EVERY_S = 1.0
@@ -49,6 +50,8 @@ TRIES = 3
 PATIENCE_S = 900.0
 """Longest that one look and decision may take: a connection that is dead without a word must not stop the lane."""
 AWAKE_EVERY_S = 5.0
+AGAIN_S = 30.0
+"""When what only a bug can have stopped is tried again: another version of the code may be running by then."""
 
 log = structlog.get_logger("threadline.lane")
 
@@ -71,6 +74,8 @@ class Lane:
         self._nudged = asyncio.Event()
         self._counted_at = -COUNT_EVERY_S
         self._together = FIRST
+        self._not_before: dict[str, float] = {}
+        """Tenant → when to try again, on the monotonic clock, where its lane stands still."""
 
     def count(self, outcome: Outcome) -> None:
         """Hear what a batch of the stream did, and pass it on; what it set aside is about to be committed."""
@@ -84,7 +89,11 @@ class Lane:
             with tried_again(log, "the lane waits for the database"):
                 await self._look()
                 await self._show()
-            await self._wait()
+            await wait_at_most(self._nudged, LOOK_EVERY_S)
+            if self._nudged.is_set():
+                self._nudged.clear()
+                with tried_again(log, "the lane waits for the database"):
+                    await self._committed()
 
     async def drain(self) -> None:
         """Return once nothing is set aside of any tenant. Raises DatabaseUnavailable."""
@@ -92,11 +101,8 @@ class Lane:
             if not any([await self._step(tenant) for tenant in tenants]):
                 await asyncio.sleep(SOON_S)
 
-    async def _wait(self) -> None:
-        await wait_at_most(self._nudged, LOOK_EVERY_S)
-        if not self._nudged.is_set():
-            return
-        self._nudged.clear()
+    async def _committed(self) -> None:
+        """Wait until what was set aside is committed, or for as long as that may take."""
         for _ in range(SOON_TIMES):
             if await tables.aside.tenants(self._platform.pool):
                 return
@@ -105,14 +111,32 @@ class Lane:
     async def _look(self) -> None:
         while tenants := await tables.aside.tenants(self._platform.pool):
             await self._show()
-            if not any([await self._step(tenant) for tenant in tenants]):
+            if not any([await self._safely(tenant) for tenant in tenants]):
                 return
+
+    async def _safely(self, tenant: str) -> bool:
+        """Do a step; a bug in what one tenant has set aside stops neither this process nor other tenants."""
+        if monotonic() < self._not_before.get(tenant, 0.0):
+            return False
+        try:
+            return await self._step(tenant)
+        except TRIED_AGAIN:
+            raise
+        except Exception as error:
+            if being_cancelled():
+                raise
+            # The text of an unknown error may carry somebody's message: the log gets its class and place only.
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-6:]]
+            log.error("the lane stands still on a bug", tenant=tenant, error=type(error).__name__, where=where)
+            self._not_before[tenant] = monotonic() + AGAIN_S
+            return False
 
     async def _step(self, tenant: str) -> bool:
         """Decide some of what a tenant has set aside; tell whether anything was done."""
         async with self._alone(tenant) as alone:
             if not alone:
                 return False
+            await self._forget_touched(tenant)
             try:
                 return await self._decide(tenant)
             except Rejected:
@@ -134,6 +158,13 @@ class Lane:
                 yield True
             finally:
                 await end(awake)
+
+    async def _forget_touched(self, tenant: str) -> None:
+        """Forget what was touched before this step: nobody asks, and where steps fail it would grow for ever."""
+        if await tables.touched.any_of(self._platform.pool, tenant):
+            async with transaction(self._platform.pool) as connection:
+                held = await tables.tenants.lock_tenant(connection, tenant)
+                await tables.touched.clear(connection, tenant, held.version)
 
     async def _decide(self, tenant: str) -> bool:
         for _ in range(TRIES):

@@ -27,6 +27,13 @@ Reason = Annotated[str | None, Field(default=None, max_length=2000, description=
 NODES = "SELECT node FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2 ORDER BY node"
 
 
+ANSWERED = (
+    "Answered once it is visible. A large one (of more than a hundred sessions and handles, or that has thousands of "
+    "entries told again) is decided beside the stream and takes some seconds; where it takes longer than a minute the "
+    "answer is 503, and it follows."
+)
+
+
 class Merge(BaseModel):
     """Body of a merge."""
 
@@ -63,7 +70,11 @@ def identity_router(platform: Platform) -> APIRouter:
                 raise not_found("customer")
             return await explaining.identity(connection, reader.tenant, survivor)
 
-    @router.post("/v1/customers/{customer_id}/merge", summary="Say that two customers are one person")
+    @router.post(
+        "/v1/customers/{customer_id}/merge",
+        summary="Say that two customers are one person",
+        description=ANSWERED,
+    )
     async def merge(writer: Writer, customer_id: str, body: Merge) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
             one = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))
@@ -81,7 +92,11 @@ def identity_router(platform: Platform) -> APIRouter:
         owner, _ = await carried_out(platform, secret, event)
         return {"customer_id": str(owner), "event_id": event.id}
 
-    @router.post("/v1/customers/{customer_id}/split", summary="Say that some handles are another person's")
+    @router.post(
+        "/v1/customers/{customer_id}/split",
+        summary="Say that some handles are another person's",
+        description=ANSWERED,
+    )
     async def split(writer: Writer, customer_id: str, body: Split) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
             survivor = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))

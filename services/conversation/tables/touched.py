@@ -11,6 +11,8 @@ ON CONFLICT (tenant_id, version) DO UPDATE SET names = NULL
 
 SINCE = "SELECT names FROM conversation.touched WHERE tenant_id = $1 AND version > $2 ORDER BY names IS NOT NULL"
 
+ANY = "SELECT EXISTS (SELECT FROM conversation.touched WHERE tenant_id = $1)"
+
 CLEAR = "DELETE FROM conversation.touched WHERE tenant_id = $1"
 
 KEPT_FROM = "UPDATE conversation.tenant_state SET touched_since = $2 WHERE tenant_id = $1"
@@ -19,6 +21,11 @@ KEPT_FROM = "UPDATE conversation.tenant_state SET touched_since = $2 WHERE tenan
 async def put(connection: asyncpg.Connection, tenant: str, version: int, names: bytes | None) -> None:
     """Keep what a change touched; None: perhaps anything."""
     await connection.execute(PUT, tenant, version, names)
+
+
+async def any_of(connection: asyncpg.Connection | asyncpg.Pool, tenant: str) -> bool:
+    """Tell whether anything is kept of what changes of a tenant touched."""
+    return bool(await connection.fetchval(ANY, tenant))
 
 
 async def since(connection: asyncpg.Connection, tenant: str, version: int) -> list[bytes | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from time import monotonic
 from typing import Any
@@ -27,7 +28,7 @@ from shared.clock import SystemClock
 from shared.entry_ids import entry_id_of, entry_secret
 from shared.events import InboundEvent
 from shared.log.metrics import LogMetrics
-from shared.log.postgres import postgres_log
+from shared.log.postgres import PostgresLog, postgres_log
 from shared.service import Platform
 from shared.settings import Settings
 from tests.histories import BEGINNING, HOUR, SECRET
@@ -275,6 +276,15 @@ async def test_gauges_show_what_is_set_aside_and_for_how_long(pool: asyncpg.Pool
         assert quiet.shown == (0, 0.0)
 
 
+def a_lane(pool: asyncpg.Pool, settings: Settings, log: PostgresLog) -> Lane:
+    """The lane of a process that does nothing else; its entries' ids are made as those of the histories."""
+    registry = CollectorRegistry()
+    given = (Authenticator(pool), registry, SECRET_KEY, LogMetrics(registry))
+    lane = Lane(Platform(settings, SystemClock(), pool, log, *given), Quiet())
+    lane._secret = SECRET
+    return lane
+
+
 async def test_what_is_overtaken_again_and_again_is_decided_while_the_tenant_is_held(
     pool: asyncpg.Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,11 +304,38 @@ async def test_what_is_overtaken_again_and_again_is_decided_while_the_tenant_is_
             return decision
 
         monkeypatch.setattr("services.conversation.lane.decide_beside", decide_and_be_overtaken)
-        registry = CollectorRegistry()
-        given = (Authenticator(pool), registry, SECRET_KEY, LogMetrics(registry))
-        lane = Lane(Platform(settings, SystemClock(), pool, log, *given), Quiet())
-        lane._secret = SECRET
+        lane = a_lane(pool, settings, log)
         await lane.drain()
         assert looks == TRIES
         await nothing_is_aside(pool, "acme")
         await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def test_a_bug_in_what_one_tenant_has_set_aside_stops_neither_the_process_nor_the_others(
+    pool: asyncpg.Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with postgres_log(pool, retention=None) as log:
+        for tenant in ("acme", "globex"):
+            events = [replace(event, tenant=tenant) for event in (said("a", 1, ANN), said("b", 2, CALLER))]
+            await put(pool, tenant, events, SMALL)
+            both = replace(said("both", 3, ANN, CALLER), tenant=tenant)
+            assert len((await put(pool, tenant, [both], SMALL)).aside) == 1
+            await put(pool, tenant, [replace(said("c", 4, ANN), tenant=tenant)], SMALL)
+
+        async def fail_for_acme(connection: asyncpg.Connection, tenant: str, *given: Any) -> Decision | None:
+            if tenant == "acme":
+                raise KeyError("what somebody wrote")
+            return await decide_beside(connection, tenant, *given)
+
+        monkeypatch.setattr("services.conversation.lane.decide_beside", fail_for_acme)
+        lane = a_lane(pool, settings, log)
+        await lane._look()
+        assert await tables.aside.tenants(pool) == ["acme"]
+        assert await tables.touched.any_of(pool, "acme") is False, "what was touched does not pile up"
+        told = capsys.readouterr().out
+        assert "the lane stands still on a bug" in told
+        assert "what somebody wrote" not in told
+        monkeypatch.undo()
+        lane._not_before.clear()
+        await lane._look()
+        assert await tables.aside.tenants(pool) == []
