@@ -29,13 +29,13 @@ pytestmark = pytest.mark.timeout(300)
 TENANT = "default"
 CRM, MAIL, OTHER_MAIL, PHONE = (
     "crm:QX-77311",
-    "email:annelise@quist.example",
+    "email:annelise@quistorp.example",
     "email:aq@elsewhere.example",
     "phone:+31612349876",
 )
-NAME, WORDS = "Annelise Quist", "zanzibarred parcel"
-NEEDLES = ("qx-77311", "annelise", "quist", "aq@elsewhere", "612349876", "zanzibarred")
-"""What tells of her, in lower case."""
+NAME, WORDS = "Annelise Quistorp", "zanzibarred parcel"
+NEEDLES = ("qx-77311", "annelise", "quistorp", "aq@elsewhere", "612349876", "zanzibarred")
+"""What tells of her, in lower case; long, since five letters stand in a megabyte of sealed bytes by chance."""
 
 SPAN = {"start": "2026-05-01T00:00:00Z", "end": "2026-07-01T00:00:00Z"}
 
@@ -86,29 +86,34 @@ def a_life(caller: Caller) -> Person:
     her = Person(caller)
     first = "<first@mails.example>"
     her.says(
-        "message.received", "01T09:00:00", CRM, "visitor:v-quist", text=f"Where is my {WORDS}?", contact_id="quist-1"
+        "message.received",
+        "01T09:00:00",
+        CRM,
+        "visitor:v-quistorp",
+        text=f"Where is my {WORDS}?",
+        contact_id="quistorp-1",
     )
     her.says("message.sent", "01T09:05:00", actor={"type": "agent", "id": "bo"}, text=f"{NAME}, your {WORDS} left",
-             contact_id="quist-1")  # fmt: skip
+             contact_id="quistorp-1")  # fmt: skip
     her.says("message.received", "01T10:00:00", CRM, MAIL, channel="email", message_id=first, subject=f"Re: {WORDS}",
              text=f"Still no {WORDS}\n\n> {NAME} wrote", html=f"<p>Still no {WORDS}</p>",
-             attachments=[{"name": "quist.pdf", "media_type": "application/pdf", "size_bytes": 9,
-                           "url": "https://files.example/quist.pdf"}])  # fmt: skip
+             attachments=[{"name": "quistorp.pdf", "media_type": "application/pdf", "size_bytes": 9,
+                           "url": "https://files.example/quistorp.pdf"}])  # fmt: skip
     her.says("message.received", "01T11:00:00", "email:bob@others.example", channel="email", text="I am with her",
              message_id="<bob@others.example>", thread={"in_reply_to": first},
              customer={"handles": [{"kind": "email", "value": "bob@others.example"}], "name": "Bob"})  # fmt: skip
-    her.says("call.queued", "02T09:00:00", PHONE, CRM, channel="phone", contact_id="quist-call", queue="main")
+    her.says("call.queued", "02T09:00:00", PHONE, CRM, channel="phone", contact_id="quistorp-call", queue="main")
     her.says(
-        "call.answered", "02T09:00:30", channel="phone", contact_id="quist-call", actor={"type": "agent", "id": "bo"}
+        "call.answered", "02T09:00:30", channel="phone", contact_id="quistorp-call", actor={"type": "agent", "id": "bo"}
     )
-    her.says("call.ended", "02T09:09:00", channel="phone", contact_id="quist-call", duration_s=510, talk_s=500)
-    her.says("message.received", "03T09:00:00", MAIL, channel="email", message_id="<big@quist.example>",
+    her.says("call.ended", "02T09:09:00", channel="phone", contact_id="quistorp-call", duration_s=510, talk_s=500)
+    her.says("message.received", "03T09:00:00", MAIL, channel="email", message_id="<big@quistorp.example>",
              text=f"{WORDS} " * 20_000)  # fmt: skip
-    her.says("survey.answered", "04T09:00:00", CRM, survey_id="quist-survey", metric="csat", kind="csat", score=2,
+    her.says("survey.answered", "04T09:00:00", CRM, survey_id="quistorp-survey", metric="csat", kind="csat", score=2,
              scale=[1, 5], comment=f"bad {WORDS}")  # fmt: skip
     her.says("message.received", "05T09:00:00", OTHER_MAIL, channel="email", message_id="<other@elsewhere.example>",
              text=f"again my {WORDS}")  # fmt: skip
-    her.says("conversation.resolved", "06T09:00:00", CRM, contact_id="quist-1", actor={"type": "agent", "id": "bo"})
+    her.says("conversation.resolved", "06T09:00:00", CRM, contact_id="quistorp-1", actor={"type": "agent", "id": "bo"})
     her.post()
     return her
 
@@ -277,7 +282,7 @@ async def test_a_person_erased_is_found_in_no_table_topic_or_file_and_no_replay_
         # Who writes after that is somebody new.
         later = Person(caller)
         later.said = []
-        new = later.says("message.received", "20T09:00:00", MAIL, channel="email", message_id="<new@quist.example>")
+        new = later.says("message.received", "20T09:00:00", MAIL, channel="email", message_id="<new@quistorp.example>")
         new["id"] = "after"
         later.post()
         again = customer_of(caller, MAIL)
