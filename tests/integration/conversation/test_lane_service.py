@@ -115,6 +115,20 @@ async def test_a_new_session_of_somebody_with_many_is_no_large_decision(pool: as
     await nothing_is_aside(pool, "acme")
 
 
+async def test_two_people_who_come_together_over_a_new_session_are_regrouped_by_all_that_say_so(
+    pool: asyncpg.Pool,
+) -> None:
+    await two_people(pool)
+    anns, theirs, own = said("anns", 3, ANN), said("theirs", 4, CALLER), said("own", 5, ANN)
+    for event, session in ((anns, "s1"), (theirs, "s1"), (own, "s2")):
+        event.data.update(channel="chat", contact_id=session)
+    outcome = await put(pool, "acme", [anns, theirs, own], SMALL)
+    assert outcome.aside >= {entry_id_of(SECRET, "acme", "/x", name) for name in ("anns", "theirs")}
+    await decide(pool, "acme")
+    assert await pool.fetchval("SELECT count(DISTINCT customer_id) FROM conversation.leaf") == 1
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
 async def test_a_late_message_into_a_long_matter_is_set_aside_and_those_in_order_are_not(pool: asyncpg.Pool) -> None:
     limits = Limits(leaves=100, entries=20)
     await put(pool, "acme", [said(f"e{number}", number, ANN) for number in range(2, 40)], limits)
