@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from itertools import count
 from typing import BinaryIO, NamedTuple
 
@@ -42,7 +43,7 @@ def read(file: BinaryIO) -> Iterator[Piece]:
 
 def is_separator(line: bytes, following: bytes, *, after_blank: bool) -> bool:
     """Tell whether a line that starts with `From ` begins a mail, by itself and the lines around it."""
-    dated = _DATE.search(line[:1_000]) is not None
+    dated = _dated(line.rstrip()) is not None
     if _FIELD.match(following):
         return dated or (after_blank and _AT_MOST_ONE_WORD.match(line) is not None)
     return dated and after_blank and not following.strip()
@@ -50,7 +51,7 @@ def is_separator(line: bytes, following: bytes, *, after_blank: bool) -> bool:
 
 def envelope_date(line: bytes) -> datetime | None:
     """Return the time of delivery that a `From ` line tells, read as UTC without an offset; None where it has none."""
-    match = _DATE.search(line[:1_000])
+    match = _dated(line.rstrip())
     if match is None:
         return None
     month, day, hour, minute, second, before, year, after = match.groups()
@@ -62,6 +63,12 @@ def envelope_date(line: bytes) -> datetime | None:
         return at.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+@lru_cache(maxsize=4)
+def _dated(line: bytes) -> re.Match[bytes] | None:
+    """Find the date of a `From ` line. Kept until its mail is whole: it tells the beginning, and then the time."""
+    return _DATE.search(line[:LONGEST_ENVELOPE])
 
 
 def _zone(offset: bytes | None) -> timezone:

@@ -14,6 +14,8 @@ from shared.mail_ids import without_comments
 REFERENCES_AT_EACH_END = 99
 """How many References count from the start and from the end; real mail has been seen with 10,000."""
 
+_ORIGINALS = ("original-message-id", "x-original-message-id")
+_ANY_ORIGINAL = frozenset(_ORIGINALS)
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,500})>")
 
 
@@ -51,7 +53,7 @@ def original_message_id(mail: Mail) -> str | None:
     if mail.original is not None and (found := own_id(mail.original)):
         return f"<{found}>"
     for headers in (*mail.report, mail.headers):
-        for name in ("original-message-id", "x-original-message-id"):
+        for name in _ORIGINALS if headers.has_any(_ANY_ORIGINAL) else ():
             value = headers.get(name)
             match = _ID.search(value[:5_000]) if value else None
             if match:
