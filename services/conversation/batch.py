@@ -62,6 +62,18 @@ class Outcome:
     aside: set[UUID] = field(default_factory=set)
     """Entries of events that were set aside: it is as if they had not come, until the lane has decided them."""
 
+    def add(self, other: Outcome) -> None:
+        """Take what was done after it in the same transaction."""
+        self.records += other.records
+        self.new += other.new
+        self.repeated += other.repeated
+        self.conflicts += other.conflicts
+        self.copies += other.copies
+        self.moved += other.moved
+        self.policy = other.policy or self.policy
+        self.erased |= other.erased
+        self.aside |= other.aside
+
 
 @dataclass
 class Batch:

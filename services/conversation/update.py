@@ -29,7 +29,10 @@ from services.conversation.renewing import Renewing, stale
 from services.conversation.saving import Saving
 from services.conversation.touched import packed, touched
 from shared.entry_ids import entry_id_of
-from shared.events import InboundEvent, TimelineRecord
+from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent, TimelineRecord
+
+WORDS = frozenset(TYPE_PREFIX + name for name in DECISIONS)
+"""What agents say of who is one customer and who is not."""
 
 __all__ = ["Outcome", "change_policy", "decide_aside", "put_events", "renew", "renew_slice", "resolve_again"]
 
@@ -50,6 +53,24 @@ async def put_events(
     they had not come, until the lane has decided them. `said` is what was made ahead of them, by their identity.
     Raises Rejected where an event cannot be read.
     """
+    # Agents' words on who is one have their turn behind all others: those people are followed where such come alone.
+    words = [event for event in events if event.type in WORDS]
+    outcome = Outcome()
+    for part in ([event for event in events if event.type not in WORDS], words) if words else (events,):
+        if part:
+            outcome.add(await _put(connection, tenant, part, secret, now, limits, said))
+    return outcome
+
+
+async def _put(
+    connection: asyncpg.Connection,
+    tenant: str,
+    events: Sequence[InboundEvent],
+    secret: bytes,
+    now: datetime,
+    limits: Limits | None,
+    said: Mapping[int, Said] | None,
+) -> Outcome:
     batch, held = await _begin(connection, tenant, secret, now, limits, said)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
@@ -164,7 +185,7 @@ async def resolve_again(
     """
     held = await tables.tenants.lock_tenant(connection, tenant)
     if policy is not None:
-        await _put(connection, tenant, policy, held.policy, now, by, renews=True)
+        await _put_in_force(connection, tenant, policy, held.policy, now, by, renews=True)
     batch, held = await _begin(connection, tenant, secret, now)
     await Loading(batch).take_all()
     await decide(batch, anything=True)
@@ -184,11 +205,11 @@ async def change_policy(
     barred = policy.bars_only_more(held.policy)
     renews = barred is None or await tables.leaves.knows_any(connection, tenant, barred)
     if policy != held.policy:
-        await _put(connection, tenant, policy, held.policy, now, by, renews=renews)
+        await _put_in_force(connection, tenant, policy, held.policy, now, by, renews=renews)
     return renews
 
 
-async def _put(
+async def _put_in_force(
     connection: asyncpg.Connection,
     tenant: str,
     policy: Policy,

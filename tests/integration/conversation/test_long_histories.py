@@ -7,6 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from bench import persons
 from services.conversation.policy import DEFAULT
@@ -67,14 +68,18 @@ async def test_a_merge_decides_again_from_where_one_side_may_meet_what_the_other
     await is_what_is_decided_from_scratch(pool)
 
 
-async def test_a_merge_decides_again_only_the_matters_in_which_an_answer_is_another_one(pool: asyncpg.Pool) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another event in its batch"])
+async def test_a_merge_decides_again_only_the_matters_in_which_an_answer_is_another_one(
+    pool: asyncpg.Pool, others: int
+) -> None:
     # A day and a quarter before the end somebody wrote into what is now a matter of the large one. That was resolved
     # before the next one began, which is as it was though it is younger.
     await persons.live(pool, "large", 610, 10, days=30)
     await persons.put(pool, [a_text("new", persons.END - timedelta(hours=30))])
     before = await versions(pool)
-    outcome = await persons.put(pool, [persons.merged("m", "email:large@mail.example", "phone:+31612345678")])
-    assert outcome.moved == 1
+    word = persons.merged("m", "email:large@mail.example", "phone:+31612345678")
+    outcome = await persons.put(pool, [word, *[a_text("later", persons.END + timedelta(days=9))] * others])
+    assert (outcome.new, outcome.moved) == (1 + others, 1)
     touched = {row["conversation_id"] for row in before - await versions(pool)}
     younger = {row["conversation_id"] for row in before if row["opened_at"] > persons.END - timedelta(hours=30)}
     assert len(touched) == 2
