@@ -17,7 +17,7 @@ from shared.entry_ids import entry_id_bytes
 from shared.events import InboundEvent
 from shared.log.protocol import Record
 
-AT_A_TIME = 16
+AT_A_TIME = 32
 """So many events are read before the event loop has its turn: nothing in hand may wait long for what comes next."""
 
 
