@@ -63,7 +63,6 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         ),
         metrics=platform.log_metrics,
         clock=platform.clock,
-        ahead=consumer.read_ahead,
     )
     stack.callback(runner.stop)
     tail = Tail(platform.pool)

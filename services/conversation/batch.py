@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation.ahead import Said
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
@@ -55,8 +53,6 @@ class Outcome:
     conflicts: int = 0
     copies: int = 0
     moved: int = 0
-    policy: Policy | None = None
-    """The policy under which new events were decided."""
     erased: set[UUID] = field(default_factory=set)
     """Entries of events that were dropped, because they are an erased person's."""
     aside: set[UUID] = field(default_factory=set)
@@ -70,7 +66,6 @@ class Outcome:
         self.conflicts += other.conflicts
         self.copies += other.copies
         self.moved += other.moved
-        self.policy = other.policy or self.policy
         self.erased |= other.erased
         self.aside |= other.aside
 
@@ -92,8 +87,6 @@ class Batch:
     """What is larger raises TooLarge (`large`) while it is loaded; None: nothing is too large."""
     aside: bool = False
     """Whether something of the tenant is set aside."""
-    said: Mapping[int, Said] = field(default_factory=dict)
-    """What some of the events say, made ahead, by the event's identity (`id`)."""
     people: People = field(init=False)
     scope: Scope = field(default_factory=Scope)
     everything: bool = False

@@ -10,7 +10,6 @@ from uuid import UUID
 import asyncpg
 
 from services.conversation import tables
-from services.conversation.ahead import Ahead, Said
 from services.conversation.batch import Limits
 from services.conversation.erasure.erasing import replay
 from services.conversation.publishing import publish
@@ -41,8 +40,6 @@ class Taken(NamedTuple):
 
     record: Record
     event: InboundEvent
-    said: Said | None = None
-    """What it says, where that was made ahead."""
 
 
 class Counts(Protocol):
@@ -59,7 +56,6 @@ class InboundConsumer:
         self._log = log
         self._clock = clock
         self._secret = secret
-        self._ahead = Ahead(secret)
         self._metrics = metrics
         self._limits = limits
 
@@ -80,10 +76,6 @@ class InboundConsumer:
             raise
         return rejections
 
-    async def read_ahead(self, records: Sequence[Record]) -> None:
-        """Read the records of the next batch while one is in hand."""
-        await self._ahead.read(records)
-
     async def _put(self, connection: asyncpg.Connection, taken: Sequence[Taken]) -> None:
         by_tenant: dict[str, list[Taken]] = defaultdict(list)
         for each in taken:
@@ -100,10 +92,7 @@ class InboundConsumer:
         if erased := [erasure_of(each.event) for each in taken if is_erasure(each.event)]:
             await replay(connection, self._log, tenant, self._secret, erased, now)
         events = [each.event for each in taken if not is_erasure(each.event)]
-        said = {id(each.event): each.said for each in taken if each.said is not None}
-        outcome = await put_events(connection, tenant, events, self._secret, now, self._limits, said)
-        if outcome.policy is not None:
-            self._ahead.decided(tenant, outcome.policy)
+        outcome = await put_events(connection, tenant, events, self._secret, now, self._limits)
         if outcome.aside:
             await self._note_records(connection, tenant, taken, outcome.aside)
         await publish(self._log, connection, outcome.records)
@@ -115,7 +104,7 @@ class InboundConsumer:
         self, connection: asyncpg.Connection, tenant: str, taken: Sequence[Taken], aside: Collection[UUID]
     ) -> None:
         records: dict[UUID, tuple[UUID, bytes, int, int]] = {}
-        for record, event, _ in taken:
+        for record, event in taken:
             id_ = entry_id_of(self._secret, tenant, event.source, event.id)
             if id_ in aside:
                 records.setdefault(id_, (id_, record.key, record.partition, record.offset))
@@ -126,7 +115,7 @@ class InboundConsumer:
     ) -> None:
         """Take what came of erased people out of the log again, as far as the log can."""
         stubs, said = {}, []
-        for record, event, _ in taken:
+        for record, event in taken:
             id_ = entry_id_of(self._secret, tenant, event.source, event.id)
             if id_ in erased:
                 stubs[record.partition, record.offset] = stub(tenant, id_)
@@ -138,20 +127,19 @@ class InboundConsumer:
     async def _events(
         self, connection: asyncpg.Connection, records: Sequence[Record]
     ) -> tuple[list[Taken], list[Rejection]]:
-        decoded: list[Taken] = []
+        decoded: list[tuple[Record, InboundEvent]] = []
         rejections: list[Rejection] = []
         for record in records:
             try:
                 if stub_of(record.value) is None:
-                    known = self._ahead.take(record)
-                    decoded.append(Taken(record, *known) if known else Taken(record, InboundEvent.decode(record.value)))
+                    decoded.append((record, InboundEvent.decode(record.value)))
             except Rejected as error:
                 rejections.append(Rejection(record, error.reason))
         taken: list[Taken] = []
-        whole = await blobs.resolved(connection, [each.event for each in decoded])
-        for (record, given, said), event in zip(decoded, whole, strict=True):
+        whole = await blobs.resolved(connection, [event for _, event in decoded])
+        for (record, given), event in zip(decoded, whole, strict=True):
             if not isinstance(event, Rejected):
-                taken.append(Taken(record, event, said if event is given else None))
+                taken.append(Taken(record, event))
             elif not await self._was_erased(connection, given):
                 rejections.append(Rejection(record, event.reason, given.tenant, given.source, given.id))
         return taken, rejections

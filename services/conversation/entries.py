@@ -36,7 +36,6 @@ _CALL_FIELDS = (
 )  # fmt: skip
 _SURVEY_FIELDS = ("survey_id", "metric", "kind", "kinds", "score", "scale", "comment")
 _DELIVERY_FIELDS = ("status", "error", "error_code", "reason_code")
-_MESSAGE_TYPES = frozenset({f"{TYPE_PREFIX}message.received", f"{TYPE_PREFIX}message.sent"})
 _TEXTS = frozenset({"text", "html", "quoted_text", "attachments", "headers"})
 
 
@@ -141,24 +140,6 @@ def digest_of(event: InboundEvent) -> bytes:
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-class Shown(NamedTuple):
-    """What is shown of an event's words."""
-
-    new_text: str | None
-    quoted_text: str | None
-    html: str | None
-
-
-def shown_of(event: InboundEvent) -> Shown:
-    """Return what is shown of an event's words: of a mail what is new apart from what it quotes, HTML sanitised."""
-    data, new_text, quoted_text = event.data, None, None
-    text, html = data.get("text"), data.get("html")
-    if isinstance(text, str) and data.get("channel") == "email" and event.type in _MESSAGE_TYPES:
-        new, quoted = split_reply(text, data.get("subject"))
-        new_text, quoted_text = (new, quoted) if quoted else (None, None)
-    return Shown(new_text, quoted_text, sanitised(html) if isinstance(html, str) and html else None)
-
-
 def made_from(
     event: InboundEvent,
     facts: Facts,
@@ -168,13 +149,10 @@ def made_from(
     digest: bytes,
     *,
     by_conversation: bool,
-    shown: Shown | None = None,
 ) -> Entry:
-    """Make the entry of a new event. `by_conversation`: nothing in it says whose it is, its conversation does.
-
-    `shown` is `shown_of(event)`, where somebody has made that already.
-    """
-    new_text, quoted_text, html = shown or shown_of(event)
+    """Make the entry of a new event. `by_conversation`: nothing in it says whose it is, its conversation does."""
+    new_text, quoted_text = _texts(event, facts)
+    html = event.data.get("html")
     return Entry(
         tenant=event.tenant,
         entry_id=facts.entry_id,
@@ -198,9 +176,17 @@ def made_from(
         digest=digest,
         new_text=new_text,
         quoted_text=quoted_text,
-        html=html,
+        html=sanitised(html) if isinstance(html, str) and html else None,
         data=event.data,
     )
+
+
+def _texts(event: InboundEvent, facts: Facts) -> tuple[str | None, str | None]:
+    text = event.data.get("text")
+    if facts.channel != "email" or not facts.is_message or not isinstance(text, str):
+        return None, None
+    new, quoted = split_reply(text, event.data.get("subject"))
+    return (new, quoted) if quoted else (None, None)
 
 
 def derived(cause: Entry, kind: str, data: dict[str, Any], secret: bytes, owner_leaf: UUID) -> Entry:

@@ -9,14 +9,14 @@ from typing import TypeVar
 from uuid import UUID
 
 from services.conversation import copies, large, tables
-from services.conversation.ahead import said_by
 from services.conversation.batch import BEGINNING, Arrival, Batch
 from services.conversation.copies import Copy
-from services.conversation.entries import Entry
+from services.conversation.entries import Entry, digest_of
 from services.conversation.facts import Facts, Key, facts_of, with_copies
 from services.conversation.regrouping import Regrouping, met_by_bulk_mail, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, naming_key, sent_key
+from shared.entry_ids import entry_id_bytes
 from shared.errors import Rejected
 from shared.events import InboundEvent
 
@@ -100,24 +100,17 @@ class Loading:
         self._batch.rebuilt = set(self._batch.conversations)
 
     async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
-        ready = self._batch.said
-        said = [ready.get(id(event)) or said_by(event, self._batch.secret) for event in events]
-        ids = [one.entry_id for one in said]
+        secret = self._batch.secret
+        ids = [tables.rows.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
         known = await tables.entries.known_digests(self._connection, self._tenant, ids)
         if self._batch.aside:
             known |= await tables.aside.digests(self._connection, self._tenant, ids)
         conflicts = {}
-        in_force = self._batch.policy
-        for one, event in zip(said, events, strict=True):
-            id_, digest = one.entry_id, one.digest
+        for id_, event in zip(ids, events, strict=True):
+            digest = digest_of(event)
             first = self._batch.arrivals[id_].digest if id_ in self._batch.arrivals else known.get(id_)
             if first is None:
-                facts, policy = one.facts, one.policy
-                if policy is not in_force and policy == in_force:
-                    in_force = policy  # to compare is not cheap, and most were read under the same one
-                if facts is None or policy is not in_force:
-                    facts = self._read(event, id_)
-                self._batch.arrivals[id_] = Arrival(event, facts, digest)
+                self._batch.arrivals[id_] = Arrival(event, self._read(event, id_), digest)
             elif first == digest:
                 self._batch.outcome.repeated += 1
             else:

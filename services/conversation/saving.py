@@ -175,15 +175,16 @@ class Saving:
 
     async def _new(self) -> list[Entry]:
         """Make the entries of new events."""
-        made, now = [], self._batch.now
+        made = []
         for some in parts(list(self._batch.arrivals)):
             for id_ in some:
                 event, digest = self._batch.arrivals[id_].event, self._batch.arrivals[id_].digest
-                fact, placement, leaf_id = self._batch.facts[id_], self._fold.placements[id_], self._leaf_of[id_]
-                said, ownerless = self._batch.said.get(id(event)), not self._people.owner(fact)
-                shown = said.shown if said else None
+                fact, placement = self._batch.facts[id_], self._fold.placements[id_]
+                ownerless = not self._people.owner(fact)
                 made.append(
-                    made_from(event, fact, leaf_id, placement, now, digest, by_conversation=ownerless, shown=shown)
+                    made_from(
+                        event, fact, self._leaf_of[id_], placement, self._batch.now, digest, by_conversation=ownerless
+                    )
                 )
             await breathe()
         return made

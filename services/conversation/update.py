@@ -9,14 +9,13 @@ from then on is taken again. Source: docs/decisions/0005-stitching-as-a-fold.md
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
 from services.conversation import tables
-from services.conversation.ahead import Said
 from services.conversation.batch import Batch, Limits, Outcome
 from services.conversation.entries import digest_of
 from services.conversation.erasure.erased import without_erased
@@ -44,21 +43,19 @@ async def put_events(
     secret: bytes,
     now: datetime,
     limits: Limits | None = None,
-    said: Mapping[int, Said] | None = None,
 ) -> Outcome:
     """Put one tenant's events on the timeline; those that are there already, or were erased, change nothing.
 
     Runs in the caller's transaction and holds the tenant until its end. What they touch and what is still decided under
     an earlier policy is decided again first. Events whose decision is larger than `limits` are set aside: all is as if
-    they had not come, until the lane has decided them. `said` is what was made ahead of them, by their identity.
-    Raises Rejected where an event cannot be read.
+    they had not come, until the lane has decided them. Raises Rejected where an event cannot be read.
     """
     # Agents' words on who is one have their turn behind all others: those people are followed where such come alone.
     words = [event for event in events if event.type in WORDS]
     outcome = Outcome()
     for part in ([event for event in events if event.type not in WORDS], words) if words else (events,):
         if part:
-            outcome.add(await _put(connection, tenant, part, secret, now, limits, said))
+            outcome.add(await _put(connection, tenant, part, secret, now, limits))
     return outcome
 
 
@@ -69,9 +66,8 @@ async def _put(
     secret: bytes,
     now: datetime,
     limits: Limits | None,
-    said: Mapping[int, Said] | None,
 ) -> Outcome:
-    batch, held = await _begin(connection, tenant, secret, now, limits, said)
+    batch, held = await _begin(connection, tenant, secret, now, limits)
     if held.erased_at is not None:
         events = await without_erased(batch, events, held.erased_at)
     erased, aside, told = batch.outcome.erased, set[UUID](), list[TimelineRecord]()
@@ -85,26 +81,20 @@ async def _put(
             if not leaves:
                 break
             told += (await renew(connection, tenant, secret, now, leaves)).records
-        batch, held = await _begin(connection, tenant, secret, now, limits, said)
+        batch, held = await _begin(connection, tenant, secret, now, limits)
     if batch.arrivals or batch.copies:
         await decide(batch, fold)
-    batch.outcome.erased, batch.outcome.aside, batch.outcome.policy = erased, aside, batch.policy
+    batch.outcome.erased, batch.outcome.aside = erased, aside
     batch.outcome.records[:0] = told
     return batch.outcome
 
 
 async def _begin(
-    connection: asyncpg.Connection,
-    tenant: str,
-    secret: bytes,
-    now: datetime,
-    limits: Limits | None = None,
-    said: Mapping[int, Said] | None = None,
+    connection: asyncpg.Connection, tenant: str, secret: bytes, now: datetime, limits: Limits | None = None
 ) -> tuple[Batch, tables.tenants.Held]:
     """Hold the tenant and return an empty batch for it."""
     held = await tables.tenants.lock_tenant(connection, tenant)
-    said = said or {}
-    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now, limits, held.aside, said)
+    batch = Batch(connection, tenant, held.policy, held.version, held.renewal, secret, now, limits, held.aside)
     return batch, held
 
 

@@ -102,13 +102,8 @@ class Runner:
         settings: RunnerSettings | None = None,
         metrics: LogMetrics | None = None,
         clock: Clock | None = None,
-        ahead: Callable[[Sequence[Record]], Awaitable[None]] | None = None,
     ) -> None:
-        """`emits` names the topics that the handler emits to: their readers are woken after each commit.
-
-        `ahead` is given the records of the next batch while one is in hand: it may make ready what they need, outside
-        any transaction, and must let the event loop have its turn often. They may come again, or not at all.
-        """
+        """`emits` names the topics that the handler emits to: their readers are woken after each commit."""
         self.group = group
         self.topic = topic
         self.records_done = 0
@@ -118,7 +113,6 @@ class Runner:
         self._pool = pool
         self._handler = handler
         self._emits = emits
-        self._ahead = ahead
         self._settings = settings or RunnerSettings()
         self._metrics = metrics
         self._clock = clock or SystemClock()
@@ -230,7 +224,7 @@ class Runner:
                 began = monotonic()
                 full = self._full = len(records) >= self._settings.batch_max_records // 4
                 if full:
-                    ahead = self._fetch(consumer, self._ahead)
+                    ahead = self._fetch(consumer)
                 if not await self._do(consumer, records):
                     await end(*filter(None, [ahead]))
                     ahead = None
@@ -243,16 +237,8 @@ class Runner:
             stopping.cancel()
             await end(*filter(None, [ahead]))
 
-    def _fetch(
-        self, consumer: Consumer, ahead: Callable[[Sequence[Record]], Awaitable[None]] | None = None
-    ) -> asyncio.Task[Mapping[int, Sequence[Record]]]:
-        async def fetch() -> Mapping[int, Sequence[Record]]:
-            batch = await consumer.fetch(self._settings.batch_max_records, self._settings.max_wait_s)
-            if ahead is not None:
-                await ahead([record for partition in sorted(batch) for record in batch[partition]])
-            return batch
-
-        return asyncio.create_task(fetch())
+    def _fetch(self, consumer: Consumer) -> asyncio.Task[Mapping[int, Sequence[Record]]]:
+        return asyncio.create_task(consumer.fetch(self._settings.batch_max_records, self._settings.max_wait_s))
 
     async def _do(self, consumer: Consumer, records: Sequence[Record]) -> bool:
         """Commit `records`, trying again for as long as it takes; False where they have to be fetched anew."""

@@ -13,8 +13,6 @@ import asyncpg
 import pytest
 
 from services.conversation import tables
-from services.conversation.ahead import Ahead
-from services.conversation.facts import facts_of
 from services.conversation.foreseeing import foresee
 from services.conversation.policy import Policy
 from services.conversation.routes import policy as policy_routes
@@ -22,7 +20,6 @@ from services.conversation.update import change_policy, put_events
 from shared.clock import SystemClock
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
-from shared.log.protocol import Record
 from shared.settings import Settings
 from tests.histories import SECRET, a_history, a_policy
 from tests.integration.conversation.test_dialogues import dump
@@ -253,23 +250,3 @@ async def test_a_change_that_takes_long_is_answered_before_it_is_carried_out(
 
     await until(carried_out, "the rest is carried out behind the answer")
     assert (await timelines.customer(bo) or {})["id"] != (await timelines.customer(ann) or {})["id"]
-
-
-async def test_what_was_read_ahead_under_an_earlier_policy_is_read_again(pool: asyncpg.Pool) -> None:
-    policy = Policy(shared=("phone:+31612345672",))
-    said = {"channel": "phone", "customer": {"handles": [{"kind": "phone", "value": "+31612345672"}]}}
-    event = InboundEvent("acme", "/x", "a", "threadline.message.received", NOW, NOW, said)
-    record = Record("inbound.v1", 0, 0, b"k", event.encode(), (), NOW)
-    ahead = Ahead(SECRET)
-    for known in (Policy(), policy):
-        ahead.decided("acme", known)
-        await ahead.read([record])
-        taken = ahead.take(record)
-        assert taken is not None and taken[1].facts == facts_of(event, taken[1].entry_id, known)
-        async with pool.acquire() as connection, connection.transaction():
-            await change_policy(connection, "acme", NOW, policy)
-            outcome = await put_events(connection, "acme", [taken[0]], SECRET, NOW, said={id(taken[0]): taken[1]})
-            owners = await connection.fetch("SELECT node FROM conversation.leaf WHERE tenant_id = 'acme'")
-            assert (outcome.policy, [row[0].partition(":")[0] for row in owners]) == (policy, ["anonymous"])
-            await connection.execute("DELETE FROM conversation.entry")
-            await connection.execute("DELETE FROM conversation.leaf")
