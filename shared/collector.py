@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLDS = (400_000, 20, 50)
-"""New containers until the young are looked at (a batch of 4,000 events holds some 400,000 while it is decided), and
+THRESHOLDS = (100_000, 20, 50)
+"""New containers until the young are looked at (a batch of 2,000 events holds some 200,000 while it is decided), and
 how many such looks until the older ones are."""
 
 
