@@ -7,7 +7,7 @@ A reader that keeps the newest version of each has the truth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -59,6 +59,9 @@ FAMILY = {
 }  # fmt: skip
 """Channel → family. A channel that is not listed is its own family."""
 
+KEPT_FILES = "/v1/attachments/"
+"""What the `url` of an attachment begins with whose bytes are kept here (shared/attachments.py); its id follows."""
+
 SEALED_TYPE = f"{TYPE_PREFIX}sealed"
 """Type of a record that is sealed (shared/log/record_keys.py); who reads the log through ours never sees it."""
 
@@ -98,7 +101,9 @@ class InboundEvent:
     `type` is the full CloudEvents type (`threadline.message.received`). `data` is the event's data, validated, with
     NUL and lone surrogates replaced, otherwise as given (unknown fields included). `region` is the default region of
     the channel account for phone numbers, where it has one: it wins over the policy's. Where `dataref` is set, `data`
-    is empty and stands in the blob of that name (shared/blobs.py): the event was too large for a record.
+    is empty and stands in the blob of that name (shared/blobs.py): the event was too large for a record. `files` are
+    bytes of attachments, each with its place among them: ingest keeps them elsewhere (shared/attachments.py) before it
+    appends, and no record carries them.
     """
 
     tenant: str
@@ -112,6 +117,7 @@ class InboundEvent:
     traceparent: str | None = None
     region: str | None = None
     dataref: str | None = None
+    files: tuple[tuple[int, bytes], ...] = field(default=(), repr=False, compare=False)
 
     def encode(self) -> bytes:
         """Return the record's value: a structured CloudEvent."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -90,7 +91,8 @@ class History:
 
     pieces: Iterator[Piece]
     total: int
-    event: Callable[[Piece], bytes]
+    event: Callable[[Piece, Callable[[str], None]], bytes]
+    """Raises CannotImport; tells what of a piece is left out."""
 
 
 @contextmanager
@@ -98,8 +100,11 @@ def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ..
     """Open the history at `path`. Raises SetupError where it, also later, cannot be read or is of another kind."""
     belongs_to = mail_account(account, tuple(own))
 
-    def of_mail(piece: Piece) -> bytes:
-        return mail_event(piece, belongs_to, datetime.now(UTC))
+    def of_mail(piece: Piece, told: Callable[[str], None]) -> bytes:
+        return mail_event(piece, belongs_to, datetime.now(UTC), told)
+
+    def of_line(piece: Piece, told: Callable[[str], None]) -> bytes:
+        return line_event(piece)
 
     try:
         if kind in (Kind.MAILDIR, Kind.EML):
@@ -108,7 +113,7 @@ def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ..
             return
         with path.open("rb", buffering=1024 * 1024) as file:
             pieces = mbox.read(file) if kind is Kind.MBOX else jsonl.read(file)
-            yield History(pieces, path.stat().st_size, of_mail if kind is Kind.MBOX else line_event)
+            yield History(pieces, path.stat().st_size, of_mail if kind is Kind.MBOX else of_line)
     except NotReadable as error:
         raise SetupError(f"{path}: {error}") from error
     except OSError as error:
@@ -183,7 +188,7 @@ class Import:
             try:
                 if piece.fault is not None:
                     raise CannotImport(piece.fault)
-                event = self._found.event(piece)
+                event = self._found.event(piece, partial(self._tell, piece.place))
             except CannotImport as error:
                 self._fault(piece.place, str(error))
                 continue
@@ -198,7 +203,10 @@ class Import:
 
     def _fault(self, place: str, why: str) -> None:
         self.faults += 1
-        print(f"{safe(place)}: {shortened(safe(why), 300)}")
+        self._tell(place, why)
+
+    def _tell(self, place: str, what: str) -> None:
+        print(f"{safe(place)}: {shortened(safe(what), 300)}")
 
 
 def refused(answer: httpx.Response) -> dict[int, str]:

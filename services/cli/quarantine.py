@@ -231,7 +231,8 @@ async def _deliver_again(platform: Platform, row: Any) -> str | None:
             if not await connection.fetchval(KNOWN, account.tenant, account.source, part.dedupe_key, DOOR):
                 await keep(connection, part, request, account)
     unseen = IngestMetrics(CollectorRegistry())  # nobody asks a command for its metrics
-    await Intake(platform.log, platform.pool, platform.accepted, unseen).accept(found.events)
+    intake = Intake(platform.log, platform.pool, platform.accepted, unseen, platform.secret_key)
+    await intake.accept(found.events)
     return None
 
 

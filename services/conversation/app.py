@@ -15,6 +15,7 @@ from services.conversation.consumer import GROUP, InboundConsumer
 from services.conversation.erasure.retention import forget_for_ever
 from services.conversation.lane import Lane
 from services.conversation.metrics import ConversationMetrics, LedgerMetrics
+from services.conversation.routes.attachments import attachments_router
 from services.conversation.routes.conversations import conversations_router
 from services.conversation.routes.customers import customers_router
 from services.conversation.routes.erasing import erasing_router
@@ -67,7 +68,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
     stack.callback(runner.stop)
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
-    parts = (customers_router, conversations_router, joining_router, identity_router)
+    parts = (customers_router, attachments_router, conversations_router, joining_router, identity_router)
     for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
     router.include_router(policy_router(platform, slices))

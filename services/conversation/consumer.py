@@ -14,7 +14,7 @@ from services.conversation.batch import Limits
 from services.conversation.erasure.erasing import replay
 from services.conversation.publishing import publish
 from services.conversation.update import Outcome, put_events
-from shared import blobs, erasures
+from shared import attachments, blobs, erasures
 from shared.clock import Clock
 from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
@@ -123,6 +123,7 @@ class InboundConsumer:
         await self._log.replace(connection, INBOUND, stubs)
         await record_keys.destroy(connection, [tenant], erased)
         await blobs.forget(connection, tenant, said)
+        await attachments.forget(connection, tenant, said)
 
     async def _events(
         self, connection: asyncpg.Connection, records: Sequence[Record]

@@ -18,6 +18,7 @@ from shared.entry_ids import entry_id_of
 from shared.events import (
     COMINGS_AND_GOINGS,
     DERIVED_SOURCE,
+    KEPT_FILES,
     PROVIDER_TIMES,
     TYPE_PREFIX,
     InboundEvent,
@@ -136,8 +137,23 @@ def digest_of(event: InboundEvent) -> bytes:
     if not data.keys().isdisjoint(PROVIDER_TIMES):
         # It says `told` once more; events from before it was kept are to be known again.
         data = {name: value for name, value in data.items() if name not in PROVIDER_TIMES}
+    if data.get("attachments"):
+        # Likewise for events from before files were kept.
+        data = {**data, "attachments": _as_said(data["attachments"])}
     said = (event.type, told, data)
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def _as_said(attachments: Any) -> Any:
+    """Return attachments without the URLs that ingest gave them: no sender said those."""
+    if not isinstance(attachments, list):
+        return attachments
+    return [
+        {name: value for name, value in one.items() if name != "url"}
+        if isinstance(one, dict) and str(one.get("url")).startswith(KEPT_FILES)
+        else one
+        for one in attachments
+    ]
 
 
 def made_from(

@@ -49,7 +49,7 @@ async def build(
     metrics = IngestMetrics(platform.registry)
     pressure = Pressure(platform.settings.ingest_pressure_bytes)
     metrics.held_bytes.set_function(lambda: pressure.held_bytes)
-    intake = Intake(platform.log, platform.pool, platform.accepted, metrics)
+    intake = Intake(platform.log, platform.pool, platform.accepted, metrics, platform.secret_key)
     channels = Channels(platform.pool, platform.secret_key)
     # One flat router: each level of nesting is searched for every request.
     router = APIRouter()

@@ -44,6 +44,9 @@ class IngestMetrics:
             "Events whose data was too large for a record and went to the database.",
             registry=registry,
         )
+        self.attachments = Counter(
+            "threadline_ingest_attachments", "Files of events that went to the database.", registry=registry
+        )
         self.held_bytes = Gauge(
             "threadline_ingest_held_bytes", "Bytes of request bodies being taken now.", registry=registry
         )

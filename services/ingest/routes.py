@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from services.ingest import asyncapi, openapi
+from services.ingest.attachments import taken_out
 from services.ingest.cloudevents import (
     BATCH,
     MAX_BATCH_EVENTS,
@@ -99,7 +100,7 @@ class EventsEndpoint:
         faults: list[Fault] = []
         for number, event in enumerate(posted.events):
             try:
-                valid = validate(event, tenant, received_at)
+                valid = taken_out(validate(event, tenant, received_at))
                 events.append((valid, encoded(valid)))
             except InvalidEvent as error:
                 faults.extend(_faults(error, number if posted.batch else None))
@@ -275,6 +276,7 @@ Modes: structured (`{STRUCTURED}`, or `application/json` without a `ce-specversi
 {MAX_BATCH_EVENTS} events) and binary (`ce-*` headers, the data as JSON body); at most {MAX_BODY_BYTES} bytes.
 (tenant, source, id) is an event's identity: sent again it is 202 again and changes nothing. A batch is taken whole or
 refused whole, with one error per bad item. 503 with Retry-After: nothing was acknowledged, and sending again is safe.
+An attachment may carry its bytes as `content` (base64); they are kept, and its `url` is then `/v1/attachments/…`.
 An unusable handle (`null`, `anonymous`) does not refuse an event; fields beyond the known ones are kept as `extra`.
 Numbers beyond 64 bits are refused, NUL characters and lone surrogates become U+FFFD. `time` more than 24 hours ahead
 of the server is refused.

@@ -84,12 +84,18 @@ class Thread(Part):
 
 
 class Attachment(Part):
-    """A file, by reference."""
+    """A file: by its URL, or with its bytes, which are kept and given one."""
 
     name: str | None = None
     media_type: str | None = None
     size_bytes: Annotated[Int64, Field(ge=0)] | None = None
     url: str | None = None
+    content: str | None = Field(
+        None,
+        description="At the door alone, instead of `url`: the bytes as base64. They are kept, `url` becomes "
+        "`/v1/attachments/{id}`, and `size_bytes` and `sha256` are those of the bytes",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
 
 
 class Data(Part):

@@ -26,6 +26,7 @@ from services.ingest.adapters.base import (
     WithPublishedKeys,
     receive,
 )
+from services.ingest.attachments import with_files
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.keeping import Keeper
@@ -174,7 +175,7 @@ def events_of(
             region=account.default_region,
         )
         try:
-            events.append((event, _checked(event)))
+            events.append((with_files(event, draft.contents), _checked(event)))
         except InvalidEvent as error:
             quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event.id))
     return events, quarantined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +35,16 @@ def a_mail(number: int, sender: str = "Ann <ann@example.com>", to: str = "help@a
         f"From: {sender}\nTo: {to}\nMessage-ID: <m{number}@example.com>\nSubject: Parcel\n"
         f"Date: Mon, 02 Mar 2026 10:00:{number:02d} +0000\n\nMail {number}\n"
     ).encode()
+
+
+def with_file(number: int, content: bytes) -> bytes:
+    """A mail with a file of these bytes."""
+    head, _, text = a_mail(number, "Fay <fay@example.com>").partition(b"\n\n")
+    return (
+        head + b'\nContent-Type: multipart/mixed; boundary="b"\n\n--b\n\n' + text
+        + b'--b\nContent-Type: image/png\nContent-Transfer-Encoding: base64\nContent-Disposition: attachment; '
+        b'filename="x.png"\n\n' + base64.encodebytes(content) + b"--b--\n"
+    )  # fmt: skip
 
 
 def an_mbox(*mails: bytes) -> bytes:
@@ -95,6 +107,24 @@ async def test_an_mbox_becomes_a_timeline_with_its_own_times_and_a_second_import
     ]
     assert entries[3]["actor"]["type"] == "agent"
     assert {entry["conversation_id"] for entry in entries} == {entries[0]["conversation_id"]}
+
+
+async def test_files_come_along_and_of_one_that_fits_into_no_request_that_is_said(
+    system: System, tmp_path: Path
+) -> None:
+    small, large = bytes(range(256)), b"a" * 4_000_000
+    (tmp_path / "box").write_bytes(an_mbox(with_file(60, small), with_file(61, large)))
+    for _ in range(2):
+        done = load(system, "mbox", tmp_path / "box", "--account", "files")
+        assert (done.returncode, done.stdout.splitlines()[-1].split(" imported")[0]) == (0, "2 of 2"), done.stderr
+        assert "attachment x.png are left out: 4000000 are more than a request takes" in done.stdout
+    await until(partial(timeline, system, "email:fay@example.com"), "the mails are on the timeline", 60)
+    system.verified()
+    kept, named = [entry["attachments"][0] for entry in await timeline(system, "email:fay@example.com")]
+    assert (named["size_bytes"], "url" in named) == (4_000_000, False)
+    async with system.client("acme", system.conversation) as client:
+        answer = await client.get(kept["url"])
+    assert (answer.status_code, answer.content) == (200, small)
 
 
 async def test_maildirs_and_eml_files_give_the_same_ids_as_an_mbox(system: System, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -98,7 +99,9 @@ def a_life(caller: Caller) -> Person:
     her.says("message.received", "01T10:00:00", CRM, MAIL, channel="email", message_id=first, subject=f"Re: {WORDS}",
              text=f"Still no {WORDS}\n\n> {NAME} wrote", html=f"<p>Still no {WORDS}</p>",
              attachments=[{"name": "quistorp.pdf", "media_type": "application/pdf", "size_bytes": 9,
-                           "url": "https://files.example/quistorp.pdf"}])  # fmt: skip
+                           "url": "https://files.example/quistorp.pdf"},
+                          {"name": "quistorp.txt", "media_type": "text/plain",
+                           "content": base64.b64encode(f"on a {WORDS}".encode()).decode()}])  # fmt: skip
     her.says("message.received", "01T11:00:00", "email:bob@others.example", channel="email", text="I am with her",
              message_id="<bob@others.example>", thread={"in_reply_to": first},
              customer={"handles": [{"kind": "email", "value": "bob@others.example"}], "name": "Bob"})  # fmt: skip
@@ -238,14 +241,15 @@ async def test_a_person_erased_is_found_in_no_table_topic_or_file_and_no_replay_
         caller.call("POST", "/v1/events", json.dumps(clash).encode(), "application/cloudevents+json")
         verified(system, caller)
         before, told = numbers(caller), await tables_that_tell(folder)
-        assert {"conversation.entry", "conversation.leaf", "conversation.conflict", "ingest.blob", "metrics.entity",
-                *(() if on else ("log.record",))} <= told.keys()  # fmt: skip
+        assert {"conversation.entry", "conversation.leaf", "conversation.conflict", "ingest.blob",
+                "ingest.attachment", "metrics.entity", *(() if on else ("log.record",))} <= told.keys()  # fmt: skip
 
         receipt = caller.call("DELETE", f"/v1/customers/{other['id']}")
         assert receipt.status_code == 200, receipt.text
         found = receipt.json()["found"]
         assert found["entries"] == len(her.said)  # all but Bob's, and the merge
-        assert found["large data"] == 1 and found["conflicts"] == 1 and found["policy changes"] > 1
+        assert [found[name] for name in ("large data", "attachments", "conflicts")] == [1, 1, 1]
+        assert found["policy changes"] > 1
         topics = receipt.json()["topics"]
         state = "unreadable" if on else "erased"
         assert [topics[name]["state"] for name in ("inbound.v1", "timeline.v1")] == [state, state]

@@ -1,4 +1,4 @@
-"""The traces that a person leaves beside the timeline: in the topics, the quarantine and among large data.
+"""The traces that a person leaves beside the timeline: in the topics, the quarantine, among files and large data.
 
 All of it is taken away in the transaction of the erasure, as far as the log can change what it holds
 (`Log.rewrite`). What stays in the timeline topic are the numbers that KPIs are made of (shared/anonymity.py).
@@ -21,7 +21,7 @@ from services.conversation.entries import Entry, record_of
 from services.conversation.erasure import store
 from services.conversation.erasure.erased import is_decision
 from services.conversation.publishing import publish
-from shared import blobs, handles
+from shared import attachments, blobs, handles
 from shared.anonymity import anonymous
 from shared.entry_ids import entry_id_of
 from shared.erasures import PATIENCE_S
@@ -226,16 +226,17 @@ class Traces:
     # Everything else
 
     async def erase(self) -> dict[str, int]:
-        """Take away what is in quarantine, among large data and in the inbound topic; return how much was where."""
+        """Take away what is in quarantine, files, large data and the inbound topic; return how much was where."""
         blanked = await self._blank_quarantine()
         positions = {(row["partition"], row["offset"]) for row in blanked if row["topic"] == self._log.name(INBOUND)}
         said = {(event.source, event.id) for event in self._said}
         said |= {(row["source"], row["event_id"]) for row in blanked if row["source"] is not None}
         large = await blobs.forget(self._connection, self._tenant, said)
+        files = await attachments.forget(self._connection, self._tenant, said)
         await self._found(INBOUND, await self._inbound(positions), await self._destroyed())
         keys = await self._destroyed_in_quarantine(blanked)
         await self._found(QUARANTINE, await self._quarantine_topic(blanked), keys, blanked)
-        found = {"quarantine": len(blanked), "large data": large}
+        found = {"quarantine": len(blanked), "large data": large, "attachments": files}
         return {**found, NAMED_BY_POLICY: named} if (named := self._named_by_policy()) else found
 
     def _named_by_policy(self) -> int:

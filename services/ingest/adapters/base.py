@@ -133,6 +133,8 @@ class Draft:
     time: datetime | None
     data: dict[str, Any]
     subject: str | None = None
+    contents: tuple[bytes | None, ...] = field(default=(), repr=False)
+    """The bytes of `data.attachments`, in their order, where the delivery brought them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +313,7 @@ def _settled(delivery: Delivery, request: RawRequest) -> Delivery:
 def _believable(draft: Draft, received_at: datetime) -> Draft:
     if draft.time is not None and draft.time - received_at <= LATEST:
         return draft
-    return Draft(draft.id, draft.type, received_at, {**draft.data, "time_estimated": True}, draft.subject)
+    return replace(draft, time=received_at, data={**draft.data, "time_estimated": True})
 
 
 def body_key(body: bytes) -> str:

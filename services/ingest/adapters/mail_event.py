@@ -67,7 +67,8 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
         **(facts or {}),
     }
     kind = "threadline.message.sent" if sent else "threadline.message.received"
-    return Draft(event_id, kind, sent_at(mail), without_nothing(data))
+    contents = tuple([attachment.content for attachment in mail.attachments])
+    return Draft(event_id, kind, sent_at(mail), without_nothing(data), contents=contents)
 
 
 def sent_at(mail: Mail) -> datetime | None:

@@ -176,7 +176,7 @@ def _attachments(fields: Mapping[str, str], files: Sequence[Part]) -> list[Attac
     content_ids = {text(name): identity.strip("<>") for identity, name in by_id.items()}
     return [
         Attachment(number, clean(part.filename or ""), part.media_type, len(part.content),
-                   sha256(part.content).hexdigest(), content_ids.get(part.name))
+                   sha256(part.content).hexdigest(), content_ids.get(part.name), part.content)
         for number, part in enumerate(files)
     ]  # fmt: skip
 

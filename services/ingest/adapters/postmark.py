@@ -101,7 +101,8 @@ def _mailbox(full: Mapping[str, Json]) -> str:
 
 def _attachment(number: int, file: Mapping[str, Json]) -> Attachment:
     # The test button sends Data where real mail has Content.
-    content = base64_bytes((text(file.get("Content")) or text(file.get("Data")) or "").encode("utf-8", "replace"))
+    written = next((said for name in ("Content", "Data") if (said := text(file.get(name)))), None)
+    content = base64_bytes((written or "").encode("utf-8", "replace"))
     return Attachment(
         part=number,
         name=text(file.get("Name")),
@@ -109,6 +110,7 @@ def _attachment(number: int, file: Mapping[str, Json]) -> Attachment:
         size_bytes=len(content) or whole(file.get("ContentLength")) or 0,
         sha256=sha256(content).hexdigest(),
         content_id=(text(file.get("ContentID")) or "").strip("<>") or None,
+        content=content if written is not None else None,
     )
 
 

@@ -192,6 +192,7 @@ def _attachments(fields: dict[str, Part]) -> list[Attachment]:
                 size_bytes=len(part.content),
                 sha256=sha256(part.content).hexdigest(),
                 content_id=text(described.get("content-id")) or content_ids.get(part.name),
+                content=part.content,
             )
         )
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from services.ingest.adapters.base import Account, Headers, RawRequest, reread
+from services.ingest.adapters.base import Account, Draft, Headers, RawRequest, reread
 from services.ingest.adapters.email_raw import EmailRaw
 from services.ingest.importers.pieces import Piece
 from services.ingest.reading import NotJson, clean_text, cleaned, read_json, storable_id
@@ -31,10 +33,11 @@ def mail_account(account: str, own_addresses: tuple[str, ...]) -> Account:
     return Account("", PROVIDER, account, (), own_addresses=own_addresses, options={"own_mail": "agent"})
 
 
-def mail_event(piece: Piece, account: Account, now: datetime) -> bytes:
+def mail_event(piece: Piece, account: Account, now: datetime, told: Callable[[str], None] = lambda what: None) -> bytes:
     """Return the event of a mail: id and data as the adapter of raw mail gives them, and its own time.
 
-    Without a usable Date the time is when the mailbox got it, else `now`; then `time_estimated` is true. Raises
+    Without a usable Date the time is when the mailbox got it, else `now`; then `time_estimated` is true. `told` hears
+    of each attachment whose bytes fit into no request: its name, size and hash are all that is imported. Raises
     CannotImport.
     """
     if not piece.raw.strip():
@@ -54,7 +57,24 @@ def mail_event(piece: Piece, account: Account, now: datetime) -> bytes:
         "time": rfc3339(at),
         "data": draft.data,
     }
+    if draft.contents:
+        event["data"] = _with_contents(draft, MOST_BYTES - len(_dumped(event)), told)
     return _of_a_size(_dumped(event))
+
+
+def _with_contents(draft: Draft, room_bytes: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """Return the data with the bytes of as many attachments as there is room for, the smallest first."""
+    listed = list(draft.data["attachments"])
+    found = [(len(content), place, content) for place, content in enumerate(draft.contents) if content is not None]
+    for size_bytes, place, content in sorted(found):
+        written = base64.b64encode(content).decode()
+        room_bytes -= len(written) + len(',"content":""')
+        if room_bytes < 0:
+            name = listed[place].get("name") or "without a name"
+            told(f"the bytes of its attachment {name} are left out: {size_bytes} are more than a request takes")
+            continue
+        listed[place] = {**listed[place], "content": written}
+    return {**draft.data, "attachments": listed}
 
 
 def line_event(piece: Piece) -> bytes:

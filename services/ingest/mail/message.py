@@ -87,7 +87,7 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One attached or inlined file, by reference: its bytes stay in the raw mail, `part` is its number there."""
+    """One attached or inlined file; `part` is its number in the mail. `content` is None where only its facts came."""
 
     part: int
     name: str | None
@@ -95,6 +95,7 @@ class Attachment:
     size_bytes: int
     sha256: str
     content_id: str | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,7 @@ def _attachment(headers: Headers, content: bytes, kind: str, name: str | None, p
         size_bytes=len(content),
         sha256=sha256(content).hexdigest(),
         content_id=content_id[:500] or None,
+        content=content,
     )
 
 

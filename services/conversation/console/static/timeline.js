@@ -195,8 +195,14 @@ function messageBody(entry, name) {
     entry.subject && h("h5", {}, entry.subject),
     h("p", { class: "text" }, entry.text || (entry.html ? "(only formatted text)" : "(no text)")),
     entry.quoted_text && h("details", {}, h("summary", {}, "Quoted text"), h("pre", {}, entry.quoted_text)),
-    (entry.attachments || []).length > 0 && h("ul", { class: "files" }, entry.attachments.map((file) => h("li", {}, file.name || "attachment"))),
+    (entry.attachments || []).length > 0 && h("ul", { class: "files" }, entry.attachments.map((file) => h("li", {}, fileName(file)))),
     entry.via === "conversation" && entry.direction === "in" && h("p", { class: "quiet" }, "from an address that is not known to be theirs"));
+}
+
+/** The name of a file; a link where Threadline has its bytes. A sender's own address is followed by nobody from here. */
+function fileName(file) {
+  const name = file.name || "attachment";
+  return (file.url || "").startsWith("/v1/attachments/") ? h("a", { href: file.url, download: name }, name) : name;
 }
 
 function noteBody(entry, words) {

@@ -1,0 +1,82 @@
+"""The bytes of files that came with events: kept in the database, and named by a URL in the event's data.
+
+They are committed before the record is appended, so a record never names a file that is not there. Sending the same
+event again finds the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hmac import digest
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from shared.database.engine import translated
+
+if TYPE_CHECKING:
+    import asyncpg
+
+PUT = """
+INSERT INTO ingest.attachment (tenant_id, attachment_id, source, event_id, name, media_type, content, received_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (tenant_id, attachment_id) DO NOTHING
+"""
+
+LOAD = "SELECT name, media_type, content FROM ingest.attachment WHERE tenant_id = $1 AND attachment_id = $2"
+
+FORGET = """
+DELETE FROM ingest.attachment a USING unnest($2::text[], $3::text[]) AS g (source, event_id)
+WHERE a.tenant_id = $1 AND a.source = g.source AND a.event_id = g.event_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file as it is kept: whose event it came with, and its bytes."""
+
+    tenant: str
+    attachment_id: UUID
+    source: str
+    event_id: str
+    name: str | None
+    media_type: str | None
+    content: bytes
+    received_at: datetime
+
+
+def attachment_secret(secret_key: bytes) -> bytes:
+    """Derive the key of attachments' ids from the installation's secret key."""
+    return digest(secret_key, b"threadline attachment ids", "sha256")
+
+
+def attachment_id(secret: bytes, tenant: str, source: str, event_id: str, place: int, sha256: str) -> UUID:
+    """Return the id of the file at `place` of an event's attachments: the same each time, and nobody's to guess."""
+    message = "\0".join((tenant, source, event_id, str(place), sha256))
+    return UUID(bytes=digest(secret, message.encode("utf-8", "surrogatepass"), "sha256")[:16])
+
+
+async def put(pool: asyncpg.Pool, files: Sequence[File]) -> None:
+    """Keep files durably, all in one statement or none. Raises DatabaseUnavailable."""
+    rows = [
+        (one.tenant, one.attachment_id, one.source, one.event_id, one.name, one.media_type, one.content,
+         one.received_at)
+        for one in files
+    ]  # fmt: skip
+    with translated():
+        await pool.executemany(PUT, rows)
+
+
+async def load(connection: asyncpg.Connection, tenant: str, id_: UUID) -> asyncpg.Record | None:
+    """Return name, media_type and content of a file, or None where there is none."""
+    return await connection.fetchrow(LOAD, tenant, id_)
+
+
+async def forget(connection: asyncpg.Connection, tenant: str, said: Collection[tuple[str, str]]) -> int:
+    """Delete the files of events, each given as (source, id); return how many there were."""
+    if not said:
+        return 0
+    sources, ids = [source for source, _ in said], [id_ for _, id_ in said]
+    status: str = await connection.execute(FORGET, tenant, sources, ids)
+    return int(status.rpartition(" ")[2])
