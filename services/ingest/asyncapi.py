@@ -121,7 +121,10 @@ def _data_schemas() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         [(model, "validation") for model in models], ref_template=REF + "{model}"
     )
     by_type = {name: dict(references[(model, "validation")]) for name, model in MODELS.items()}
-    return dict(definitions["$defs"]), by_type
+    schemas = dict(definitions["$defs"])
+    # Taken out at the door: a record names what is kept, and carries no bytes.
+    del schemas["Attachment"]["properties"]["content"]
+    return schemas, by_type
 
 
 def _references(names: Iterable[str]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Attachment(Part):
     name: str | None = None
     media_type: str | None = None
     size_bytes: Annotated[Int64, Field(ge=0)] | None = None
-    url: str | None = None
+    url: str | None = Field(None, description="Where it is: `/v1/attachments/{id}`, or as the sender gave it")
     content: str | None = Field(
         None,
         description="At the door alone, instead of `url`: the bytes as base64. They are kept, `url` becomes "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -138,6 +139,35 @@ async def shown(system: System, page: Page, **hash_: str) -> None:
     rest = "".join(f"&{name}={value}" for name, value in hash_.items())
     await page.goto(f"{system.conversation.url}/console#key={system.key(TENANT)}{rest}")
     await page.wait_for_selector(".bubble" if hash_ else ".person", timeout=PATIENCE_MS)
+
+
+async def test_file_that_is_kept_is_saved_by_a_click_and_a_strangers_address_is_no_link(
+    system: System, page: Page
+) -> None:
+    content = b"<script>alert(1)</script>"
+    files = [
+        {"name": "röntgen.html", "media_type": "text/html", "content": base64.b64encode(content).decode()},
+        {"name": "theirs", "url": "https://files.example/1"},
+    ]
+    await post(
+        system,
+        "files",
+        "message.received",
+        channel="email",
+        handles=[{"kind": "email", "value": "ann@mail.example"}],
+        text="See there",
+        attachments=files,
+        message_id="<files@mail.example>",
+    )
+    await page.goto(f"{system.conversation.url}/console#key={system.key(TENANT)}&customer={await customer_of(system)}")
+    await page.wait_for_selector(".files a", timeout=PATIENCE_MS)
+    assert await page.locator(".files li").all_inner_texts() == ["röntgen.html", "theirs"]
+    assert await page.locator(".files a").count() == 1
+    async with page.expect_download(timeout=PATIENCE_MS) as download:
+        await page.click(".files a")
+    saved = await download.value
+    assert saved.suggested_filename == "röntgen.html"
+    assert (await saved.path()).read_bytes() == content
 
 
 async def test_columns_scroll_and_the_page_around_them_does_not(system: System, page: Page) -> None:

@@ -17,6 +17,8 @@ import pytest
 from services.conversation.routes import erasing
 from services.conversation.routes.attachments import attachments_router, safe_type
 from services.ingest.adapters.base import RawRequest
+from services.ingest.asyncapi import document
+from services.ingest.openapi import EVENT_SCHEMA
 from shared.errors import LogUnavailable
 from shared.settings import Settings
 from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, Provider, Signing, request
@@ -260,3 +262,9 @@ async def test_a_mail_from_before_files_were_kept_is_a_repetition_and_another_fi
     kept = "SELECT data -> 'attachments' -> 0 ->> 'size_bytes' FROM conversation.conflict"
     await until(partial(pool.fetch, kept), "the other content is kept")
     assert [row[0] for row in await pool.fetch(kept)] == [str(len(b"another"))]
+
+
+def test_the_door_is_told_of_bytes_and_the_topics_of_none() -> None:
+    at_the_door = EVENT_SCHEMA["properties"]["data"]["properties"]["attachments"]["anyOf"][0]["items"]["properties"]
+    on_the_topic = document("threadline", "1")["components"]["schemas"]["Attachment"]["properties"]
+    assert set(at_the_door) - set(on_the_topic) == {"content"}
