@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -14,9 +15,12 @@ import asyncpg
 import httpx
 import pytest
 
+from services.conversation.erasure.retention import forget_once
 from services.conversation.routes import erasing
 from services.conversation.routes.attachments import attachments_router, safe_type
+from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import RawRequest
+from services.ingest.again import read_again, request_of
 from services.ingest.asyncapi import document
 from services.ingest.openapi import EVENT_SCHEMA
 from shared.errors import LogUnavailable
@@ -154,14 +158,16 @@ async def test_an_integration_may_send_files_and_says_nothing_else_of_them(inges
         {"name": "a.bin", "media_type": "a/b", "content": content, "size_bytes": 1, "own": 2},
         {"name": "none", "content": None},
         {"name": "empty", "content": ""},
+        {"name": "ö" * 100_000 + ".pdf", "content": content},
     ]
     assert (await ingest.post(an_event(attachments=given))).status_code == 202
     (event,) = await ingest.inbound()
-    own, file, none, empty = event.data["attachments"]
+    own, file, none, empty, long = event.data["attachments"]
     assert (own, none) == (given[0], {"name": "none"})
     url = file.pop("url")
     assert file == {"name": "a.bin", "media_type": "a/b", "size_bytes": len(CONTENT), "sha256": SHA256, "own": 2}
     assert (await fetched(ingest, url)).content == CONTENT
+    assert (await fetched(ingest, long["url"])).headers["content-disposition"].endswith("%C3%B6.pdf")
     assert (empty["size_bytes"], (await fetched(ingest, empty["url"])).content) == (0, b"")
 
 
@@ -248,6 +254,13 @@ async def test_a_timeline_and_an_export_show_where_the_file_is_and_an_erasure_ta
     await until(gone, "the file is gone again")
 
 
+async def test_who_is_forgotten_by_age_is_forgotten_with_their_files(timelines: Timelines, pool: asyncpg.Pool) -> None:
+    await timelines.post(with_file(timelines, "09:00:00", "crm:ann"))
+    assert await pool.fetchval("SELECT count(*) FROM ingest.attachment") == 1
+    assert await forget_once(timelines.platform, timedelta(days=1)) == 1
+    assert await pool.fetchval("SELECT count(*) FROM ingest.attachment") == 0
+
+
 async def test_a_mail_from_before_files_were_kept_is_a_repetition_and_another_file_is_not(
     timelines: Timelines, pool: asyncpg.Pool
 ) -> None:
@@ -268,3 +281,9 @@ def test_the_door_is_told_of_bytes_and_the_topics_of_none() -> None:
     at_the_door = EVENT_SCHEMA["properties"]["data"]["properties"]["attachments"]["anyOf"][0]["items"]["properties"]
     on_the_topic = document("threadline", "1")["components"]["schemas"]["Attachment"]["properties"]
     assert set(at_the_door) - set(on_the_topic) == {"content"}
+
+
+def test_a_delivery_read_again_from_the_quarantine_brings_its_files() -> None:
+    account = PROVIDERS["email_raw"].account()
+    found = read_again(ADAPTERS["email_raw"], request_of(a_mail(), None, NOW), account, "files@x.example")
+    assert [event.files for event, _ in found.events] == [((0, CONTENT),)]

@@ -18,6 +18,7 @@ from shared.service import Platform
 Reader = Annotated[Principal, Depends(require("timeline:read"))]
 
 ANY_BYTES = "application/octet-stream"
+LONGEST_NAME = 200
 _TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,99}/[a-z0-9][a-z0-9!#$&^_.+-]{0,99}")
 _ACTIVE = re.compile(r"(multipart|message)/.*|.*(html|xml|script)")
 """Types that a browser might run or take apart: nothing that a stranger sent is to be run in our name."""
@@ -42,9 +43,11 @@ def attachments_router(platform: Platform) -> APIRouter:
             found = await attachments.load(connection, reader.tenant, id_)
         if found is None:
             raise not_found("attachment")
+        # The end of a name tells what it is; a header is no place for all of a long one.
+        name = (found["name"] or "attachment")[-LONGEST_NAME:]
         headers = {
             "content-type": safe_type(found["media_type"]),
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(found['name'] or 'attachment', safe='')}",
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
             "content-security-policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
         }
         return Response(found["content"], headers=headers)
