@@ -11,9 +11,38 @@ from services.conversation.batch import BEGINNING, Batch
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
 from services.conversation.outlines import ANSWERED, Differing, Followed, Outline
+from services.conversation.people import People
 from services.conversation.stitching import Conversation, Placement, Stitcher
 from services.conversation.summary import Summary
 from services.conversation.tables.conversations import StoredConversation
+
+
+class Together:
+    """Who is one customer, asked by leaf and instant; those who are it now are looked up once.
+
+    It knows no more than the people, and above all not the fold whose stitcher asks it: such a circle held whole
+    batches until garbage was looked for, and requests waited while it was.
+    """
+
+    def __init__(self, people: People) -> None:
+        self._people = people
+        self._linked_until: dict[UUID, datetime] = {}
+        self._now: dict[tuple[UUID, UUID], list[UUID]] = {}
+        """(component, customer) → all their leaves now."""
+
+    def at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
+        """Return all leaves that were one customer with this one."""
+        leaf = self._people.by_id[leaf_id]
+        until = self._linked_until.get(leaf.component_id)
+        if until is None:
+            until = self._linked_until[leaf.component_id] = self._people.linked_until(leaf.component_id) or BEGINNING
+        if at < until:
+            return self._people.customers_at(leaf_id, at)
+        name = leaf.component_id, leaf.customer_id
+        known = self._now.get(name)
+        if known is None:
+            known = self._now[name] = self._people.customers_at(leaf_id, at)
+        return known
 
 
 class Fold:
@@ -21,10 +50,8 @@ class Fold:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._linked_until: dict[UUID, datetime] = {}
-        self._together: dict[tuple[UUID, UUID], list[UUID]] = {}
-        """(component, customer) → all their leaves now."""
-        self.stitcher = Stitcher(batch.policy, self._customers_at, frozenset(batch.answered), frozenset(batch.bulk))
+        together = Together(batch.people)
+        self.stitcher = Stitcher(batch.policy, together.at, frozenset(batch.answered), frozenset(batch.bulk))
         self.placements: dict[UUID, Placement] = {}
         self.summaries: dict[UUID, Summary] = {}
         self.merges: dict[UUID, tuple[UUID, Order]] = {}
@@ -81,21 +108,6 @@ class Fold:
         summary = self.summaries.get(self.stitcher.canonical.get(conversation_id, conversation_id))
         last = summary.last_entry_at if summary else None
         return last or self.stitcher.conversation(conversation_id).opened[0]
-
-    def _customers_at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
-        """Return all leaves that were one customer with this one; those who are it now are looked up once."""
-        people = self._batch.people
-        leaf = people.by_id[leaf_id]
-        until = self._linked_until.get(leaf.component_id)
-        if until is None:
-            until = self._linked_until[leaf.component_id] = people.linked_until(leaf.component_id) or BEGINNING
-        if at < until:
-            return people.customers_at(leaf_id, at)
-        name = leaf.component_id, leaf.customer_id
-        known = self._together.get(name)
-        if known is None:
-            known = self._together[name] = people.customers_at(leaf_id, at)
-        return known
 
     def _outlines(self, followed: Followed) -> Iterator[Outline]:
         """Yield the outlines of what is not decided again."""
