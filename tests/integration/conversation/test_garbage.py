@@ -1,4 +1,4 @@
-"""A batch is freed when it is done: what holds itself in a circle stays until garbage is looked for, and all wait then."""
+"""A batch is freed when it is done: one that holds itself stays until garbage is looked for, and all wait then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ async def test_no_batch_holds_itself_in_a_circle(pool: asyncpg.Pool) -> None:
         for event in events[5:]:
             await persons.put(pool, [event])
         gc.collect()
-        ours = Counter(type(found).__qualname__ for found in gc.garbage if type(found).__module__.startswith("services."))
+        ours = Counter(
+            type(found).__qualname__ for found in gc.garbage if type(found).__module__.startswith("services.")
+        )
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
