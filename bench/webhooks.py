@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from itertools import cycle
 from shutil import rmtree
 from time import perf_counter
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -28,7 +30,7 @@ import uvloop
 from bench.ingest import BATCH, CALLERS, KEY, ROUNDS, STRUCTURED, answer, first_line, request, server
 from bench.report import Row, show
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import receive
+from services.ingest.adapters.base import Draft, receive
 from shared import directory
 from shared.events import rfc3339
 from tests.contract.adapters.providers import FORM, PROVIDERS, Provider, Signing
@@ -179,7 +181,7 @@ def both(provider: Provider, deliveries: Iterable[Signing], path: str, port: int
         events = [
             {
                 "specversion": "1.0", "id": draft.id, "source": f"/bench/{provider.name}", "type": draft.type,
-                "time": rfc3339(draft.time or now), "data": draft.data,
+                "time": rfc3339(draft.time or now), "data": _with_its_files(draft),
             }
             for draft in receive(adapter, replace(signed, received_at=now), account).events
         ]  # fmt: skip
@@ -190,6 +192,17 @@ def both(provider: Provider, deliveries: Iterable[Signing], path: str, port: int
         head = "\r\n".join([f"POST {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *lines])
         webhooks.append(f"{head}\r\nContent-Length: {len(signed.body)}\r\n\r\n".encode() + signed.body)
     return webhooks, posts
+
+
+def _with_its_files(draft: Draft) -> dict[str, Any]:
+    """Return the data as who posts the event would send it: with the bytes of the files that the delivery brings."""
+    given = draft.data.get("attachments", ())
+    contents = draft.contents or (None,) * len(given)
+    files = [
+        one if content is None else {**one, "content": b64encode(content).decode()}
+        for one, content in zip(given, contents, strict=True)
+    ]
+    return {**draft.data, "attachments": files} if files else draft.data
 
 
 async def load(port: int, requests: Sequence[bytes], process: psutil.Process) -> tuple[float, float]:
