@@ -11,6 +11,7 @@ from shared.events import TimelineRecord
 from shared.log.postgres import PostgresLog, postgres_log
 from shared.log.protocol import TIMELINE, Outgoing
 from shared.log.sealed import SealedLog
+from tests.topics import records_of
 
 SECRET = bytes(range(32))
 LEAF = UUID("00000000-0000-4000-8000-00000000000a")
@@ -26,16 +27,7 @@ async def emit(pool: asyncpg.Pool, log: SealedLog, *lines: TimelineRecord) -> No
 
 
 async def read(log: SealedLog | PostgresLog) -> Sequence[TimelineRecord]:
-    async def beginning(_: str, __: int) -> int:
-        return 0
-
-    found: list[TimelineRecord] = []
-    total = sum((await log.end_offsets(TIMELINE)).values())
-    async with log.consume(f"reader-{uuid4()}", TIMELINE, beginning) as consumer:
-        while len(found) < total:
-            fetched = await consumer.fetch(100, 1.0)
-            found += [TimelineRecord.decode(record.value) for records in fetched.values() for record in records]
-    return found
+    return [TimelineRecord.decode(record.value) for record in await records_of(log, TIMELINE)]
 
 
 async def test_readers_read_what_the_log_does_not_tell(pool: asyncpg.Pool) -> None:

@@ -21,6 +21,7 @@ from shared.log.sealed import SealedLog
 from shared.routing import routing_key
 from shared.tombstones import Erasure, events_of, stub_of
 from tests.processes import free_port
+from tests.topics import records_of
 
 SECRET = bytes(range(32))
 AT = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -40,15 +41,7 @@ def entry_of(event: InboundEvent) -> UUID:
 
 
 async def read(log: Log, topic: str = INBOUND) -> Sequence[Record]:
-    async def beginning(_: str, __: int) -> int:
-        return 0
-
-    found: list[Record] = []
-    total = sum((await log.end_offsets(topic)).values())
-    async with log.consume(f"reader-{uuid4()}", topic, beginning) as consumer:
-        while len(found) < total:
-            found += [record for records in (await consumer.fetch(100, 1.0)).values() for record in records]
-    return sorted(found, key=lambda record: record.value)
+    return sorted(await records_of(log, topic), key=lambda record: record.value)
 
 
 @asynccontextmanager

@@ -12,11 +12,12 @@ import pytest
 
 from services.conversation.routes import erasing
 from shared.events import DECISIONS, TYPE_PREFIX, TimelineRecord
-from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log, Record
+from shared.log.protocol import INBOUND, QUARANTINE, TIMELINE, Log
 from shared.settings import Settings
 from tests.conftest import needs
 from tests.kafka_broker import Broker
 from tests.timeline_app import SECRET_KEY, Timelines, running_timelines
+from tests.topics import records_of
 
 pytestmark = needs("kafka")
 
@@ -34,24 +35,10 @@ async def timelines(
         yield running
 
 
-async def readable(log: Log, topic: str) -> list[Record]:
-    """Return all that a topic tells to somebody who has every key that there is."""
-
-    async def beginning(_: str, __: int) -> int:
-        return 0
-
-    found: list[Record] = []
-    total = sum((await log.end_offsets(topic)).values())
-    async with log.consume(f"reader-{uuid4()}", topic, beginning) as consumer:
-        while len(found) < total:
-            found += [record for records in (await consumer.fetch(100, 1.0)).values() for record in records]
-    return found
-
-
 async def telling(log: Log, needle: str) -> dict[str, int]:
     """Return how many records of each topic have this word in them."""
     return {
-        topic: sum(needle in repr((r.key, r.value, r.headers)) for r in await readable(log, topic))
+        topic: sum(needle in repr((r.key, r.value, r.headers)) for r in await records_of(log, topic))
         for topic in (INBOUND, TIMELINE, QUARANTINE)
     }
 
@@ -88,7 +75,7 @@ async def test_what_an_agent_decided_about_somebody_erased_since_is_unreadable(t
     assert await telling(log, "dinah") == {INBOUND: 0, TIMELINE: 0, QUARANTINE: 0}
 
     # What is left of the agent's word is told again, and about those who stay.
-    told = [TimelineRecord.decode(record.value) for record in await readable(log, TIMELINE)]
+    told = [TimelineRecord.decode(record.value) for record in await records_of(log, TIMELINE)]
     newest = {line.key: line for line in sorted(told, key=lambda line: line.version) if line.kind == "entry"}
     decided = [line for line in newest.values() if line.body.get("type") in {TYPE_PREFIX + kind for kind in DECISIONS}]
     left = sorted(line.body["data"]["sides"] for line in decided if not line.deleted)

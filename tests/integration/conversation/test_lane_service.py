@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -175,20 +176,26 @@ async def somebody_with_many_sessions(app: Timelines) -> tuple[dict[str, Any], d
     return ann, caller
 
 
+async def merge_that_waits(
+    app: Timelines, pool: asyncpg.Pool, one: dict[str, Any], other: dict[str, Any]
+) -> asyncio.Task[httpx.Response]:
+    """Merge two over HTTP; return the call, which is under way, once the merge is set aside."""
+    merging = asyncio.create_task(app.call("POST", f"/v1/customers/{one['id']}/merge", json={"with": other["id"]}))
+
+    async def is_aside() -> bool:
+        return await tables.aside.tenants(pool) == ["acme"]
+
+    await until(is_aside, "the merge is set aside")
+    return merging
+
+
 async def test_a_merge_of_more_than_a_hundred_sessions_is_answered_once_it_shows(
     pool: asyncpg.Pool, settings: Settings
 ) -> None:
     async with running_timelines(pool, settings) as app:
         ann, caller = await somebody_with_many_sessions(app)
         async with busy_lane(pool):
-            merging = asyncio.create_task(
-                app.call("POST", f"/v1/customers/{ann['id']}/merge", json={"with": caller["id"]})
-            )
-
-            async def is_aside() -> bool:
-                return await tables.aside.tenants(pool) == ["acme"]
-
-            await until(is_aside, "the merge is set aside")
+            merging = await merge_that_waits(app, pool, ann, caller)
             event_id = await pool.fetchval("SELECT event_id FROM conversation.aside")
             # The stream of the same tenant goes on, and nothing is half merged.
             await app.post(app.message("10:00:00", "email:ann@home.example", channel="sms"))
@@ -220,14 +227,7 @@ async def test_erasing_somebody_whose_merge_waits_erases_both(pool: asyncpg.Pool
     async with running_timelines(pool, settings) as app:
         ann, caller = await somebody_with_many_sessions(app)
         async with busy_lane(pool):
-            merging = asyncio.create_task(
-                app.call("POST", f"/v1/customers/{ann['id']}/merge", json={"with": caller["id"]})
-            )
-
-            async def is_aside() -> bool:
-                return await tables.aside.tenants(pool) == ["acme"]
-
-            await until(is_aside, "the merge is set aside")
+            merging = await merge_that_waits(app, pool, ann, caller)
             gone = await app.call("DELETE", f"/v1/customers/{ann['id']}")
             assert gone.status_code == 200, gone.text
             await nothing_is_aside(pool, "acme")
