@@ -56,7 +56,7 @@ LATERAL (SELECT * FROM conversation.entry WHERE tenant_id = $1 AND entry_id = w.
 
 UNREAD = {"new_text", "quoted_text", "html"}
 """Columns that say what was written: no decision reads them."""
-_OUTLINE = ", ".join(
+_WITHOUT_TEXT = ", ".join(
     f"NULL AS {name}"
     if name in UNREAD
     else "e.data - '{text,html,attachments}'::text[] AS data"
@@ -67,18 +67,20 @@ _OUTLINE = ", ".join(
 
 # Read to tell conversations anew up to an instant, perhaps very many: without what was written in them.
 ENTRIES_BEFORE = f"""
-SELECT {_OUTLINE} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
+SELECT {_WITHOUT_TEXT} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
 JOIN conversation.entry e
     ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
 """  # noqa: S608
 
 _LIFECYCLE = ("threadline.conversation.resolved", "threadline.conversation.reopened")
 
+_OUTLINE = """e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
+       CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule"""
+
 # Conversations from $3 on; of those that began before it ($4) also when they were resolved and reopened, by whatever
 # brought that about; and what of leaves ($5) from $6 on is in no conversation.
-OUTLINES = """
-SELECT e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
-       CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule
+OUTLINES = f"""
+SELECT {_OUTLINE}
 FROM unnest($2::uuid[]) AS w (conversation_id),
 LATERAL (SELECT * FROM conversation.entry
          WHERE tenant_id = $1 AND conversation_id = w.conversation_id AND occurred_at >= $3 AND cause_id IS NULL
@@ -93,13 +95,12 @@ LATERAL (SELECT * FROM conversation.entry
 LEFT JOIN LATERAL (SELECT source, event_id FROM conversation.entry
                    WHERE tenant_id = $1 AND entry_id = e.cause_id OFFSET 0) AS c ON true
 UNION ALL
-SELECT e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
-       CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule
+SELECT {_OUTLINE}
 FROM unnest($5::uuid[]) AS w (leaf_id),
 LATERAL (SELECT * FROM conversation.entry
          WHERE tenant_id = $1 AND leaf_id = w.leaf_id AND occurred_at >= $6 AND conversation_id IS NULL
          OFFSET 0) AS e
-"""
+"""  # noqa: S608
 
 ALL_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM conversation.entry e WHERE e.tenant_id = $1"  # noqa: S608
 
