@@ -6,7 +6,7 @@ event again finds the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hmac import digest
@@ -25,11 +25,6 @@ ON CONFLICT (tenant_id, attachment_id) DO NOTHING
 """
 
 LOAD = "SELECT name, media_type, content FROM ingest.attachment WHERE tenant_id = $1 AND attachment_id = $2"
-
-FORGET = """
-DELETE FROM ingest.attachment a USING unnest($2::text[], $3::text[]) AS g (source, event_id)
-WHERE a.tenant_id = $1 AND a.source = g.source AND a.event_id = g.event_id
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +66,3 @@ async def put(pool: asyncpg.Pool, files: Sequence[File]) -> None:
 async def load(connection: asyncpg.Connection, tenant: str, id_: UUID) -> asyncpg.Record | None:
     """Return name, media_type and content of a file, or None where there is none."""
     return await connection.fetchrow(LOAD, tenant, id_)
-
-
-async def forget(connection: asyncpg.Connection, tenant: str, said: Collection[tuple[str, str]]) -> int:
-    """Delete the files of events, each given as (source, id); return how many there were."""
-    if not said:
-        return 0
-    sources, ids = [source for source, _ in said], [id_ for _, id_ in said]
-    status: str = await connection.execute(FORGET, tenant, sources, ids)
-    return int(status.rpartition(" ")[2])

@@ -6,7 +6,7 @@ event again finds the same blob.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -36,12 +36,6 @@ FROM ingest.blob AS b JOIN unnest($1::text[], $2::uuid[]) AS wanted(tenant_id, b
 """
 
 
-FORGET = """
-DELETE FROM ingest.blob b USING unnest($2::text[], $3::text[]) AS g (source, event_id)
-WHERE b.tenant_id = $1 AND b.source = g.source AND b.event_id = g.event_id
-"""
-
-
 def with_reference(event: InboundEvent) -> tuple[InboundEvent, bytes]:
     """Return the event as the record carries it, its data taken out, and the bytes to `put` under its `dataref`."""
     payload = orjson.dumps(event.data)
@@ -54,15 +48,6 @@ async def put(pool: asyncpg.Pool, event: InboundEvent, payload: bytes) -> None:
     """Keep `payload` durably under the event's `dataref`. Raises DatabaseUnavailable."""
     with translated():
         await pool.execute(PUT, event.tenant, _blob_id(event), event.source, event.id, payload)
-
-
-async def forget(connection: asyncpg.Connection, tenant: str, said: Collection[tuple[str, str]]) -> int:
-    """Delete the data of events, each given as (source, id); return of how many."""
-    if not said:
-        return 0
-    sources, ids = [source for source, _ in said], [id_ for _, id_ in said]
-    status: str = await connection.execute(FORGET, tenant, sources, ids)
-    return int(status.rpartition(" ")[2])
 
 
 async def resolved(connection: asyncpg.Connection, events: Sequence[InboundEvent]) -> list[InboundEvent | Rejected]:

@@ -14,7 +14,7 @@ from services.conversation.batch import Limits
 from services.conversation.erasure.erasing import replay
 from services.conversation.publishing import publish
 from services.conversation.update import Outcome, put_events
-from shared import attachments, blobs, erasures
+from shared import blobs, bulk, erasures
 from shared.clock import Clock
 from shared.entry_ids import entry_id_of
 from shared.errors import Rejected
@@ -122,8 +122,7 @@ class InboundConsumer:
                 said.append((event.source, event.id))
         await self._log.replace(connection, INBOUND, stubs)
         await record_keys.destroy(connection, [tenant], erased)
-        await blobs.forget(connection, tenant, said)
-        await attachments.forget(connection, tenant, said)
+        await bulk.forget(connection, tenant, said)
 
     async def _events(
         self, connection: asyncpg.Connection, records: Sequence[Record]

@@ -21,7 +21,7 @@ from services.conversation.entries import Entry, record_of
 from services.conversation.erasure import store
 from services.conversation.erasure.erased import is_decision
 from services.conversation.publishing import publish
-from shared import attachments, blobs, handles
+from shared import bulk, handles
 from shared.anonymity import anonymous
 from shared.entry_ids import entry_id_of
 from shared.erasures import PATIENCE_S
@@ -231,12 +231,11 @@ class Traces:
         positions = {(row["partition"], row["offset"]) for row in blanked if row["topic"] == self._log.name(INBOUND)}
         said = {(event.source, event.id) for event in self._said}
         said |= {(row["source"], row["event_id"]) for row in blanked if row["source"] is not None}
-        large = await blobs.forget(self._connection, self._tenant, said)
-        files = await attachments.forget(self._connection, self._tenant, said)
+        kept = await bulk.forget(self._connection, self._tenant, said)
         await self._found(INBOUND, await self._inbound(positions), await self._destroyed())
         keys = await self._destroyed_in_quarantine(blanked)
         await self._found(QUARANTINE, await self._quarantine_topic(blanked), keys, blanked)
-        found = {"quarantine": len(blanked), "large data": large, "attachments": files}
+        found = {"quarantine": len(blanked), "large data": kept.blobs, "attachments": kept.attachments}
         return {**found, NAMED_BY_POLICY: named} if (named := self._named_by_policy()) else found
 
     def _named_by_policy(self) -> int:
