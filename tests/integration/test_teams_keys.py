@@ -12,7 +12,7 @@ import pytest
 from services.ingest.published_keys import KeysUnavailable
 from shared.settings import Settings
 from tests.contract.adapters.providers import NOW
-from tests.contract.adapters.test_vectors import ACTIVITY, KEY, OTHER_KEY, a_token, jwks
+from tests.contract.adapters.test_teams import ACTIVITY, KEY, OTHER_KEY, a_token, jwks
 from tests.ingest_app import Ingest, running_ingest
 
 

@@ -7,51 +7,20 @@ import hmac
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
 from urllib.parse import urlencode
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import (
     Account,
-    Delivery,
     Forged,
-    Headers,
-    KeySource,
-    RawRequest,
-    WithPublishedKeys,
     receive,
 )
-from services.ingest.adapters.chat import Session, make_token, read_token
+from tests.contract.adapters.direct import a_request, an_account, deliver, is_genuine
 from tests.contract.adapters.providers import FORM, JSON, NOW, PROVIDERS, WHSEC, Signing
-
-
-def an_account(provider: str, *secrets: str, public_url: str | None = None, **options: Any) -> Account:
-    return Account("t1", provider, "acme", secrets, public_url=public_url, options=options)
-
-
-def a_request(
-    body: bytes = b"", headers: dict[str, str] | None = None, query: str = "", method: str = "POST", at: datetime = NOW
-) -> RawRequest:
-    return RawRequest(method, "/v1/webhooks/p/t", query, Headers((headers or {}).items()), body, at)
-
-
-def deliver(account: Account, request: RawRequest) -> Delivery:
-    return receive(ADAPTERS[account.provider], request, account)
-
-
-def is_genuine(account: Account, request: RawRequest) -> bool:
-    try:
-        ADAPTERS[account.provider].verify(request, account)
-    except Forged:
-        return False
-    return True
-
 
 # --- Twilio: twilio-python, tests/unit/test_request_validator.py ------------------------------------------------------
 
@@ -336,93 +305,7 @@ def test_mailguns_token_is_handed_to_the_route() -> None:
     assert delivery.replay_token.value == "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0"
 
 
-# --- Teams: botframework-activity.md and the Bot Connector's authentication -------------------------------------------
-
-KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-def url64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def jwks(key: rsa.RSAPrivateKey) -> dict[str, Any]:
-    numbers = key.public_key().public_numbers()
-    return {"keys": [{"kty": "RSA", "kid": "k1", "n": url64(numbers.n.to_bytes(256, "big")), "e": "AQAB",
-                      "endorsements": ["msteams"]}]}  # fmt: skip
-
-
-def a_token(key: rsa.RSAPrivateKey = KEY, header: dict[str, Any] | None = None, **claims: Any) -> str:
-    now = int(NOW.timestamp())
-    payload = {"iss": "https://api.botframework.com", "aud": "app1", "nbf": now - 60, "exp": now + 600,
-               "serviceurl": "https://smba.example/emea", **claims}  # fmt: skip
-    signed = ".".join(url64(orjson.dumps(part)) for part in (header or {"alg": "RS256", "kid": "k1"}, payload))
-    return f"{signed}.{url64(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
-
-
-ACTIVITY = orjson.dumps(
-    {"type": "message", "id": "1", "text": "hi", "textFormat": "plain", "serviceUrl": "https://smba.example/emea/",
-     "from": {"id": "29:a"}, "conversation": {"id": "c", "tenantId": "ten"}}
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("token", "genuine"),
-    [
-        (a_token(), True),
-        (a_token(exp=int(NOW.timestamp()) - 200), True),
-        (a_token(exp=int(NOW.timestamp()) - 400), False),
-        (a_token(nbf=int(NOW.timestamp()) + 400), False),
-        (a_token(exp=None), False),
-        (a_token(aud="app2"), False),
-        (a_token(iss="https://evil.example"), False),
-        (a_token(serviceurl="https://evil.example"), False),
-        (a_token(serviceurl=None), False),
-        (a_token(iss="https://api.botframework.us"), False),
-        (a_token(OTHER_KEY), False),
-        (a_token(header={"alg": "none", "kid": "k1"}), False),
-        (a_token(header={"alg": "HS256", "kid": "k1"}), False),
-        (a_token(header={"alg": "RS256", "kid": "k2"}), False),
-        (a_token().rpartition(".")[0] + ".", False),
-        ("a.b.c", False),
-        ("", False),
-    ],
-)
-def test_teams_token_is_checked_in_every_respect(token: str, genuine: bool) -> None:
-    account = an_account("teams", jwks=jwks(KEY), app_id="app1")
-    request = a_request(ACTIVITY, {"content-type": JSON, "authorization": f"Bearer {token}"})
-    assert is_genuine(account, request) is genuine
-    if genuine:
-        assert deliver(account, request).events[0].data["customer"]["handles"][0]["value"] == "ten/29:a"
-    # The same where the keys are Microsoft's own.
-    fetched = replace(an_account("teams", app_id="app1"), keys=jwks(KEY))
-    assert is_genuine(fetched, request) is genuine
-    assert not is_genuine(an_account("teams", app_id="app1"), request)
-
-
-def test_teams_says_whose_keys_a_token_needs() -> None:
-    teams = ADAPTERS["teams"]
-    assert isinstance(teams, WithPublishedKeys)
-
-    def source(token: str, **options: Any) -> KeySource | None:
-        request = a_request(ACTIVITY, {"authorization": token})
-        return teams.key_source(request, an_account("teams", **options))
-
-    public = "https://login.botframework.com/v1/.well-known/openidconfiguration"
-    assert source("Bearer " + a_token()) == KeySource(public, "k1")
-    found = source("bearer " + a_token(), cloud="us_government")
-    assert found is not None and found.metadata_url.startswith("https://login.botframework.azure.us/")
-    for nothing in ("Bearer a.b.c", "Bearer", "HMAC abc", "", "Bearer " + "a" * 20_000):
-        assert source(nothing) is None
-    assert source("Bearer " + a_token(), jwks=jwks(KEY)) is None
-
-
-def test_a_bots_account_takes_no_shared_secret() -> None:
-    body = ACTIVITY
-    proof = base64.b64encode(hmac.new(b"app-1", body, sha256).digest()).decode()
-    request = a_request(body, {"content-type": JSON, "authorization": f"HMAC {proof}"})
-    assert is_genuine(an_account("teams", "app-1"), request)
-    assert not is_genuine(an_account("teams", "app-1", app_id="app-1"), request)
+# --- Postmark
 
 
 def test_postmark_is_told_401_for_403_ends_its_retries() -> None:
@@ -430,101 +313,3 @@ def test_postmark_is_told_401_for_403_ends_its_retries() -> None:
     with pytest.raises(Forged) as refused:
         deliver(account, a_request(b"{}", {"authorization": f"Basic {wrong}"}))
     assert refused.value.status == 401
-
-
-# --- our own chat -----------------------------------------------------------------------------------------------------
-
-CHAT = an_account("chat", "new-secret", "old-secret", origins=["https://www.acme.example"])
-ORIGIN = {"origin": "https://www.acme.example"}
-
-
-def opened(query: str, headers: dict[str, str] | None = None, at: datetime = NOW) -> dict[str, Any]:
-    answer = deliver(
-        CHAT, a_request(query=query, headers=ORIGIN if headers is None else headers, method="GET", at=at)
-    ).answer
-    assert answer.status == 200
-    return dict(orjson.loads(answer.body))
-
-
-def test_chat_session_is_opened_spoken_in_and_renewed() -> None:
-    session = opened("nonce=0123456789abcdef012345")
-    assert session["visitor"].startswith("v-") and session["session"].startswith("s-")
-    message = {"type": "message", "client_message_id": "3b241101-e2bb-4255-8caf-4136c566a961", "text": "Hi"}
-    body = orjson.dumps({"token": session["token"], "events": [message]})
-    (event,) = deliver(CHAT, a_request(body, ORIGIN)).events
-    assert (event.id, event.time) == (message["client_message_id"], NOW)
-    assert event.data["contact_id"] == session["session"]
-    with pytest.raises(Forged) as ended:
-        deliver(CHAT, a_request(body, ORIGIN, at=NOW + timedelta(hours=1)))
-    assert ended.value.status == 401
-    renewed = opened(f"token={session['token']}", at=NOW + timedelta(hours=20))
-    assert (renewed["session"], renewed["visitor"]) == (session["session"], session["visitor"])
-    with pytest.raises(Forged):
-        opened(f"token={session['token']}", at=NOW + timedelta(hours=26))
-
-
-def test_chat_visitors_cannot_choose_their_ids() -> None:
-    one, other = opened("nonce=0123456789abcdef012345"), opened("nonce=0123456789abcdef012346")
-    assert one["visitor"] != other["visitor"] and one["session"] != other["session"]
-    assert deliver(CHAT, a_request(query="nonce=short", headers=ORIGIN, method="GET")).answer.status == 422
-
-
-def test_chat_user_is_known_only_with_the_websites_hash() -> None:
-    given = hmac.new(b"old-secret", b"user:C-9", sha256).hexdigest()
-    session = opened(f"nonce=0123456789abcdef012345&user=C-9&user_hash={given}")
-    assert read_token(session["token"], CHAT).user == "C-9"
-    with pytest.raises(Forged):
-        opened("nonce=0123456789abcdef012345&user=C-9&user_hash=" + "0" * 64)
-
-
-def test_chat_takes_only_its_own_websites() -> None:
-    with pytest.raises(Forged) as refused:
-        opened("nonce=0123456789abcdef012345", {"origin": "https://evil.example"})
-    assert refused.value.status == 403
-    preflight = deliver(CHAT, a_request(headers=ORIGIN, method="OPTIONS")).answer
-    assert preflight.status == 204
-    assert dict(preflight.headers)["access-control-allow-origin"] == "https://www.acme.example"
-    foreign = deliver(CHAT, a_request(headers={"origin": "https://evil.example"}, method="OPTIONS")).answer
-    assert "access-control-allow-origin" not in dict(foreign.headers)
-
-
-def test_chat_takes_threadlines_own_page_and_lets_only_named_websites_read() -> None:
-    opening = "nonce=0123456789abcdef012345"
-    own = {"origin": "https://chat.acme.example", "host": "chat.acme.example"}
-    assert opened(opening, own)["stream_url"].startswith("/v1/chat/stream?ticket=")
-    anywhere = an_account("chat", "new-secret")
-    request = a_request(query=opening, headers={"origin": "https://evil.example"}, method="GET")
-    assert "access-control-allow-origin" not in dict(deliver(anywhere, request).answer.headers)
-
-
-def test_chat_refuses_more_events_than_it_takes_instead_of_dropping_some() -> None:
-    session = opened("nonce=0123456789abcdef012345")
-    one = {"type": "message", "client_message_id": "3b241101-e2bb-4255-8caf-4136c566a961", "text": "Hi"}
-    body = orjson.dumps({"token": session["token"], "events": [one] * 101})
-    delivery = deliver(CHAT, a_request(body, ORIGIN))
-    assert (delivery.answer.status, delivery.events) == (413, ())
-
-
-def test_chat_tells_an_allowed_website_that_its_session_has_ended() -> None:
-    session = opened("nonce=0123456789abcdef012345")
-    body = orjson.dumps({"token": session["token"], "events": []})
-    with pytest.raises(Forged) as ended:
-        deliver(CHAT, a_request(body, ORIGIN, at=NOW + timedelta(hours=2)))
-    assert dict(ended.value.headers)["access-control-allow-origin"] == ORIGIN["origin"]
-
-
-CHANGES = {
-    "signature": lambda token: token[:-2] + ("AA" if token[-2:] != "AA" else "BB"),
-    "version": lambda token: "v2" + token[2:],
-    "joined": lambda token: token.replace(".", "", 1),
-    "longer": lambda token: token + ".x",
-    "in front": lambda token: "v1.e30." + token,
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_chat_token_that_was_changed_is_refused(change: Any) -> None:
-    token = make_token(Session("v", "s", NOW + timedelta(hours=1)), "new-secret")
-    assert read_token(token, CHAT) == Session("v", "s", NOW + timedelta(hours=1))
-    with pytest.raises(Forged):
-        read_token(change(token), CHAT)

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
-import pytest
 
-from services.conversation.webhooks.consumer import TimelineConsumer
 from shared.settings import Settings
-from tests.receiver import HANG, Delivery, Receiver, receiving
+from tests.integration.conversation.webhooks.desk import (
+    SENT,
+    listed,
+    pending,
+    put,
+    reply,
+    shown,
+    taken,
+    until_as_time_passes,
+)
+from tests.receiver import HANG, Receiver, receiving
 from tests.timeline_app import Timelines, running_timelines
 from tests.waiting import until
-
-SENT = "threadline.message.sent"
-
-# Time passes: whatever waits to be tried again is due, whoever is left alone is not any more.
-TIME_PASSES = """
-UPDATE conversation.webhook_lane SET due_at = now() WHERE leased_until IS NULL;
-UPDATE conversation.webhook_endpoint SET paused_until = NULL;
-"""
-
-
-@pytest.fixture
-async def timelines(pool: asyncpg.Pool, settings: Settings) -> AsyncIterator[Timelines]:
-    here = settings.model_copy(update={"webhook_allowed_networks": "127.0.0.1/32", "webhook_timeout_s": 1.0})
-    async with running_timelines(pool, here) as running:
-        yield running
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as running:
-        yield running
-
-
-async def put(timelines: Timelines, url: str, name: str = "desk", tenant: str = "acme", **settings: Any) -> Any:
-    answer = await timelines.call(
-        "PUT", f"/v1/webhook-endpoints/{name}", tenant=tenant, json={"event_types": [SENT], "url": url, **settings}
-    )
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-async def shown(timelines: Timelines, name: str = "desk") -> Any:
-    return await timelines.get(f"/v1/webhook-endpoints/{name}")
-
-
-async def listed(timelines: Timelines, state: str, name: str = "desk") -> list[Any]:
-    found: list[Any] = (await timelines.get(f"/v1/webhook-endpoints/{name}/deliveries", state=state))["deliveries"]
-    return found
-
-
-def reply(timelines: Timelines, at: str, handle: str, text: str, **data: Any) -> dict[str, Any]:
-    """An agent's reply to a customer."""
-    return timelines.message(at, handle, type="message.sent", text=text, actor={"type": "agent", "id": "bo"}, **data)
-
-
-async def taken(receiver: Receiver, count: int) -> None:
-    await until(lambda: len(receiver.taken) >= count, f"{count} deliveries taken")
-
-
-async def pending(timelines: Timelines, count: int) -> None:
-    async def so_many() -> bool:
-        return bool((await shown(timelines))["pending"] == count)
-
-    await until(so_many, f"{count} pending")
-
-
-async def until_as_time_passes(timelines: Timelines, condition: Any, what: str) -> None:
-    async def later() -> bool:
-        await timelines.platform.pool.execute(TIME_PASSES)
-        return bool(condition())
-
-    await until(later, what, 40)
 
 
 async def test_an_agents_reply_reaches_the_integration_that_delivers_it_signed_and_as_the_api_shows_it(
@@ -314,96 +258,6 @@ async def test_what_waits_follows_its_customer_through_a_merge_and_keeps_the_ord
     await pending(timelines, 0)
 
 
-async def test_rotation_signs_with_both_secrets_and_each_receiver_may_change_when_it_likes(
-    timelines: Timelines, receiver: Receiver
-) -> None:
-    old = (await put(timelines, receiver.url()))["secret"]
-    answer = await timelines.call("POST", "/v1/webhook-endpoints/desk/rotate", json={"overlap_s": 3600})
-    new = answer.json()["secret"]
-    assert (await shown(timelines))["secrets"] == 2
-    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "both"))
-    await taken(receiver, 1)
-    assert receiver.verified_by(old) == receiver.verified_by(new)
-    row = await timelines.platform.pool.fetchval("SELECT sealed FROM conversation.webhook_endpoint")
-    assert old.encode() not in row and new.encode() not in row
-
-
-async def test_test_delivery_says_what_the_receiver_answered(timelines: Timelines, receiver: Receiver) -> None:
-    secret = (await put(timelines, receiver.url()))["secret"]
-    good = (await timelines.call("POST", "/v1/webhook-endpoints/desk/test")).json()
-    assert good["delivered"] and good["status"] == 204
-    assert receiver.verified_by(secret)[0]["type"] == "threadline.webhook.test"
-    receiver.answer = lambda _: HANG
-    bad = (await timelines.call("POST", "/v1/webhook-endpoints/desk/test")).json()
-    assert not bad["delivered"] and bad["reason"] == "no answer within 1 s"
-
-
-async def test_endpoint_hears_nothing_of_before_it_was_made_though_the_consumer_comes_to_it_later(
-    timelines: Timelines, receiver: Receiver
-) -> None:
-    await put(timelines, receiver.url("/young"), "young")
-    await put(timelines, receiver.url("/old"), "old")
-    await timelines.platform.pool.execute(
-        "UPDATE conversation.webhook_endpoint SET created_at = now() + interval '1 hour' WHERE name = 'young'"
-    )
-    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "before"))
-    await taken(receiver, 1)
-    assert receiver.taken[0].path == "/old"
-    assert (await timelines.get("/v1/webhook-endpoints/young/deliveries"))["deliveries"] == []
-
-
-async def test_where_nobody_listens_the_topic_is_read_in_few_batches(
-    timelines: Timelines, receiver: Receiver, pool: asyncpg.Pool
-) -> None:
-    consumer = TimelineConsumer(lambda: None)
-
-    async def gap_after_a_batch() -> float:
-        async with pool.acquire() as connection, connection.transaction():
-            await consumer(connection, ())
-        return consumer.gap_s()
-
-    assert await gap_after_a_batch() > 0
-    await put(timelines, receiver.url())
-    assert await gap_after_a_batch() == 0
-    await timelines.call("DELETE", "/v1/webhook-endpoints/desk")
-    assert await gap_after_a_batch() > 0
-
-
-async def test_deleted_endpoint_leaves_nothing_that_waits(timelines: Timelines, receiver: Receiver) -> None:
-    receiver.answer = lambda _: 503
-    await put(timelines, receiver.url())
-    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "waits"))
-    await until(lambda: receiver.seen, "it was tried")
-    assert (await timelines.call("DELETE", "/v1/webhook-endpoints/desk")).status_code == 204
-    assert (await timelines.call("GET", "/v1/webhook-endpoints/desk")).status_code == 404
-    assert await timelines.platform.pool.fetchval("SELECT count(*) FROM conversation.webhook_lane") == 0
-
-
-@pytest.mark.parametrize("call", ["DELETE", "PUT"])
-async def test_endpoint_changed_or_deleted_while_an_attempt_is_settled_waits_its_turn_and_no_more(
-    timelines: Timelines, receiver: Receiver, call: str
-) -> None:
-    receiver.answer = lambda _: HANG
-    await put(timelines, receiver.url())
-    await timelines.post(reply(timelines, "09:01:00", "email:ann@example.com", "waits"))
-    await until(lambda: receiver.seen, "it was tried")
-    pool = timelines.platform.pool
-
-    async def waiting(count: int) -> bool:
-        waiters = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = $1"
-        return bool(await pool.fetchval(waiters, "Lock") >= count)
-
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT FROM conversation.webhook_lane FOR UPDATE")
-        receiver.answer = lambda _: 204
-        receiver.released.set()
-        await until(lambda: waiting(1), "the attempt is half settled")
-        body = {"url": receiver.url(), "event_types": [SENT]} if call == "PUT" else None
-        change = asyncio.ensure_future(timelines.call(call, "/v1/webhook-endpoints/desk", json=body))
-        await until(lambda: waiting(2), "the change waits for it")
-    assert (await change).status_code in (200, 204)
-
-
 async def test_what_waits_of_an_erased_person_vanishes_and_that_it_is_gone_is_told(
     timelines: Timelines, receiver: Receiver
 ) -> None:
@@ -455,67 +309,3 @@ async def test_a_merge_by_evidence_is_told_and_what_waits_of_it_vanishes_with_th
         if (someone := await timelines.customer(handle)) is not None:
             await timelines.call("DELETE", f"/v1/customers/{someone['id']}")
     assert await timelines.platform.pool.fetchval("SELECT count(*) FROM conversation.webhook_event") == 0
-
-
-async def test_another_tenant_sees_and_hears_nothing(timelines: Timelines, receiver: Receiver) -> None:
-    await put(timelines, receiver.url())
-    async with receiving() as other:
-        await put(timelines, other.url(), tenant="globex")
-        await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "acme's"))
-        await taken(receiver, 1)
-        delivery: Delivery = receiver.taken[0]
-        assert (await timelines.call("GET", "/v1/webhook-endpoints", tenant="globex")).json()["endpoints"][0][
-            "pending"
-        ] == 0
-        for method, path in (
-            ("GET", f"desk/deliveries/{delivery.id}"),
-            ("GET", "another"),
-            ("DELETE", "another"),
-            ("POST", "another/test"),
-            ("POST", "another/rotate"),
-            ("GET", "another/deliveries"),
-        ):
-            await put(timelines, receiver.url(), "another")
-            answer = await timelines.call(method, f"/v1/webhook-endpoints/{path}", tenant="globex")
-            assert answer.status_code == 404, (method, path)
-        assert not other.seen
-
-
-@pytest.mark.parametrize(
-    "body, pointer",
-    [
-        ({}, "#/url"),
-        ({"url": "http://93.184.216.34/"}, "#/url"),
-        ({"url": "https://10.1.2.3/hook"}, "#/url"),
-        ({"url": "https://x.example/", "event_types": ["threadline.nothing.such"]}, "#/event_types"),
-        ({"url": "https://x.example/", "event_types": []}, "#/event_types"),
-        ({"url": "https://x.example/", "channels": ["\0"]}, "#/channels/0"),
-        ({"url": "https://x.example/", "sources": ["/email", "\0"]}, "#/sources/1"),
-        ({"url": "https://x.example/", "secret": "hunter2-hunter2"}, "#/secret"),
-        ({"url": "https://x.example/", "max_age_s": -1}, "#/max_age_s"),
-        ({"url": "https://x.example/", "colour": "red"}, "#/colour"),
-    ],
-)
-async def test_what_cannot_be_an_endpoint_is_refused_with_a_pointer(
-    timelines: Timelines, body: dict[str, Any], pointer: str
-) -> None:
-    answer = await timelines.call("PUT", "/v1/webhook-endpoints/desk", json=body)
-    assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
-    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
-    assert "hunter2" not in answer.text
-    assert (await timelines.call("GET", "/v1/webhook-endpoints/desk")).status_code == 404
-
-
-async def test_calls_without_the_scope_and_with_a_bad_body_change_nothing(timelines: Timelines) -> None:
-    await put(timelines, "https://help.example.com/hook")
-    base = "/v1/webhook-endpoints/desk"
-    for path, body in (
-        ("replay", {}),
-        ("replay", {"ids": ["a"], "since": "2026-01-01T00:00:00Z"}),
-        ("replay", {"since": "yesterday"}),
-        ("rotate", {"secret": "whsec_short"}),
-        ("rotate", {"overlap_s": 10**9}),
-    ):
-        assert (await timelines.call("POST", f"{base}/{path}", json=body)).status_code == 422, (path, body)
-    assert (await timelines.call("GET", f"{base}/deliveries", cursor="x")).status_code == 422
-    assert (await timelines.client.get(base)).status_code == 401
