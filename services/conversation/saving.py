@@ -225,7 +225,8 @@ class Saving:
             return []
         made: list[tuple[str, dict[str, object]]] = []
         if placement.founded and fact.type != "conversation.opened":
-            initiator = "customer" if fact.from_customer else "company"
+            # A call is queued by whoever rings, and nobody of the company wrote a mail that a machine sent us.
+            initiator = "company" if fact.type == "message.sent" else "customer"
             opened: dict[str, object] = {"channel": fact.channel, "initiator": initiator}
             if placement.follow_up_of:
                 opened["follow_up_of"] = str(placement.follow_up_of)

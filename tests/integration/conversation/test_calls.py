@@ -83,6 +83,8 @@ async def test_call_is_one_contact_in_any_order_of_its_deliveries(
     assert {one["contact_id"] for one in straight if one["source"] != "/threadline"} == {straight[-1]["contact_id"]}
     kinds = [one["type"].removeprefix("threadline.") for one in straight]
     assert kinds.count("conversation.opened") == 1 and "call.queued" in kinds and "call.answered" in kinds
+    opened = next(one for one in straight if one["type"] == "threadline.conversation.opened")
+    assert opened["extra"] == {"initiator": "customer"}, "who rings begins"
     answers = [one["call"] for one in straight if one["type"] == "threadline.call.answered"]
     assert [answer["agent_id"] for answer in answers] == (["Ann", "Bob"] if provider == "asterisk" else WHO_ANSWERED)
     assert provider == "twilio" or answers[0]["wait_s"] == 12
