@@ -14,6 +14,7 @@ from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
+import orjson
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from services.ingest.adapters import events
@@ -28,6 +29,7 @@ from services.ingest.adapters.base import (
     Quarantined,
     RawRequest,
     Unreadable,
+    body_key,
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.signatures import hex_digest, matches, require_fresh
@@ -82,10 +84,12 @@ class WeChat:
         kind = fields.get("MsgType", "")
         if not sender or not created or not kind:
             raise Unreadable("FromUserName, CreateTime or MsgType is missing")
-        key = fields.get("MsgId") if kind != "event" else None
-        key = key or events.key(sender, created, *_beside(fields))
+        own_id = fields.get("MsgId") if kind != "event" else None
+        key = own_id or events.key(sender, created, *_beside(fields))
         found = _event(kind, key, sender, fields, account)
         if found is None:
+            # Whether another of the same second is the same one, nobody can tell but by what it says.
+            key = own_id or events.key(key, body_key(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)))
             what = (
                 f"an event {fields.get('Event', '')[:80]!r}" if kind == "event" else f"a message of type {kind[:80]!r}"
             )

@@ -156,13 +156,14 @@ WECHAT_ENCRYPTED = (
 
 
 def wechat_ids(account: Account, *events: str) -> list[str]:
-    """Return the ids of events of one person and second."""
+    """Return the ids of events of one person and second, those not understood included."""
     found = []
     for event in events:
         told = "<FromUserName>oOpen1</FromUserName><CreateTime>1772531880</CreateTime><MsgType>event</MsgType>"
         signing = Signing(f"<xml>{told}{event}</xml>".encode())
         request = PROVIDERS["wechat"].sign(signing, account.secrets[0])
-        found += [draft.id for draft in receive(ADAPTERS["wechat"], request, account).events]
+        delivery = receive(ADAPTERS["wechat"], request, account)
+        found += [draft.id for draft in delivery.events] + [part.dedupe_key for part in delivery.quarantined]
     return found
 
 
@@ -173,9 +174,11 @@ def test_what_wechat_sends_in_one_second_beside_another_event_is_told_apart_and_
         "<Event>LOCATION</Event><Latitude>52.1</Latitude><Longitude>4.3</Longitude><Precision>9</Precision>",
         "<Event>TEMPLATESENDJOBFINISH</Event><MsgID>1</MsgID><Status>success</Status>",
         "<Event>TEMPLATESENDJOBFINISH</Event><MsgID>2</MsgID><Status>success</Status>",
+        "<Event>hologram</Event><EventKey>1</EventKey>",
+        "<Event>hologram</Event><EventKey>2</EventKey>",
     ]
     ids = wechat_ids(account, *told)
-    assert len(set(ids)) == 4
+    assert len(set(ids)) == 6
     assert wechat_ids(account, *told) == ids
     assert ids[0] == "oOpen1:1772531880"
 
