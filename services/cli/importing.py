@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,8 +25,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from services.cli.printing import safe, shortened
 from services.cli.simulate import check
 from services.cli.traffic.client import Client, SendingFailed, Together, problem
-from services.ingest.importers import files, jsonl, mbox
+from services.ingest.importers import files, jsonl, kinds, mbox
 from services.ingest.importers.events import CannotImport, line_event, mail_account, mail_event
+from services.ingest.importers.kinds import Kind
 from services.ingest.importers.pieces import NotReadable, Piece
 from shared.errors import SetupError
 
@@ -37,15 +37,6 @@ IN_FLIGHT = 3
 LONGEST_ACCOUNT = 200
 AGAIN = ": run it again for the rest, nothing is doubled"
 _ITEM = re.compile(r"#/(\d+)(/.*)?")
-
-
-class Kind(StrEnum):
-    """What the history is kept in."""
-
-    MBOX = "mbox"
-    MAILDIR = "maildir"
-    EML = "eml"
-    JSONL = "jsonl"
 
 
 OwnOption = Annotated[
@@ -107,6 +98,7 @@ def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ..
         return line_event(piece)
 
     try:
+        kinds.check(kind, path)
         if kind in (Kind.MAILDIR, Kind.EML):
             found = _in_maildir(path) if kind is Kind.MAILDIR else files.of_eml(path)
             yield History(files.read(found, path), len(found), of_mail)

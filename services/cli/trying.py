@@ -11,10 +11,10 @@ import httpx
 import typer
 from rich.console import Console
 
-from services.cli.importing import AccountOption, Import, Kind, OwnOption, check_account, history
+from services.cli.importing import AccountOption, Import, OwnOption, check_account, history
 from services.cli.temporary import free_port, on_a_temporary_folder
 from services.cli.traffic.client import problem
-from services.ingest.importers.files import maildirs
+from services.ingest.importers.kinds import Kind, looks_like
 from shared.errors import SetupError
 
 SETTLE_S = 900.0
@@ -22,7 +22,6 @@ SETTLE_S = 900.0
 LOOKED_AT = 50
 MOST_PAGES = 100
 PAGE = 200
-_BEGINNING_BYTES = 65_536
 
 
 def try_(
@@ -39,25 +38,19 @@ def try_(
 
 
 def kind_of(path: Path) -> Kind:
-    """Guess what kind of history `path` is, by its name and its beginning. Raises SetupError."""
-    if path.is_dir():
-        try:
-            return Kind.MAILDIR if maildirs(path) else Kind.EML
-        except OSError as error:
-            raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
-    if path.suffix.lower() == ".eml":
-        return Kind.EML
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return Kind.JSONL
+    """Guess what kind of history `path` is, by its beginning and its name. Raises SetupError."""
     try:
-        with path.open("rb") as file:
-            beginning = file.read(_BEGINNING_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+        found = looks_like(path)
+        if found is not None:
+            return found
+        if path.is_dir() or path.suffix.lower() == ".eml":
+            return Kind.EML
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            return Kind.JSONL
+        if not path.stat().st_size:
+            return Kind.MBOX
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not beginning or beginning.startswith(b"From "):
-        return Kind.MBOX
-    if beginning.startswith(b"{"):
-        return Kind.JSONL
     raise SetupError(f"{path} is no mbox, maildir, .eml or .jsonl: `threadline import` takes the kind by name")
 
 

@@ -19,10 +19,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from services.cli.importing import Kind, refused
-from services.cli.trying import kind_of
+from services.cli.importing import refused
 from shared import directory
-from shared.errors import SetupError
 from tests.processes import COMMAND, ROOT, Process, System, environment, free_port, run, servers_of, up
 from tests.waiting import until
 
@@ -182,21 +180,6 @@ def test_only_pointers_to_items_of_a_batch_count_as_refusals() -> None:
 
     assert refused(answer(422, "#/17/data/channel", "#/3")) == {17: "/data/channel x", 3: "the event x"}
     assert refused(answer(422, "#/data")) == refused(answer(413, "#/1")) == refused(httpx.Response(422)) == {}
-
-
-def test_the_kind_of_a_history_is_guessed_from_name_and_beginning(tmp_path: Path) -> None:
-    (tmp_path / "maildir" / "new").mkdir(parents=True)
-    (tmp_path / "boxes" / "Sent" / "cur").mkdir(parents=True)
-    (tmp_path / "folder").mkdir()
-    for name, text in (("box", "From a\n"), ("a.eml", "x"), ("a.jsonl", "x"), ("export", '\n{"a"'), ("note", "Dear")):
-        (tmp_path / name).write_text(text)
-    expected = {
-        "maildir": Kind.MAILDIR, "boxes": Kind.MAILDIR, "folder": Kind.EML, "box": Kind.MBOX, "a.eml": Kind.EML,
-        "a.jsonl": Kind.JSONL, "export": Kind.JSONL,
-    }  # fmt: skip
-    assert {name: kind_of(tmp_path / name) for name in expected} == expected
-    with pytest.raises(SetupError):
-        kind_of(tmp_path / "note")
 
 
 def test_try_once_imports_and_leaves_nothing_behind(tmp_path: Path) -> None:

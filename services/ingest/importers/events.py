@@ -11,6 +11,7 @@ import orjson
 
 from services.ingest.adapters.base import Account, Draft, Headers, RawRequest, reread
 from services.ingest.adapters.email_raw import EmailRaw
+from services.ingest.importers.kinds import several_mails
 from services.ingest.importers.pieces import Piece
 from services.ingest.reading import NotJson, clean_text, cleaned, read_json, storable_id
 from shared.events import rfc3339
@@ -42,6 +43,8 @@ def mail_event(piece: Piece, account: Account, now: datetime, told: Callable[[st
     """
     if not piece.raw.strip():
         raise CannotImport("it is empty")
+    if several_mails(piece.raw):
+        raise CannotImport("it is an mbox with several mails: `threadline import mbox` takes it")
     delivery = reread(_ADAPTER, RawRequest("POST", "", "", Headers(), piece.raw, now), account)
     if delivery.quarantined:
         raise CannotImport(delivery.quarantined[0].reason)

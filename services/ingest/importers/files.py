@@ -51,10 +51,19 @@ def of_eml(path: Path) -> list[Path]:
     """Return `path` itself, or the `.eml` files in and below it in order of their names. Raises NotReadable."""
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".eml" and file.is_file())
+    found = sorted(_eml_below(path))
     if not found:
         raise NotReadable("there is no .eml file in it")
     return found
+
+
+def has_eml(folder: Path) -> bool:
+    """Tell whether there is an `.eml` file in or below a folder."""
+    return any(True for _ in _eml_below(folder))
+
+
+def _eml_below(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.suffix.lower() == ".eml" and file.is_file())
 
 
 def read(files: Sequence[Path], root: Path) -> Iterator[Piece]:
