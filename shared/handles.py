@@ -40,6 +40,7 @@ _QUOTES = "\"'`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 # What people paste along: no-break and zero-width spaces, direction marks.
 _BLANKS = " \t\r\n\f\v\0\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"  # noqa: E501
 _NOT_IN_AN_ADDRESS = frozenset('<>()[]{},;:\\"|')
+_BESIDE_AN_ADDRESS = frozenset('<>(),;"' + _BLANKS)
 _MAX_CHARACTERS = 1024
 """Longer values are kept with their event and link nothing: an index row of PostgreSQL has a limit too."""
 
@@ -75,6 +76,20 @@ def matching(kind: str, value: str, region: str | None = None) -> str | None:
 def shown(kind: str, value: str) -> str:
     """Return the handle as it is shown to people: `kind:value` as given, without blanks around it."""
     return f"{kind.strip().lower()}:{value.strip(_BLANKS)}"
+
+
+def own_address(text: str) -> str:
+    """Return an address or number of the tenant's own, as it is compared, without blanks around it.
+
+    Raises ValueError with a sentence for the caller where it is more than one address: with the name of whose it is,
+    the kind of a handle, blanks or another address it would match nothing, and nobody would be told.
+    """
+    address = text.strip(_BLANKS)
+    kind = address.partition(":")[0].lower()
+    if not address or kind in ("email", "phone", "mailto", "tel") or not _BESIDE_AN_ADDRESS.isdisjoint(address):
+        example = "such as help@shop.example or +31201234567, without a name or a kind"
+        raise ValueError(f"must be one address alone, {example}, not {text[:80]!r}")
+    return address
 
 
 def parse(text: str) -> tuple[str, str]:

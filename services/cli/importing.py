@@ -30,6 +30,7 @@ from services.ingest.importers.events import CannotImport, line_event, mail_acco
 from services.ingest.importers.kinds import Kind
 from services.ingest.importers.pieces import NotReadable, Piece
 from shared.errors import SetupError
+from shared.handles import own_address
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 2 * 1024 * 1024
@@ -58,7 +59,7 @@ def import_(
     if not key:
         raise typer.BadParameter("no key: give --key or THREADLINE_KEY", param_hint="--key")
     check_account(account)
-    with history(kind, path, account, own or ()) as found:
+    with history(kind, path, account, own_addresses(own)) as found:
         job = Import(found, url, key)
         try:
             asyncio.run(job.run())
@@ -76,6 +77,14 @@ def check_account(account: str) -> None:
         raise typer.BadParameter(hint, param_hint="--account")
 
 
+def own_addresses(given: list[str] | None) -> tuple[str, ...]:
+    """Return the addresses that --own gave. Raises BadParameter where one is more than an address."""
+    try:
+        return tuple(own_address(one) for one in given or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--own") from error
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """What is to be imported: its pieces, how far `done` of the last will be, and how one becomes an event."""
@@ -87,9 +96,9 @@ class History:
 
 
 @contextmanager
-def history(kind: Kind, path: Path, account: str, own: list[str] | tuple[str, ...]) -> Iterator[History]:
+def history(kind: Kind, path: Path, account: str, own: tuple[str, ...]) -> Iterator[History]:
     """Open the history at `path`. Raises SetupError where it, also later, cannot be read or is of another kind."""
-    belongs_to = mail_account(account, tuple(own))
+    belongs_to = mail_account(account, own)
 
     def of_mail(piece: Piece, told: Callable[[str], None]) -> bytes:
         return mail_event(piece, belongs_to, datetime.now(UTC), told)

@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from services.cli.importing import AccountOption, Import, OwnOption, check_account, history
+from services.cli.importing import AccountOption, Import, OwnOption, check_account, history, own_addresses
 from services.cli.temporary import free_port, on_a_temporary_folder
 from services.cli.traffic.client import problem
 from services.ingest.importers.kinds import Kind, looks_like
@@ -33,8 +33,9 @@ def try_(
 ) -> None:
     """Start Threadline on a temporary folder, import PATH, and print the page to open. Ctrl-C removes everything."""
     check_account(account)
+    ours = own_addresses(own)
     kind = kind_of(path)
-    asyncio.run(_Trial(kind, path, account, own or [], once).run(port if port is not None else free_port()))
+    asyncio.run(_Trial(kind, path, account, ours, once).run(port if port is not None else free_port()))
 
 
 def kind_of(path: Path) -> Kind:
@@ -57,7 +58,7 @@ def kind_of(path: Path) -> Kind:
 class _Trial:
     """One trial."""
 
-    def __init__(self, kind: Kind, path: Path, account: str, own: list[str], once: bool) -> None:
+    def __init__(self, kind: Kind, path: Path, account: str, own: tuple[str, ...], once: bool) -> None:
         self.kind, self.path, self.account, self.own, self.once = kind, path, account, own, once
         self.console = Console(highlight=False)
 

@@ -9,12 +9,15 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import phonenumbers
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from shared import handles
 
 MOST = 1_000_000
 """Highest limit that can be set: nobody has as many handles, and every store and reader knows the number."""
+
+STORED = object()
+"""Context in which a policy is read that was put before: it was taken then, whatever is asked of a new one today."""
 
 OTHER_LIMIT = 5
 """Limit per customer of a handle kind that the policy does not name."""
@@ -69,6 +72,11 @@ class Policy(BaseModel):
             if not (kind and colon and rest):
                 raise ValueError(f"write each handle as kind:value, not {value[:80]!r}")
         return values
+
+    @field_validator("own_addresses")
+    @classmethod
+    def _addresses_alone(cls, values: tuple[str, ...], about: ValidationInfo) -> tuple[str, ...]:
+        return values if about.context is STORED else tuple(handles.own_address(value) for value in values)
 
     @cached_property
     def open_window(self) -> timedelta:

@@ -22,6 +22,7 @@ from services.ingest.routes import whole_body
 from services.ingest.validation import faults_of
 from shared.auth import Principal, require
 from shared.events import rfc3339
+from shared.handles import own_address
 from shared.problems import Fault, Problem, not_found
 from shared.service import Platform
 
@@ -45,6 +46,13 @@ def _region(text: str) -> str:
     return region
 
 
+def _own(text: str) -> str:
+    try:
+        return own_address(text)
+    except ValueError as error:
+        raise PydanticCustomError("sentence", "{why}", {"why": str(error)}) from error
+
+
 Line = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
@@ -59,7 +67,9 @@ class ChannelSettings(BaseModel):
     public_url: Annotated[str, AfterValidator(_url), Field(max_length=2_000)] | None = Field(
         None, description="The URL that the provider was given, where a proxy stands between"
     )
-    own_addresses: list[Annotated[str, Field(max_length=1_000)]] | None = Field(None, max_length=1_000)
+    own_addresses: list[Annotated[str, AfterValidator(_own), Field(max_length=1_000)]] | None = Field(
+        None, max_length=1_000, description="Addresses and numbers of yours, each alone: help@shop.example"
+    )
     default_region: Annotated[str, AfterValidator(_region)] | None = Field(
         None, description="Country in which numbers without country code are read; wins over the policy's"
     )

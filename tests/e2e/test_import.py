@@ -172,6 +172,9 @@ def test_failures_are_one_line_and_wrong_usage_is_2(system: System, tmp_path: Pa
     assert load(system, "pst", tmp_path / "box").returncode == 2
     assert run("import", "mbox", str(tmp_path / "box")).returncode == 2
     assert load(system, "mbox", tmp_path / "box", "--account", "a\nb").returncode == 2
+    named = ("--own", "help@shop.example", "--own", "Help <help@shop.example>")
+    for wrong in (load(system, "mbox", tmp_path / "box", *named), run("try", str(tmp_path / "box"), *named)):
+        assert wrong.returncode == 2 and "--own" in wrong.stderr and "one address" in wrong.stderr
 
 
 def test_only_pointers_to_items_of_a_batch_count_as_refusals() -> None:

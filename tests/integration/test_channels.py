@@ -116,6 +116,7 @@ async def test_only_an_admin_of_the_tenant_sees_its_accounts(ingest: Ingest) -> 
         ({"public_url": "https://"}, "#/public_url"),
         ({"default_region": "XX"}, "#/default_region"),
         ({"own_addresses": [7]}, "#/own_addresses/0"),
+        ({"own_addresses": ["a@acme.example", "Help <help@acme.example>"]}, "#/own_addresses/1"),
         ({"options": []}, "#/options"),
         ({"options": {"own_lists": "people.acme.example"}}, "#/options/own_lists"),
         ({"options": {"own_lists": [None]}}, "#/options/own_lists/0"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.handles import NETWORKS, STRENGTH, WEAK, is_social, matching, parse, queried, shown, strength
+from shared.handles import NETWORKS, STRENGTH, WEAK, is_social, matching, own_address, parse, queried, shown, strength
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,25 @@ def test_a_numbers_matching_form_can_be_read_without_a_region(value: str, region
     form = matching("phone", value, region)
     if form is not None:
         assert matching("phone", form.removeprefix("phone:")) == form
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Help Desk <help@shop.example>", "<help@shop.example>", '"Help"help@shop.example', "help@shop.example (Help)",
+        "help@shop.example,info@shop.example", "help@shop.example; info@shop.example", "email:help@shop.example",
+        "mailto:help@shop.example", "PHONE:+31201112222", "+31 20 1112222", "help@shop.example\nbo@shop.example",
+        "", " ",
+    ],
+)  # fmt: skip
+def test_an_own_address_that_would_match_nothing_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="one address"):
+        own_address(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [" Help+desk@Shop.example\n", "+31201112222", "sip:bo@pbx.example", "client:bo", "a@ü.example"],
+)  # fmt: skip
+def test_an_own_address_is_taken_as_it_is_without_blanks_around_it(written: str) -> None:
+    assert own_address(written) == written.strip()

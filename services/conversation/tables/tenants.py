@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from services.conversation.policy import DEFAULT, Policy, StoredPolicy
+from services.conversation.policy import DEFAULT, STORED, Policy, StoredPolicy
 
 _HELD = "policy, policy_version, version, erased_at, renewal, renewed, aside, touched_since"
 
@@ -79,7 +79,7 @@ async def get_policy(connection: asyncpg.Connection, tenant: str) -> StoredPolic
 def _policy(row: asyncpg.Record | None) -> StoredPolicy:
     if row is None or row["policy"] is None:
         return StoredPolicy(DEFAULT, row["policy_version"] if row else 0)
-    return StoredPolicy(Policy.model_validate(row["policy"]), row["policy_version"])
+    return StoredPolicy(Policy.model_validate(row["policy"], context=STORED), row["policy_version"])
 
 
 async def put_policy(connection: asyncpg.Connection, tenant: str, policy: Policy, *, renews: bool) -> int:

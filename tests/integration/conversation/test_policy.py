@@ -158,6 +158,7 @@ async def test_identity_tells_which_policies_regrouped_a_customer_until_somebody
         ({"blocked": ["email:\0"]}, {}, "#/blocked"),
         ({"shared": ["email:\ud800"]}, {"dry_run": "true"}, "#/shared"),
         ({"own_addresses": ["\0@acme.example"]}, {}, "#/own_addresses"),
+        ({"own_addresses": ["a@acme.example", "Help <help@acme.example>"]}, {"dry_run": "true"}, "#/own_addresses"),
         ({"open_window_s": -1}, {}, "#/open_window_s"),
         ({"blocked": ["no kind"]}, {}, "#/blocked"),
         ({"unknown": 1}, {}, "#/unknown"),
@@ -174,6 +175,18 @@ async def test_a_policy_that_cannot_be_is_refused_and_the_old_one_stays(
     assert answer.status_code == 422, answer.text
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
     assert await timelines.get(POLICY) == before
+
+
+async def test_a_policy_from_before_own_addresses_were_looked_at_is_read_as_it_was(
+    timelines: Timelines, pool: asyncpg.Pool
+) -> None:
+    await timelines.call("PUT", POLICY, json={"own_addresses": ["help@acme.example"]})
+    named = ["Help <help@acme.example>"]
+    change = (
+        "UPDATE conversation.tenant_state SET policy = jsonb_set(policy, '{own_addresses}', $1) WHERE tenant_id = $2"
+    )
+    await pool.execute(change, named, "acme")
+    assert (await timelines.get(POLICY))["own_addresses"] == named
 
 
 async def test_only_an_admin_may_ask_what_a_policy_would_change(timelines: Timelines) -> None:
