@@ -314,8 +314,10 @@ def _stitched(entry: Entry | Line, joined_whole: bool) -> dict[str, str | None]:
     return {"rule": entry.rule, "key": entry.stitch_key}
 
 
-def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None) -> TimelineRecord:
-    """Return the entry as a record of the timeline topic."""
+def record_of(
+    entry: Entry, recorded_at: datetime, *, deleted: bool = False, version: int | None = None
+) -> TimelineRecord:
+    """Return the entry as a record of the timeline topic, where this version of it is recorded at `recorded_at`."""
     if deleted:
         # Whoever was told of it must hear that it is gone, so what it was is said, and nothing of what was in it.
         about = {"type": entry.type, "channel": entry.channel, "source": entry.source}
@@ -337,5 +339,5 @@ def record_of(entry: Entry, *, deleted: bool = False, version: int | None = None
         version=version or entry.version,
         body=body,
         deleted=deleted,
-        recorded_at=entry.recorded_at,
+        recorded_at=recorded_at,
     )

@@ -350,19 +350,19 @@ class Saving:
         return found
 
     async def _publish(self, changed: Sequence[Entry], derived_: Sequence[Entry], stale: Sequence[Entry]) -> None:
-        records = self._batch.outcome.records
+        records, version, now = self._batch.outcome.records, self._batch.version, self._batch.now
         for node in sorted(self._people.moved):
             leaf = self._people.leaves[node]
             kind, _, value = node.partition(":")
             body = {"customer_id": str(leaf.customer_id), "kind": kind, "value": value, **self._change_of(leaf)}
-            records.append(TimelineRecord(self._tenant, "leaf", str(leaf.leaf_id), self._batch.version, body))
+            records.append(TimelineRecord(self._tenant, "leaf", str(leaf.leaf_id), version, body, recorded_at=now))
         for some in parts(changed):
-            records += [record_of(entry, version=self._batch.version if entry.derived else None) for entry in some]
+            records += [record_of(entry, now, version=version if entry.derived else None) for entry in some]
             await breathe()
-        records += [record_of(entry, version=self._batch.version) for entry in derived_]
-        records += [record_of(entry, deleted=True, version=self._batch.version) for entry in stale]
+        records += [record_of(entry, now, version=version) for entry in derived_]
+        records += [record_of(entry, now, deleted=True, version=version) for entry in stale]
         displaced = self._batch.displaced.values()
-        records += [record_of(entry, deleted=True, version=entry.version + 1) for entry in displaced]
+        records += [record_of(entry, now, deleted=True, version=entry.version + 1) for entry in displaced]
 
     def _change_of(self, leaf: Leaf) -> dict[str, str]:
         """Return what became of the customer that a leaf belonged to and whether that is a merge or its opposite."""
@@ -373,6 +373,7 @@ class Saving:
         return {"was": str(was), "change": "customer.merged" if merged else "customer.unmerged"}
 
     def _publish_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> None:
+        version, now = self._batch.version, self._batch.now
         for row in rows:
             before = self._batch.conversations.get(row.id)
             canonical = before.canonical_id if before else row.id
@@ -380,12 +381,12 @@ class Saving:
                 follow_up_of = str(row.state.follow_up_of) if row.state.follow_up_of else None
                 body = {"canonical_id": str(row.canonical_id), "follow_up_of": follow_up_of}
                 self._batch.outcome.records.append(
-                    TimelineRecord(self._tenant, "conversation", str(row.id), self._batch.version, body)
+                    TimelineRecord(self._tenant, "conversation", str(row.id), version, body, recorded_at=now)
                 )
         for id_ in gone:
             body = {"canonical_id": str(id_), "follow_up_of": None}
             self._batch.outcome.records.append(
-                TimelineRecord(self._tenant, "conversation", str(id_), self._batch.version, body, deleted=True)
+                TimelineRecord(self._tenant, "conversation", str(id_), version, body, deleted=True, recorded_at=now)
             )
 
 

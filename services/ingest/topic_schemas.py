@@ -235,7 +235,9 @@ def timeline_message(kind: str) -> dict[str, Any]:
                 "key": ID,
                 "version": {"type": "integer", "minimum": 1},
                 "deleted": said("There is no longer such a thing" if deleted else "It is there", {"const": deleted}),
-                "recorded_at": {"type": ["string", "null"], "format": "date-time"},
+                "recorded_at": said(
+                    "When this version of it was recorded", {"type": ["string", "null"], "format": "date-time"}
+                ),
                 "body": {"anyOf": bodies},
             }
         )

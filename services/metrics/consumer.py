@@ -134,8 +134,11 @@ class MetricsConsumer:
         rules = await agreements.rules(connection, tenants)
         for work in works:
             memory = work.memory
-            claimed, memory.packed_until = before.get(work.tenant, (None, None))
-            if memory.token is None or claimed != memory.token:
+            claimed = before.get(work.tenant, store.Claimed())
+            memory.packed_until = claimed.packed_until
+            # What is subtracted was recorded by then: dated before it, `as_of` would take away what it has not got.
+            work.recorded = max(work.recorded, claimed.recorded)
+            if memory.token is None or claimed.token != memory.token:
                 memory.forget()
                 memory.dims_ids.clear()
                 memory.series_ids.clear()

@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 
 from services.metrics.buckets import Contributions, Dims, Key
-from services.metrics.entries import Entry, instant, unpack
+from services.metrics.entries import Entry, instant, micros, unpack
 from services.metrics.evaluation import Ref
 from shared.events import family_of
 from shared.log.database import Connection
@@ -23,14 +23,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('metrics:' || t.tenant_id, 0))
 FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS tenant_id ORDER BY 1) AS t
 """
 
-# The token of the batch before: whoever wrote it may trust what it remembers; and from when on no day is packed.
+# The token of the batch before: whoever wrote it may trust what it remembers; from when on no day is packed; and when
+# what was counted last was recorded.
 CLAIM = """
-WITH before AS (SELECT tenant_id, token, packed_until FROM metrics.tenant WHERE tenant_id = ANY ($1)),
+WITH before AS (SELECT tenant_id, token, packed_until, recorded_at FROM metrics.tenant WHERE tenant_id = ANY ($1)),
 claimed AS (
     INSERT INTO metrics.tenant AS t (tenant_id, token) SELECT unnest($1::text[]), $2
     ON CONFLICT (tenant_id) DO UPDATE SET token = $2
 )
-SELECT tenant_id, token, packed_until FROM before
+SELECT tenant_id, token, packed_until, recorded_at FROM before
 """
 
 STORED = """
@@ -259,11 +260,22 @@ async def lock(connection: Connection, tenants: Sequence[str]) -> None:
     await connection.fetch(LOCK, tenants)
 
 
-async def claim(
-    connection: Connection, tenants: Sequence[str], token: UUID
-) -> dict[str, tuple[UUID | None, int | None]]:
-    """Write our token; return tenant → (the one before, the instant in µs from which on no day is packed)."""
-    return {tenant: (before, until) for tenant, before, until in await connection.fetch(CLAIM, tenants, token)}
+class Claimed(NamedTuple):
+    """What stood of a tenant before it was claimed."""
+
+    token: UUID | None = None
+    packed_until: int | None = None
+    """The instant in µs from which on no day is packed."""
+    recorded: int = 0
+    """When the newest of what is counted was recorded, in µs."""
+
+
+async def claim(connection: Connection, tenants: Sequence[str], token: UUID) -> dict[str, Claimed]:
+    """Write our token; return what stood before of those tenants that there were."""
+    return {
+        tenant: Claimed(before, until, micros(recorded) if recorded else 0)
+        for tenant, before, until, recorded in await connection.fetch(CLAIM, tenants, token)
+    }
 
 
 async def stored(connection: Connection, ids: Pairs) -> dict[tuple[str, str], Stored]:

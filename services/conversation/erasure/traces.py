@@ -128,7 +128,7 @@ class Traces:
 
     async def publish(self, records: Sequence[TimelineRecord]) -> None:
         """Tell the timeline topic, and take out of it what it was told before."""
-        told = [*self._final(), *(record_of(entry) for entry in await self._restated_entries())]
+        told = [*self._final(), *(record_of(entry, self._batch.now) for entry in await self._restated_entries())]
         final = {(record.kind, record.key): record for record in told}
         others = {str(id_) for id_ in (*self._copies, *self.derived_ids)} - {record.key for record in told}
 
@@ -152,19 +152,20 @@ class Traces:
 
     def _final(self) -> Iterable[TimelineRecord]:
         """Yield the last word on everything of theirs: gone, and of entries the numbers that stay."""
-        telling = self._telling()
+        telling, now = self._telling(), self._batch.now
         for entry in self._entries:
-            told = record_of(entry, deleted=True, version=entry.version + 1)
+            told = record_of(entry, now, deleted=True, version=entry.version + 1)
             moved = self.conversations.get(entry.conversation_id) if entry.conversation_id else None
             lasting = entry._replace(conversation_id=moved or entry.conversation_id)
-            left = anonymous(record_of(lasting).body, self._event_ids[entry.event_id], self._pseudonym, telling)
+            left = anonymous(record_of(lasting, now).body, self._event_ids[entry.event_id], self._pseudonym, telling)
             erased = {"erasure_id": str(self._erasure.erasure_id), "entry": left}
             yield replace(told, body={**told.body, "erased": erased})
         for entry in self.derived:
-            yield record_of(entry, deleted=True, version=self._batch.version)
+            yield record_of(entry, now, deleted=True, version=self._batch.version)
         for leaf in self._leaves:
             body = {"customer_id": str(leaf["customer_id"]), "kind": None, "value": None, "erased": True}
-            yield TimelineRecord(self._tenant, "leaf", str(leaf["leaf_id"]), self._batch.version, body)
+            leaf_id = str(leaf["leaf_id"])
+            yield TimelineRecord(self._tenant, "leaf", leaf_id, self._batch.version, body, recorded_at=now)
 
     async def _restated_entries(self) -> list[Entry]:
         return await store.entries_by_ids(self._connection, self._tenant, self._restated)

@@ -1,8 +1,9 @@
-"""A split undoes a merge: both timelines and all numbers are as if it had never been."""
+"""A split undoes a merge: both timelines and all numbers are as if it had never been. What stood before is still told."""
 
 from __future__ import annotations
 
 import random
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,11 +11,13 @@ import asyncpg
 
 from services.conversation.deciding import telling
 from services.conversation.reading.timelines import Page, timeline
+from services.conversation.update import put_events
 from services.metrics.consumer import MetricsConsumer
+from services.metrics.entries import micros
 from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
-from tests.histories import DAY, a_history, a_policy
-from tests.integration.conversation.test_histories import decide_again, put
+from tests.histories import DAY, SECRET, a_history, a_policy
+from tests.integration.conversation.test_histories import NOW, decide_again, put
 
 # All that numbers are made of. When it was recorded tells of the way, not of the result.
 NUMBERS = """
@@ -23,7 +26,7 @@ SELECT s.name, c.at, d.channel, d.team, d.agent, d.segment, d.language, c.bucket
 FROM metrics.contribution c
 JOIN metrics.series s ON s.tenant_id = c.tenant_id AND s.series_id = c.series_id
 JOIN metrics.dims d ON d.tenant_id = c.tenant_id AND d.dims_id = c.dims_id
-WHERE c.tenant_id = $1 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
+WHERE c.tenant_id = $1 AND c.recorded_at <= $2 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
 """
 
 
@@ -33,8 +36,8 @@ async def take(pool: asyncpg.Pool, tenant: str, events: list[InboundEvent]) -> N
         await MetricsConsumer().apply(connection, outcome.records)
 
 
-async def numbers(pool: asyncpg.Pool, tenant: str) -> list[Any]:
-    return sorted((tuple(row) for row in await pool.fetch(NUMBERS, tenant)), key=repr)
+async def numbers(pool: asyncpg.Pool, tenant: str, as_of: datetime = NOW) -> list[Any]:
+    return sorted((tuple(row) for row in await pool.fetch(NUMBERS, tenant, micros(as_of))), key=repr)
 
 
 async def lines(pool: asyncpg.Pool, tenant: str) -> dict[UUID, list[dict[str, Any]]]:
@@ -91,3 +94,26 @@ async def test_a_split_restores_both_timelines_and_every_number(pool: asyncpg.Po
         assert await numbers(pool, tenant) == told, seed
     assert merged > 6
     assert counted_otherwise
+
+
+async def test_what_stood_at_an_instant_is_what_the_changes_recorded_by_then_come_to(pool: asyncpg.Pool) -> None:
+    corrected = 0
+    for seed in range(91_000, 91_006):
+        chance, tenant = random.Random(seed), f"tenant{seed}"
+        await decide_again(pool, tenant, policy=a_policy(chance))
+        events, at, stood = a_history(chance, tenant, 20), NOW - timedelta(days=1), list[tuple[datetime, list[Any]]]()
+        chance.shuffle(events)
+        for event in events:
+            at += timedelta(seconds=1)
+            async with pool.acquire() as connection, connection.transaction():
+                records = (await put_events(connection, tenant, [event], SECRET, at)).records
+            chance.shuffle(records)
+            # They are of several partitions: what corrects what is counted already may come by itself.
+            for record in records:
+                async with pool.acquire() as connection, connection.transaction():
+                    await MetricsConsumer().apply(connection, [record])
+            stood.append((at, await numbers(pool, tenant)))
+        for at, told in stood:
+            assert await numbers(pool, tenant, as_of=at) == told, (seed, at)
+        corrected += await pool.fetchval("SELECT sum(n) FROM metrics.correction WHERE tenant_id = $1", tenant) or 0
+    assert corrected > 10
