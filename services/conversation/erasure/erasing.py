@@ -327,8 +327,8 @@ def _keep_together(batch: Batch, decided: Batch, theirs: dict[UUID, UUID], where
             records += [told[id_]] if id_ in told else []
         elif group in heirs:
             body = {"canonical_id": str(heirs[group]), "follow_up_of": None}
-            told_now = TimelineRecord(batch.tenant, "conversation", str(id_), batch.version, body, recorded_at=batch.now)
-            records.append(told_now)
+            version, now = batch.version, batch.now
+            records.append(TimelineRecord(batch.tenant, "conversation", str(id_), version, body, recorded_at=now))
     batch.outcome.records = records
 
 

@@ -1,4 +1,4 @@
-"""A split undoes a merge: both timelines and all numbers are as if it had never been. What stood before is still told."""
+"""A split undoes a merge: timelines and all numbers are as if it had never been; what stood before is still told."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SELECT s.name, c.at, d.channel, d.team, d.agent, d.segment, d.language, c.bucket
 FROM metrics.contribution c
 JOIN metrics.series s ON s.tenant_id = c.tenant_id AND s.series_id = c.series_id
 JOIN metrics.dims d ON d.tenant_id = c.tenant_id AND d.dims_id = c.dims_id
-WHERE c.tenant_id = $1 AND c.recorded_at <= $2 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
+WHERE c.tenant_id = $1 AND c.recorded_at <= $2
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(c.n) <> 0 OR sum(c.total) <> 0
 """
 
 
