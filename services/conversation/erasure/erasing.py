@@ -259,6 +259,7 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     decided = await _decide_everything(batch) if unsettled else batch
     batch.outcome = decided.outcome
     where = await _decided(decided)
+    await store.hand_over_the_past(connection, tenant, leaves)
     _keep_together(batch, decided, {id_: g for id_, g in groups.items() if g in theirs}, where)
     traces.conversations = _renamed(decided, where)
     found["conversations"] = sum(1 for id_, group in groups.items() if group in theirs and id_ not in where.kept)

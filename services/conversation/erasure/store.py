@@ -97,6 +97,12 @@ BY_LEAF = {
     "participations": "DELETE FROM conversation.participation WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
     "handles and sessions": "DELETE FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])",
 }
+# Where what stays had been theirs, such as an agent's reply in their conversation: it has been whose it is now.
+PAST_OF_OTHERS = """
+UPDATE conversation.past_entry p SET leaf_id = e.leaf_id FROM conversation.entry e
+WHERE p.tenant_id = $1 AND p.leaf_id = ANY($2::uuid[]) AND e.tenant_id = $1 AND e.entry_id = p.entry_id
+"""
+PAST_OF_NOTHING = "DELETE FROM conversation.past_entry WHERE tenant_id = $1 AND leaf_id = ANY($2::uuid[])"
 DELETE_LINKS = """
 DELETE FROM conversation.link
 WHERE tenant_id = $1 AND (a = ANY($2::text[]) OR b = ANY($2::text[]))
@@ -203,6 +209,12 @@ async def remove(
     derived = [row[0] for row in await connection.fetch(DELETE_ENTRIES, tenant, entries, timeout=PATIENCE_S)]
     told = counted(await connection.execute(TOLD, tenant, [*entries, *copies, *leaves], timeout=PATIENCE_S))
     return {"entries": derived.count(False), "derived entries": derived.count(True), **found, "webhook events": told}
+
+
+async def hand_over_the_past(connection: asyncpg.Connection, tenant: str, leaves: Sequence[UUID]) -> None:
+    """Have nothing say any more that it was of these leaves, once what stays is decided."""
+    for statement in (PAST_OF_OTHERS, PAST_OF_NOTHING):
+        await connection.execute(statement, tenant, leaves, timeout=PATIENCE_S)
 
 
 async def remove_links(

@@ -126,6 +126,31 @@ async def _quarantined(timelines: Timelines, offset: int, value: bytes) -> None:
         await quarantine(connection, log, "conversation", INBOUND, [rejection])
 
 
+async def test_what_was_known_before_an_erasure_tells_nothing_of_whom_it_forgot(
+    pool: asyncpg.Pool, settings: Settings
+) -> None:
+    async with running_timelines(pool, settings) as timelines:
+        mail = {"channel": "email", "message_id": "a1@x.example"}
+        await timelines.post(timelines.message("09:00:00", "email:ann@x.example", **mail))
+        answer = {"channel": "sms", "thread": {"in_reply_to": "<a1@x.example>"}}
+        by_bo = timelines.message("09:01:00", "phone:+31612345678", **answer)
+        await timelines.post(by_bo)
+        # Nobody's by themselves: they are of whoever the conversation is.
+        said = {"actor": {"type": "agent", "id": "a1"}, "thread": {"in_reply_to": "<a1@x.example>"}}
+        await timelines.post(timelines.message("09:02:00", type="message.sent", channel="email", **said))
+        ann, bo = await timelines.customer("email:ann@x.example"), await timelines.customer("phone:+31612345678")
+        assert ann is not None and bo is not None
+        before = await timelines.get(f"/v1/customers/{bo['id']}/timeline")
+        assert {entry["customer_id"] for entry in before["entries"]} == {ann["id"], bo["id"]}
+        at = (await pool.fetchval("SELECT clock_timestamp()")).isoformat()
+        assert (await timelines.call("DELETE", f"/v1/customers/{ann['id']}")).status_code == 200
+        then = await timelines.get(f"/v1/customers/{bo['id']}/timeline", as_of=at)
+        assert by_bo["id"] in {entry["event_id"] for entry in then["entries"]}
+        assert {entry["customer_id"] for entry in then["entries"]} == {bo["id"]}
+        left = "SELECT count(*) FROM conversation.past_entry p WHERE NOT EXISTS (SELECT FROM conversation.leaf l "
+        assert await pool.fetchval(left + "WHERE l.tenant_id = p.tenant_id AND l.leaf_id = p.leaf_id)") == 0
+
+
 async def test_who_writes_after_their_erasure_is_somebody_new(pool: asyncpg.Pool, settings: Settings) -> None:
     async with running_timelines(pool, settings) as timelines:
         old = timelines.message("09:00:00", "email:ann@x.example", text="before")
