@@ -1,4 +1,4 @@
-"""`threadline verify`: every accepted event is where it belongs, and every KPI equals its recomputation."""
+"""`threadline verify`: every accepted event is where it belongs, with its files, and every KPI equals its recount."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from services.cli import ledger
+from services.cli.kept_files import file_faults
 from services.cli.platform import DataOption, open_platform, reach_database, with_secret
 from services.cli.recount import kpi_faults
 from shared.entry_ids import entry_secret
@@ -67,8 +68,10 @@ async def _verify(settings: Settings, timeout_s: float) -> tuple[list[str], dict
             found, counted = await ledger.check(
                 platform.pool, platform.log, secret, deadline, told, lambda: _published(platform, deadline)
             )
-            told("recounting the KPIs")
             lines = [line for fault in found for line in fault.lines()]
+            told("reading the files")
+            lines += await file_faults(platform)
+            told("recounting the KPIs")
             lines += await kpi_faults(platform)
         except ledger.NotDone as error:
             raise SetupError(f"cannot verify yet: {error}") from error

@@ -37,6 +37,28 @@ TAMPERING = {
         "DELETE FROM conversation.entry WHERE event_id = 'invented'",
         "entries of events that the log never carried: 1",
     ),
+    "a lost file": (
+        "CREATE TABLE public.kept AS SELECT * FROM ingest.attachment; DELETE FROM ingest.attachment",
+        "INSERT INTO ingest.attachment SELECT * FROM public.kept; DROP TABLE public.kept",
+        "files of entries that are not there, or not as the entry names them: 1",
+    ),
+    "a changed file": (
+        "UPDATE ingest.attachment SET content = set_byte(content, 0, get_byte(content, 0) # 1)",
+        "UPDATE ingest.attachment SET content = set_byte(content, 0, get_byte(content, 0) # 1)",
+        "files of entries that are not there, or not as the entry names them: 1",
+    ),
+    "a file cut off": (
+        """
+        CREATE TABLE public.kept AS SELECT * FROM ingest.attachment;
+        UPDATE ingest.attachment SET content = substring(content FOR 3)
+        """,
+        """
+        UPDATE ingest.attachment AS a SET content = k.content FROM public.kept AS k
+            WHERE a.attachment_id = k.attachment_id;
+        DROP TABLE public.kept
+        """,
+        "files of entries that are not there, or not as the entry names them: 1",
+    ),
     "a leaf moved": (
         """
         CREATE TABLE public.kept AS
@@ -71,6 +93,12 @@ async def system() -> AsyncIterator[tuple[System, str]]:
     async with up_for_a_module("verify") as running:
         _, posting = await traffic.under_traffic(running, running.ingest, traffic.events(seed=91, people=40))
         await posting
+        files = [{"name": "a.bin", "content": "QUJDRA=="}, {"name": "theirs", "url": "/v1/attachments/nonsense"}]
+        customer = {"handles": [{"kind": "email", "value": "ann@home.example"}]}
+        data = {"channel": "chat", "customer": customer, "text": "see there", "attachments": files}
+        posted = _event("/chat/files", "2026-01-05T08:00:00Z", data)
+        with Caller(running.ingest, running.key(traffic.TENANT)) as caller:
+            assert caller.call("POST", "/v1/events", posted, "application/json").status_code == 202
         url = directory.offered(running.ingest.folder)
         assert url is not None
         yield running, url
