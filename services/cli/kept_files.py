@@ -35,7 +35,8 @@ async def file_faults(platform: Platform) -> list[str]:
     What an integration names by a URL of its own making is none of ours: an id follows from the event and the hash.
     """
     secret = attachment_secret(platform.secret_key)
-    times, examples = 0, []
+    times = 0
+    examples: list[str] = []
     async with transaction(platform.pool) as connection:
         await connection.execute(WHOLE)
         async for row in connection.cursor(NOT_AS_NAMED, KEPT_FILES, timeout=PATIENCE_S):
