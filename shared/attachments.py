@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from hmac import digest
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,10 +17,12 @@ from shared.database.engine import translated
 if TYPE_CHECKING:
     import asyncpg
 
+# A repetition is the same row. Where its event was not taken yet, that is waited for anew.
 PUT = """
-INSERT INTO ingest.attachment (tenant_id, attachment_id, source, event_id, name, media_type, content, received_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT (tenant_id, attachment_id) DO NOTHING
+INSERT INTO ingest.attachment AS a (tenant_id, attachment_id, source, event_id, name, media_type, content)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (tenant_id, attachment_id) DO UPDATE SET kept_at = now()
+    WHERE NOT a.settled AND a.kept_at < now() - interval '1 day'
 """
 
 LOAD = "SELECT name, media_type, content FROM ingest.attachment WHERE tenant_id = $1 AND attachment_id = $2"
@@ -38,7 +39,6 @@ class File:
     name: str | None
     media_type: str | None
     content: bytes
-    received_at: datetime
 
 
 def attachment_secret(secret_key: bytes) -> bytes:
@@ -55,8 +55,7 @@ def attachment_id(secret: bytes, tenant: str, source: str, event_id: str, place:
 async def put(pool: asyncpg.Pool, files: Sequence[File]) -> None:
     """Keep files durably, all in one statement or none. Raises DatabaseUnavailable."""
     rows = [
-        (one.tenant, one.attachment_id, one.source, one.event_id, one.name, one.media_type, one.content,
-         one.received_at)
+        (one.tenant, one.attachment_id, one.source, one.event_id, one.name, one.media_type, one.content)
         for one in files
     ]  # fmt: skip
     with translated():

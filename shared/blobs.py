@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 PREFIX = "blob:"
 
-# The name follows from the event and its bytes, so a repetition is the same row.
+# The name follows from the event and its bytes, so a repetition is the same row. Where its event was not taken yet,
+# that is waited for anew.
 PUT = """
-INSERT INTO ingest.blob (tenant_id, blob_id, source, event_id, payload)
+INSERT INTO ingest.blob AS b (tenant_id, blob_id, source, event_id, payload)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (tenant_id, blob_id) DO NOTHING
+ON CONFLICT (tenant_id, blob_id) DO UPDATE SET kept_at = now()
+    WHERE NOT b.settled AND b.kept_at < now() - interval '1 day'
 """
 
 LOAD = """

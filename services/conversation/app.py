@@ -29,6 +29,7 @@ from services.conversation.routes.visitor_stream import visitor_stream_router
 from services.conversation.search import Indexer
 from services.conversation.slices import Slices
 from services.conversation.streaming import Tail
+from services.conversation.sweeping import Sweeper
 from services.conversation.visitors import Visitors
 from services.conversation.webhooks.app import build_webhooks
 from shared.database.statistics import analyse_for_ever
@@ -95,6 +96,7 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
             lane.run,
             partial(tail.prune_for_ever, STREAM_MEMORY_S),
             indexer.run,
+            Sweeper(platform).run,
             partial(watch_for_ever, platform, LedgerMetrics(platform.registry)),
             partial(analyse_for_ever, platform.pool, ("conversation", "privacy")),
             *forgetting,

@@ -64,5 +64,5 @@ def named(event: InboundEvent, secret: bytes) -> tuple[InboundEvent, list[File]]
         id_ = attachments.attachment_id(secret, event.tenant, event.source, event.id, place, one["sha256"])
         listed[place] = {**one, "url": f"{KEPT_FILES}{id_}"}
         kept = (event.tenant, id_, event.source, event.id, one.get("name"), one.get("media_type"))
-        files.append(File(*kept, content, event.received_at))
+        files.append(File(*kept, content))
     return replace(event, data={**event.data, "attachments": listed}, files=()), files
