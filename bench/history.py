@@ -61,7 +61,7 @@ def _alone(box: Path) -> tuple[float, list[str]]:
     began = time.perf_counter()
     with box.open("rb") as file:
         for piece in mbox.read(file):
-            ids = [*ids[1 - LAST :], mail_event(piece, account, datetime.now(UTC))]
+            ids = [*ids[1 - LAST :], mail_event(piece, account, datetime.now(UTC)).event]
     return time.perf_counter() - began, [orjson.loads(event)["id"] for event in ids]
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import httpx
+import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -26,7 +26,7 @@ from services.cli.printing import safe, shortened
 from services.cli.simulate import check
 from services.cli.traffic.client import Client, SendingFailed, Together, problem
 from services.ingest.importers import files, jsonl, kinds, mbox
-from services.ingest.importers.events import CannotImport, line_event, mail_account, mail_event
+from services.ingest.importers.events import CannotImport, Made, line_event, mail_account, mail_event
 from services.ingest.importers.kinds import Kind
 from services.ingest.importers.pieces import NotReadable, Piece
 from shared.errors import SetupError
@@ -91,8 +91,8 @@ class History:
 
     pieces: Iterator[Piece]
     total: int
-    event: Callable[[Piece, Callable[[str], None]], bytes]
-    """Raises CannotImport; tells what of a piece is left out."""
+    event: Callable[[Piece], Made]
+    """Raises CannotImport."""
 
 
 @contextmanager
@@ -100,11 +100,8 @@ def history(kind: Kind, path: Path, account: str, own: tuple[str, ...]) -> Itera
     """Open the history at `path`. Raises SetupError where it, also later, cannot be read or is of another kind."""
     belongs_to = mail_account(account, own)
 
-    def of_mail(piece: Piece, told: Callable[[str], None]) -> bytes:
-        return mail_event(piece, belongs_to, datetime.now(UTC), told)
-
-    def of_line(piece: Piece, told: Callable[[str], None]) -> bytes:
-        return line_event(piece)
+    def of_mail(piece: Piece) -> Made:
+        return mail_event(piece, belongs_to, datetime.now(UTC))
 
     try:
         kinds.check(kind, path)
@@ -114,7 +111,7 @@ def history(kind: Kind, path: Path, account: str, own: tuple[str, ...]) -> Itera
             return
         with path.open("rb", buffering=1024 * 1024) as file:
             pieces = mbox.read(file) if kind is Kind.MBOX else jsonl.read(file)
-            yield History(pieces, path.stat().st_size, of_mail if kind is Kind.MBOX else of_line)
+            yield History(pieces, path.stat().st_size, of_mail if kind is Kind.MBOX else line_event)
     except NotReadable as error:
         raise SetupError(f"{path}: {error}") from error
     except OSError as error:
@@ -145,25 +142,45 @@ class Import:
         try:
             async with Client.open(self._url, self._key) as client:
                 await check(client)
-                with _progress() as bar:
-                    task = bar.add_task("reading", total=self._found.total, taken=0)
-
-                    def told(done: int) -> None:
-                        bar.update(task, completed=done, taken=self.taken)
-
-                    batches = self._batches(told)
-                    async with Together() as together:
-                        for _ in range(IN_FLIGHT):
-                            together.start(self._work(client, batches))
-                    told(self._found.total)
+                await self.post_all(client)
         except SendingFailed as error:
             raise SetupError(f"{error}; {self.taken} events were taken{AGAIN}") from error
         finally:
             self.seconds = loop.time() - began_s
 
-    async def _work(self, client: Client, batches: Iterator[list[tuple[str, bytes]]]) -> None:
+    async def post_all(self, client: Client) -> None:
+        """Post everything by `client`, and show how far it is. Raises SendingFailed."""
+        with _progress() as bar:
+            task = bar.add_task("reading", total=self._found.total, taken=0)
+
+            def told(done: int) -> None:
+                bar.update(task, completed=done, taken=self.taken)
+
+            batches = self._batches(told)
+            async with Together() as together:
+                for _ in range(IN_FLIGHT):
+                    together.start(self._work(client, batches))
+            told(self._found.total)
+
+    async def _work(self, client: Client, batches: Iterator[list[tuple[str, Made]]]) -> None:
         for batch in batches:
-            await self._post(client, batch)
+            await self._post(client, [(place, await self._with_files(client, place, made)) for place, made in batch])
+
+    async def _with_files(self, client: Client, place: str, made: Made) -> bytes:
+        """Send the files of an event that have to be kept first; return the event, which names them."""
+        if not made.files:
+            return made.event
+        event = orjson.loads(made.event)
+        for file in made.files:
+            named = event["data"]["attachments"][file.place]
+            name, media = named.get("name"), named.get("media_type")
+            answer = await client.send_file(event["source"], event["id"], file.place, file.content, name, media)
+            if answer.status_code == 201:
+                named["url"] = answer.json()["url"]
+            else:
+                name = name or "without a name"
+                self._tell(place, f"the bytes of its attachment {name} are left out: {problem(answer)}")
+        return orjson.dumps(event)
 
     async def _post(self, client: Client, batch: list[tuple[str, bytes]]) -> None:
         """Post a batch; what of it is refused is left out and reported."""
@@ -180,25 +197,27 @@ class Import:
                 self._fault(batch[number][0], why)
             batch = [item for number, item in enumerate(batch) if number not in bad]
 
-    def _batches(self, told: Callable[[int], None]) -> Iterator[list[tuple[str, bytes]]]:
+    def _batches(self, told: Callable[[int], None]) -> Iterator[list[tuple[str, Made]]]:
         """Yield (place, event) lists that fit into one request."""
-        batch: list[tuple[str, bytes]] = []
+        batch: list[tuple[str, Made]] = []
         size_bytes = 0
         for piece in self._found.pieces:
             self.read += 1
             try:
                 if piece.fault is not None:
                     raise CannotImport(piece.fault)
-                event = self._found.event(piece, partial(self._tell, piece.place))
+                made = self._found.event(piece)
             except CannotImport as error:
                 self._fault(piece.place, str(error))
                 continue
-            if batch and (len(batch) >= BATCH_EVENTS or size_bytes + len(event) > BATCH_BYTES):
+            # Files that go by themselves count too: they are in memory as well.
+            more_bytes = len(made.event) + 1 + sum(len(file.content) for file in made.files)
+            if batch and (len(batch) >= BATCH_EVENTS or size_bytes + more_bytes > BATCH_BYTES):
                 yield batch
                 told(piece.done)
                 batch, size_bytes = [], 0
-            batch.append((piece.place, event))
-            size_bytes += len(event) + 1
+            batch.append((piece.place, made))
+            size_bytes += more_bytes
         if batch:
             yield batch
 

@@ -12,6 +12,7 @@ from time import monotonic
 
 from fastapi import APIRouter
 
+from services.ingest import attachment_routes
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Adapter
 from services.ingest.channel_routes import add_channel_routes
@@ -55,6 +56,7 @@ async def build(
     router = APIRouter()
     endpoint = EventsEndpoint(platform, intake, metrics, pressure)
     add_events_routes(router, endpoint, platform.settings.topic_prefix, _version())
+    attachment_routes.add_attachment_routes(router, platform, pressure, metrics)
     keys = PublishedKeys(fetch)
     webhooks = WebhookEndpoint(platform, channels, adapters, intake, metrics, pressure, keys)
     doors = add_webhook_routes(router, webhooks)
@@ -69,7 +71,7 @@ async def build(
             partial(settle_for_ever, platform),
             partial(analyse_for_ever, platform.pool, ("ingest", "log")),
         ],
-        body_limits={"/v1/webhooks/": MAX_BODY_BYTES},
+        body_limits={"/v1/webhooks/": MAX_BODY_BYTES, attachment_routes.PATH: attachment_routes.MAX_BODY_BYTES},
         doors=doors,
     )
 

@@ -72,6 +72,23 @@ ACCEPTED_SCHEMA: dict[str, Any] = {
     },
 }
 
+ANY_FILE: dict[str, Any] = {
+    "required": True,
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary", "description": "The bytes of the file"}}},
+}
+
+KEPT_FILE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["size_bytes", "sha256", "url"],
+    "properties": {
+        "name": {"type": "string"},
+        "media_type": {"type": "string"},
+        "size_bytes": {"type": "integer"},
+        "sha256": {"type": "string"},
+        "url": {"type": "string", "description": "`/v1/attachments/{id}`, which gives the file back"},
+    },
+}
+
 CHANNEL_URL_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["provider", "account", "webhook_url", "webhook_path"],

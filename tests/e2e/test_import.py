@@ -19,7 +19,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from services.cli.importing import refused
+from services.cli.importing import Import, history, refused
+from services.cli.traffic.client import Client
+from services.ingest.importers.kinds import Kind
 from shared import directory
 from tests.processes import COMMAND, ROOT, Process, System, environment, free_port, run, servers_of, up
 from tests.waiting import until
@@ -107,22 +109,43 @@ async def test_an_mbox_becomes_a_timeline_with_its_own_times_and_a_second_import
     assert {entry["conversation_id"] for entry in entries} == {entries[0]["conversation_id"]}
 
 
-async def test_files_come_along_and_of_one_that_fits_into_no_request_that_is_said(
-    system: System, tmp_path: Path
-) -> None:
-    small, large = bytes(range(256)), b"a" * 4_000_000
+async def test_files_come_along_also_those_that_fit_into_no_request_of_events(system: System, tmp_path: Path) -> None:
+    small, large = bytes(range(256)), b"a" * 9_000_000
     (tmp_path / "box").write_bytes(an_mbox(with_file(60, small), with_file(61, large)))
     for _ in range(2):
         done = load(system, "mbox", tmp_path / "box", "--account", "files")
         assert (done.returncode, done.stdout.splitlines()[-1].split(" imported")[0]) == (0, "2 of 2"), done.stderr
-        assert "attachment x.png are left out: 4000000 are more than a request takes" in done.stdout
+        assert "left out" not in done.stdout
     await until(partial(timeline, system, "email:fay@example.com"), "the mails are on the timeline", 60)
     system.verified()
-    kept, named = [entry["attachments"][0] for entry in await timeline(system, "email:fay@example.com")]
-    assert (named["size_bytes"], "url" in named) == (4_000_000, False)
+    files = [entry["attachments"][0] for entry in await timeline(system, "email:fay@example.com")]
     async with system.client("acme", system.conversation) as client:
-        answer = await client.get(kept["url"])
-    assert (answer.status_code, answer.content) == (200, small)
+        for file, content in zip(files, (small, large), strict=True):
+            answer = await client.get(file["url"])
+            assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, content, "image/png")
+            assert answer.headers["content-disposition"].endswith("x.png")
+
+
+async def test_of_a_file_that_is_not_taken_that_is_said_and_its_mail_comes_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posted = []
+
+    def older(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/v1/events":
+            return httpx.Response(404, json={"title": "Not found"})
+        posted.extend(json.loads(request.content))
+        return httpx.Response(202, json={"accepted": [{"source": "/s", "id": "1"}]})
+
+    (tmp_path / "a.eml").write_bytes(with_file(62, b"a" * 9_000_000))
+    with history(Kind.EML, tmp_path / "a.eml", "files", ()) as found:
+        job = Import(found, "http://older.example", "key")
+        async with httpx.AsyncClient(transport=httpx.MockTransport(older)) as http:
+            await job.post_all(Client(http, "http://older.example"))
+    assert (job.taken, job.faults) == (1, 0)
+    assert "a.eml: the bytes of its attachment x.png are left out: 404 Not found" in capsys.readouterr().out
+    (event,) = posted
+    assert set(event["data"]["attachments"][0]) == {"name", "media_type", "size_bytes", "sha256", "part"}
 
 
 async def test_maildirs_and_eml_files_give_the_same_ids_as_an_mbox(system: System, tmp_path: Path) -> None:

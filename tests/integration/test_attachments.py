@@ -206,6 +206,66 @@ def test_no_browser_is_told_to_run_what_a_stranger_sent(written: str | None, saf
     assert safe_type(written) == safe
 
 
+# Sent by itself
+
+
+async def put_by_itself(
+    ingest: Ingest, content: bytes = CONTENT, key: str = "events:write", media_type: str = "image/png", **query: str
+) -> httpx.Response:
+    given = {"source": "/chat/acme", "id": "e1", "place": "0", **query}
+    headers = {"authorization": f"Bearer {ingest.keys[key]}", "content-type": media_type}
+    return await ingest.client.post("/v1/events/attachments", content=content, params=given, headers=headers)
+
+
+async def test_a_file_larger_than_a_request_of_events_comes_by_itself_and_is_named_by_its_event(
+    ingest: Ingest,
+) -> None:
+    large = CONTENT * 6_000
+    answers = [await put_by_itself(ingest, large, name="röntgen.png", place="1") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    file = answers[0].json()
+    assert file == answers[1].json() == {
+        "name": "röntgen.png", "media_type": "image/png", "size_bytes": len(large), "sha256": sha256(large).hexdigest(),
+        "url": file["url"],
+    }  # fmt: skip
+    assert await ingest.platform.pool.fetchval("SELECT count(*) FROM ingest.attachment") == 1
+    assert (await ingest.post(an_event(attachments=[{"name": "by reference"}, file]))).status_code == 202
+    (event,) = await ingest.inbound()
+    assert event.data["attachments"][1] == file
+    answer = await fetched(ingest, file["url"])
+    assert (answer.content, answer.headers["content-type"]) == (large, "image/png")
+    assert (await fetched(ingest, file["url"], "globex")).status_code == 404
+
+
+async def test_a_file_has_the_id_that_it_would_have_within_its_event(ingest: Ingest) -> None:
+    alone = (await put_by_itself(ingest)).json()["url"]
+    await ingest.post(an_event(attachments=[{"content": base64.b64encode(CONTENT).decode()}]))
+    (event,) = await ingest.inbound()
+    assert event.data["attachments"][0]["url"] == alone
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ({"source": ""}, "#/query/source"),
+        ({"id": "é" * 501}, "#/query/id"),
+        ({"place": "-1"}, "#/query/place"),
+        ({"place": "first"}, "#/query/place"),
+    ],
+)
+async def test_a_file_of_no_event_is_refused(ingest: Ingest, query: dict[str, str], pointer: str) -> None:
+    answer = await put_by_itself(ingest, **query)
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+async def test_a_file_needs_the_scope_of_events_and_is_no_larger_than_a_mail(ingest: Ingest) -> None:
+    assert (await put_by_itself(ingest, key="timeline:read")).status_code == 403
+    assert (await ingest.client.post("/v1/events/attachments?source=s&id=1&place=0")).status_code == 401
+    assert (await put_by_itself(ingest, b"x" * (40 * 1024 * 1024 + 1))).status_code == 413
+    assert await ingest.platform.pool.fetchval("SELECT count(*) FROM ingest.attachment") == 0
+
+
 # On timelines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import tracemalloc
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from services.ingest.adapters.base import Account, Headers, RawRequest
 from services.ingest.adapters.email_raw import EmailRaw
 from services.ingest.importers import files, jsonl, mbox
+from services.ingest.importers.events import MOST_BYTES as EVENT_BYTES
 from services.ingest.importers.events import CannotImport, line_event, mail_account, mail_event
 from services.ingest.importers.pieces import MOST_BYTES, NotReadable, Piece
 
@@ -38,7 +40,7 @@ def read(data: bytes) -> list[bytes]:
 
 
 def event(piece: Piece, *own: str) -> dict[str, object]:
-    made: dict[str, object] = orjson.loads(mail_event(piece, mail_account("a", own), NOW))
+    made: dict[str, object] = orjson.loads(mail_event(piece, mail_account("a", own), NOW).event)
     return made
 
 
@@ -266,7 +268,22 @@ def test_a_line_that_is_no_json_is_said_so(line: bytes) -> None:
 
 def test_a_json_line_is_posted_as_it_stands() -> None:
     line = b'{"b" : 1,  "a": "\\ud800"}'
-    assert line_event(Piece("", line, 0)) is line
+    assert line_event(Piece("", line, 0)).event is line
+
+
+def test_files_go_with_the_event_as_far_as_there_is_room_and_the_largest_by_themselves() -> None:
+    sizes = (3_000_000, 10, 900_001, 2_999_999, 0)
+    parts = "".join(
+        f"--b\nContent-Type: a/b\nContent-Transfer-Encoding: base64\nContent-Disposition: attachment\n\n{written}\n"
+        for written in (base64.b64encode(b"x" * size).decode() for size in sizes)
+    )
+    mail = a_mail(body=f"--b\n\nHi\n{parts}--b--", extra='Content-Type: multipart/mixed; boundary="b"\n')
+    made = mail_event(Piece("", mail, 0), mail_account("a", ()), NOW)
+    assert [(file.place, len(file.content)) for file in made.files] == [(0, sizes[0])]
+    listed = orjson.loads(made.event)["data"]["attachments"]
+    contents = [file.get("content") for file in listed]
+    assert [len(base64.b64decode(one)) for one in contents[1:]] == list(sizes[1:]) and contents[0] is None
+    assert len(made.event) < EVENT_BYTES
 
 
 def test_an_event_that_no_request_can_hold_is_said_so() -> None:

@@ -93,7 +93,7 @@ def test_what_may_be_of_its_kind_is_left_to_its_reader(tmp_path: Path, name: str
 
 def test_mails_that_stand_in_an_mbox_are_not_taken_for_one_mail(tmp_path: Path) -> None:
     account, now = mail_account("a", ()), datetime(2026, 3, 3, tzinfo=UTC)
-    assert b"m1@example.com" in mail_event(Piece("", ENVELOPE + MAIL, 0), account, now)
+    assert b"m1@example.com" in mail_event(Piece("", ENVELOPE + MAIL, 0), account, now).event
     with pytest.raises(CannotImport, match="`threadline import mbox`"):
         mail_event(Piece("", ENVELOPE + MAIL + b"\n" + ENVELOPE + MAIL, 0), account, now)
     with (tmp_path / "large").open("wb") as file:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
+from urllib.parse import urlencode
 
 import httpx
 import orjson
@@ -15,6 +16,7 @@ from services.cli.traffic.world import cloudevent
 
 BATCH_TYPE = "application/cloudevents-batch+json"
 PATIENCE_S = 60.0
+LONGEST_NAME = 200
 Acknowledged = Callable[[Sequence[Event]], None]
 
 
@@ -54,6 +56,18 @@ class Client:
     async def send(self, batch: bytes) -> httpx.Response:
         """Post one batch as it stands, patiently, and return what is answered. Raises SendingFailed."""
         return await self._patiently("POST", "/v1/events", batch, BATCH_TYPE)
+
+    async def send_file(
+        self, source: str, id: str, place: int, content: bytes, name: str | None, media: str | None
+    ) -> httpx.Response:
+        """Send a file of an event that is posted afterwards, patiently, and return what is answered.
+
+        Raises SendingFailed.
+        """
+        # The end of a name tells what it is; a URL is no place for all of a long one.
+        given = {"source": source, "id": id, "place": place, **({"name": name[-LONGEST_NAME:]} if name else {})}
+        header = media if media and media.isascii() and media.isprintable() else "application/octet-stream"
+        return await self._patiently("POST", f"/v1/events/attachments?{urlencode(given)}", content, header)
 
     async def post_all(
         self, events: Iterable[Event], acknowledged: Acknowledged, batch: int = 500, in_flight: int = 4

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,6 +19,8 @@ PROVIDER = "email_raw"
 MOST_BYTES = 5 * 1024 * 1024 - 2
 """An event that is larger fits into no request."""
 
+_URL_BYTES = 64
+"""What the URL of a file that is kept adds to its event."""
 _EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
 """Mailboxes write the beginning of 1970 where they do not know."""
 _ADAPTER = EmailRaw()
@@ -29,16 +30,29 @@ class CannotImport(ValueError):
     """This piece is no event; the text is the reason."""
 
 
+class LargeFile(NamedTuple):
+    """An attachment whose bytes fit into no request of events: they go by themselves, before their event."""
+
+    place: int
+    content: bytes
+
+
+class Made(NamedTuple):
+    """An event as it is posted, and the files that have to be kept first."""
+
+    event: bytes
+    files: list[LargeFile]
+
+
 def mail_account(account: str, own_addresses: tuple[str, ...]) -> Account:
     """Return the account that imported mail belongs to: what was sent from its own addresses was sent by agents."""
     return Account("", PROVIDER, account, (), own_addresses=own_addresses, options={"own_mail": "agent"})
 
 
-def mail_event(piece: Piece, account: Account, now: datetime, told: Callable[[str], None] = lambda what: None) -> bytes:
+def mail_event(piece: Piece, account: Account, now: datetime) -> Made:
     """Return the event of a mail: id and data as the adapter of raw mail gives them, and its own time.
 
-    Without a usable Date the time is when the mailbox got it, else `now`; then `time_estimated` is true. `told` hears
-    of each attachment whose bytes fit into no request: its name, size and hash are all that is imported. Raises
+    Without a usable Date the time is when the mailbox got it, else `now`; then `time_estimated` is true. Raises
     CannotImport.
     """
     if not piece.raw.strip():
@@ -60,33 +74,34 @@ def mail_event(piece: Piece, account: Account, now: datetime, told: Callable[[st
         "time": rfc3339(at),
         "data": draft.data,
     }
+    files: list[LargeFile] = []
     if draft.contents:
-        event["data"] = _with_contents(draft, MOST_BYTES - len(_dumped(event)), told)
-    return _of_a_size(_dumped(event))
+        event["data"], files = _with_contents(draft, MOST_BYTES - len(_dumped(event)))
+    return Made(_of_a_size(_dumped(event)), files)
 
 
-def _with_contents(draft: Draft, room_bytes: int, told: Callable[[str], None]) -> dict[str, Any]:
-    """Return the data with the bytes of as many attachments as there is room for, the smallest first."""
+def _with_contents(draft: Draft, room_bytes: int) -> tuple[dict[str, Any], list[LargeFile]]:
+    """Return the data with the bytes of as many attachments as there is room for, the smallest first, and the rest."""
     listed = list(draft.data["attachments"])
     found = [(len(content), place, content) for place, content in enumerate(draft.contents) if content is not None]
+    room_bytes -= len(found) * _URL_BYTES
+    apart = []
     for size_bytes, place, content in sorted(found):
-        written = base64.b64encode(content).decode()
-        room_bytes -= len(written) + len(',"content":""')
+        room_bytes -= (size_bytes + 2) // 3 * 4 + len(',"content":""')
         if room_bytes < 0:
-            name = listed[place].get("name") or "without a name"
-            told(f"the bytes of its attachment {name} are left out: {size_bytes} are more than a request takes")
-            continue
-        listed[place] = {**listed[place], "content": written}
-    return {**draft.data, "attachments": listed}
+            apart.append(LargeFile(place, content))
+        else:
+            listed[place] = {**listed[place], "content": base64.b64encode(content).decode()}
+    return {**draft.data, "attachments": listed}, apart
 
 
-def line_event(piece: Piece) -> bytes:
+def line_event(piece: Piece) -> Made:
     """Return the event of a JSON line: the line itself. Raises CannotImport."""
     try:
         read_json(piece.raw)
     except NotJson as error:
         raise CannotImport(str(error).replace("the body", "it")) from error
-    return _of_a_size(piece.raw)
+    return Made(_of_a_size(piece.raw), [])
 
 
 def _dumped(event: dict[str, Any]) -> bytes:
