@@ -8,7 +8,7 @@ tenants that somebody listens to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ from shared.events import DERIVED_SOURCE, TYPE_PREFIX
 
 LOOK_EVERY_S = 0.1
 HEARTBEAT_S = 15.0
+ALLOWED_EVERY_S = 1.0
+"""How often it is asked whether a reader may still read."""
 AT_ONCE = 200
 """Most changes read at a time."""
 
@@ -165,8 +167,18 @@ class Wanted:
         return self.customer_id is not None or self.conversation_id is not None
 
 
-async def stream(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | None) -> AsyncIterator[bytes]:
-    """Yield server-sent events from `after` on, or from now on; never ends by itself.
+async def _always() -> bool:
+    return True
+
+
+async def stream(
+    pool: asyncpg.Pool,
+    tail: Tail,
+    wanted: Wanted,
+    after: int | None,
+    allowed: Callable[[], Awaitable[bool]] = _always,
+) -> AsyncIterator[bytes]:
+    """Yield server-sent events from `after` on, or from now on, for as long as the reader is `allowed` to read them.
 
     An entry that is new is `entry`, a newer version or its removal `correction`. `reset` says that what was sent
     before is not enough to know the timeline: the position is too old, the customer was merged or split, also since
@@ -180,9 +192,13 @@ async def stream(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | No
             yield _event("reset", position, {"reason": reset})
         else:
             yield HEARTBEAT
-        while True:
-            if not await tail.beyond(wanted.tenant, position, HEARTBEAT_S):
-                yield HEARTBEAT
+        clock = asyncio.get_running_loop().time
+        beats_at_s = clock() + HEARTBEAT_S
+        while await allowed():
+            if not await tail.beyond(wanted.tenant, position, min(ALLOWED_EVERY_S, max(0.0, beats_at_s - clock()))):
+                if clock() >= beats_at_s:
+                    yield HEARTBEAT
+                    beats_at_s = clock() + HEARTBEAT_S
                 continue
             async with tenant_reader(pool, wanted.tenant) as connection:
                 reached, rows = await _changes(connection, wanted, position)
@@ -193,6 +209,7 @@ async def stream(pool: asyncpg.Pool, tail: Tail, wanted: Wanted, after: int | No
             for row in rows:
                 yield _told(row)
             position = reached
+            beats_at_s = clock() + HEARTBEAT_S
 
 
 async def _start(connection: asyncpg.Connection, wanted: Wanted, after: int | None) -> tuple[int, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 
 from services.conversation import streaming
@@ -17,7 +17,8 @@ from shared.database.engine import tenant_reader
 from shared.problems import Fault, Problem, not_found
 from shared.service import Platform
 
-Reader = Annotated[Principal, Depends(require("timeline:read"))]
+SCOPE = "timeline:read"
+Reader = Annotated[Principal, Depends(require(SCOPE))]
 LARGEST_POSITION = 2**63 - 1
 
 
@@ -32,6 +33,7 @@ def stream_router(platform: Platform, tail: Tail) -> APIRouter:
         responses={200: {"content": {"text/event-stream": {}}, "description": "entry, correction and reset events"}},
     )
     async def stream(
+        request: Request,
         reader: Reader,
         customer_id: str | None = None,
         conversation_id: str | None = None,
@@ -45,7 +47,16 @@ def stream_router(platform: Platform, tail: Tail) -> APIRouter:
             read("conversation_id", conversation_id, parameters.uuid),
         )
         await _must_exist(platform, wanted)
-        events = streaming.stream(platform.pool, tail, wanted, position_of(last_event_id))
+
+        async def allowed() -> bool:
+            # A stream outlives the look at its key: one that is revoked, or expires, ends it.
+            try:
+                await platform.auth.authorize(request, SCOPE)
+            except Problem:
+                return False
+            return True
+
+        events = streaming.stream(platform.pool, tail, wanted, position_of(last_event_id), allowed)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

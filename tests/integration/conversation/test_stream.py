@@ -17,6 +17,7 @@ import pytest
 from services.conversation import streaming
 from services.conversation.streaming import Tail, Wanted
 from shared.events import InboundEvent
+from shared.keys import create_key, revoke_key
 from shared.settings import Settings
 from tests.histories import a_history
 from tests.integration.conversation.test_histories import put
@@ -208,3 +209,38 @@ async def test_a_position_from_nowhere_is_a_reset_and_nonsense_a_422(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "#/header/last-event-id"
     assert (await timelines.call("GET", "/v1/stream", customer_id=str(streaming.UUID(int=1)))).status_code == 404
+
+
+async def test_a_stream_ends_when_its_key_is_revoked(pool: asyncpg.Pool, timelines: Timelines) -> None:
+    async with pool.acquire() as connection:
+        key = await create_key(connection, "acme", ["timeline:read"])
+    headers = {"authorization": f"Bearer {key}"}
+    # Remembered from now on: the stream begins, though the key is revoked before it does.
+    assert (await timelines.client.get("/v1/customers", headers=headers)).status_code == 200
+    streaming_now = asyncio.create_task(timelines.client.get("/v1/stream", headers=headers))
+    async with pool.acquire() as connection:
+        await revoke_key(connection, key)
+    answer = await asyncio.wait_for(streaming_now, 5)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert (await timelines.client.get("/v1/stream", headers=headers)).status_code == 401
+
+
+async def test_a_stream_is_quiet_but_for_a_heartbeat_while_it_is_looked_whether_it_may_go_on(
+    pool: asyncpg.Pool, tail: Tail, timelines: Timelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(streaming, "ALLOWED_EVERY_S", 0.02)
+    looks = 0
+
+    async def allowed() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks < 40
+
+    clock = asyncio.get_running_loop().time
+    begun, beats = clock(), []
+    async for raw in streaming.stream(pool, tail, Wanted("acme"), None, allowed):
+        assert raw == streaming.HEARTBEAT
+        beats.append(clock() - begun)
+    assert looks == 40
+    assert 2 <= len(beats) <= 2 + (clock() - begun) / 0.3
