@@ -39,11 +39,11 @@ CREATE TEMP TABLE seen_timeline (
 # '/threadline' is the source of what Threadline derives by itself (shared/events.py): outside the ledger. What agents
 # decide has it too, but comes through the log like any event, so that has to be on a timeline.
 
-# What was there before the timeline was read: the timeline may be ahead of it, never behind.
+# What was there before either topic was read: the topics may be ahead of it, never behind.
 SNAPSHOT = """
 CREATE TEMP TABLE stored_entry AS SELECT tenant_id, entry_id, version FROM conversation.entry;
 CREATE TEMP TABLE stored_leaf AS SELECT tenant_id, leaf_id, customer_id FROM conversation.leaf;
-ANALYZE stored_entry; ANALYZE stored_leaf; ANALYZE seen_inbound;
+ANALYZE stored_entry; ANALYZE stored_leaf;
 """
 
 # The newest version of everything the timeline carried.
@@ -61,7 +61,7 @@ WHOLE = "SET enable_nestloop = off"
 PATIENCE_S = 3600.0
 """Longest that one statement may take here; those that serve callers have to be quicker."""
 
-DROP = "DROP TABLE IF EXISTS seen_inbound, seen_timeline, stored_entry, stored_leaf, newest"
+DROP = "DROP TABLE IF EXISTS seen_inbound, seen_timeline, stored_entry, stored_leaf, newest, gone"
 
 NOWHERE = """
 SELECT DISTINCT i.tenant_id, i.source, i.event_id, i.partition || '/' || i."offset" AS position
@@ -148,11 +148,20 @@ WHERE (n.key IS NULL AND $1) OR n.version < s.version
                              WHERE e.tenant_id = s.tenant_id AND e.entry_id = s.entry_id AND e.version >= n.version))
 """
 
-TOLD_TOO_MUCH = """
+GONE = """
+CREATE TEMP TABLE gone AS
 SELECT n.tenant_id, n.key, n.version FROM newest AS n
 LEFT JOIN conversation.entry AS e ON e.tenant_id = n.tenant_id AND e.entry_id = n.key
 WHERE n.kind = 'entry' AND NOT n.deleted AND e.entry_id IS NULL
 """
+
+# What the topic tells of these further on: they went while this ran.
+TOLD_SINCE = """
+DELETE FROM gone AS g USING unnest($1::text[], $2::uuid[]) AS t (tenant_id, key)
+WHERE g.tenant_id = t.tenant_id AND g.key = t.key
+"""
+
+TOLD_TOO_MUCH = "SELECT tenant_id, key, version FROM gone"
 
 LEAF_TOLD_OTHERWISE = """
 SELECT s.tenant_id, s.leaf_id, s.customer_id, n.points_at AS told FROM stored_leaf AS s
@@ -241,13 +250,16 @@ async def check(
             await connection.execute(CREATE)
             await connection.execute(WHOLE)
             told("waiting for the conversation service")
-            ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
+            await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
             await wait_for_lane(pool, deadline)
+            await connection.execute(SNAPSHOT, timeout=PATIENCE_S)
+            # All that the snapshot holds came by what the topic holds now.
+            ends = await wait_for_end(pool, log, CONVERSATION_GROUP, INBOUND, deadline)
             told("reading the inbound topic")
             async for records in stretch(log, INBOUND, await log.begin_offsets(INBOUND), ends):
                 events = [event for record in records if (event := carried(record, secret))]
                 await connection.copy_records_to_table("seen_inbound", records=events)
-            await connection.execute(SNAPSHOT, timeout=PATIENCE_S)
+            await connection.execute("ANALYZE seen_inbound")
             faults = await _on_timelines(connection, log)
             told("waiting for the metrics service")
             await published()
@@ -257,6 +269,11 @@ async def check(
                 rows = [row for record in records if (row := _timeline(record))]
                 await connection.copy_records_to_table("seen_timeline", records=rows)
             await connection.execute(NEWEST, timeout=PATIENCE_S)
+            await connection.execute(GONE, timeout=PATIENCE_S)
+            await published()
+            async for records in stretch(log, TIMELINE, ends, await log.end_offsets(TIMELINE)):
+                lines = [row for record in records if (row := _timeline(record))]
+                await connection.execute(TOLD_SINCE, [line[0] for line in lines], [line[2] for line in lines])
             faults += await _told(connection, log)
             counts = await connection.fetchrow(COUNTS, timeout=PATIENCE_S)
             return faults, dict(counts)
