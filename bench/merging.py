@@ -12,7 +12,6 @@ told within seconds is otherwise asked for as if it were short.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
+import uvloop
 
 from bench import ground, persons
 from bench.report import Row, quantile, show
@@ -123,7 +123,7 @@ def _busy_s(serving: Iterable[int]) -> float:
 
 def rows(entries: int = ENTRIES) -> Sequence[Row]:
     """Measure, and return the rows."""
-    return asyncio.run(measure(entries))
+    return uvloop.run(measure(entries))  # as a service runs
 
 
 if __name__ == "__main__":

@@ -89,13 +89,29 @@ class Entry(NamedTuple):
         """Read the event again under `policy`."""
         return facts_of(self.event(), self.entry_id, policy)
 
-    def moved(self, leaf_id: UUID, conversation_id: UUID | None, rule: str, key: str | None) -> Entry:
+    @property
+    def place(self) -> tuple[UUID, UUID | None, str, str | None, bool, bool]:
+        """Return what `moved` may change, in its order."""
+        return self.leaf_id, self.conversation_id, self.rule, self.stitch_key, self.automatic, self.by_conversation
+
+    def moved(
+        self,
+        leaf_id: UUID,
+        conversation_id: UUID | None,
+        rule: str,
+        key: str | None,
+        automatic: bool,
+        *,
+        by_conversation: bool,
+    ) -> Entry:
         """Return the next version of this entry, placed elsewhere."""
         return self._replace(
             leaf_id=leaf_id,
             conversation_id=conversation_id,
             rule=rule,
             stitch_key=key,
+            automatic=automatic,
+            by_conversation=by_conversation,
             version=self.version + 1,
         )
 

@@ -414,8 +414,8 @@ class Loading:
             await self._take_stored(found)
 
     async def _take_stored(self, entries: Sequence[Entry]) -> None:
-        known = (self._batch.stored, self._batch.derived, self._batch.displaced)
-        fresh = [e for e in entries if not any(e.entry_id in those for those in known)]
+        stored, derived, displaced = self._batch.stored, self._batch.derived, self._batch.displaced
+        fresh = [e for e in entries if not (e.entry_id in stored or e.entry_id in derived or e.entry_id in displaced)]
         for entry in fresh:
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
         posted = {entry.entry_id: entry for entry in fresh if not entry.derived}
@@ -486,8 +486,9 @@ class Loading:
         """
         since = {component: self._window_before(change.at) for component, change in self._regrouped.items()}
         asked = [
-            (leaf_id, since[component], self._window_before(since[component]))
+            (leaf_id, since[component] if self._acted_since(leaf_id, since[component]) else None, open_since)
             for component, change in self._regrouped.items()
+            for open_since in (self._window_before(since[component]),)
             for side in change.sides
             for leaf_id in side
         ]
@@ -499,6 +500,10 @@ class Loading:
             at = placed_otherwise_since(since[component], window, sides) if sides else since[component]
             found[component] = at, bool(sides) and not met_by_bulk_mail(sides)
         return found
+
+    def _acted_since(self, leaf_id: UUID, at: datetime) -> bool:
+        last = self._people.by_id[leaf_id].last_entry_at
+        return last is not None and last >= at
 
     def _window_before(self, at: datetime) -> datetime:
         """Return the open window before `at`: the first instant at which rule 4 knows evidence from then."""

@@ -47,8 +47,8 @@ class Saving:
         self._fold = fold
         self._leaf_of: dict[UUID, UUID] = {}
         """Decided entry → the leaf that owns it."""
-        self._bound: dict[UUID, set[tables.conversations.BindingRow]] | None = None
-        """Entry that is decided again → its stored bindings, where these were looked up."""
+        self._bound: dict[UUID, set[tables.conversations.Said]] | None = None
+        """Entry that is decided again → what its stored bindings say, where these were looked up."""
 
     async def look(self) -> None:
         """Look up the stored bindings of what is decided again, long before they are saved (`place`)."""
@@ -125,7 +125,7 @@ class Saving:
             rebound = tables.conversations.rebound(await self._stored_bindings(), self._fold.stitcher.bindings)
         await tables.conversations.save_bindings(self._connection, self._tenant, rebound)
 
-    async def _stored_bindings(self) -> dict[UUID, set[tables.conversations.BindingRow]]:
+    async def _stored_bindings(self) -> dict[UUID, set[tables.conversations.Said]]:
         again = [*self._batch.stored, *self._batch.displaced]
         return await tables.conversations.bindings_of(self._connection, self._tenant, again)
 
@@ -167,10 +167,11 @@ class Saving:
             if id_ in self._batch.arrivals:
                 continue
             old = self._batch.stored[id_]
-            entry = old.moved(leaf, placement.conversation_id, placement.rule, placement.key)
-            entry = entry._replace(automatic=fact.automatic, by_conversation=not self._people.owner(fact))
-            if entry._replace(version=old.version) != old:
-                moved.append(entry)
+            place = leaf, placement.conversation_id, placement.rule, placement.key, fact.automatic
+            ownerless = not self._people.owner(fact)
+            # Of most that is decided again nothing changes, so no entry is made of it.
+            if (*place, ownerless) != old.place:
+                moved.append(old.moved(*place, by_conversation=ownerless))
         return moved
 
     async def _new(self) -> list[Entry]:

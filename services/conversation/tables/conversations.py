@@ -196,9 +196,9 @@ def _conversation(row: asyncpg.Record) -> StoredConversation:
 
 # OFFSET 0 keeps the look-ups nested: without statistics, every binding of the tenant is searched for a list of entries.
 BINDINGS_OF_ENTRIES = """
-SELECT b.key, b.occurred_at, b.entry_id, b.conversation_id, b.source, b.event_id
+SELECT w.entry_id, b.key, b.occurred_at, b.conversation_id
 FROM unnest($2::uuid[]) AS w (entry_id),
-LATERAL (SELECT key, occurred_at, entry_id, conversation_id, source, event_id FROM conversation.binding
+LATERAL (SELECT key, occurred_at, conversation_id FROM conversation.binding
          WHERE tenant_id = $1 AND entry_id = w.entry_id OFFSET 0) AS b
 """
 
@@ -254,38 +254,37 @@ ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
 """  # noqa: S608
 
 
-BindingRow = tuple[Any, ...]
-"""(key, occurred_at, entry, conversation or None, source, event id)."""
+Said = tuple[str, datetime, UUID | None]
+"""What one binding of an entry says: key, occurred_at, and the conversation that it means or None."""
 
 
-async def bindings_of(
-    connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]
-) -> dict[UUID, set[BindingRow]]:
-    """Return entry → its stored bindings, for all of these entries."""
-    found: dict[UUID, set[BindingRow]] = {entry_id: set() for entry_id in entries}
+async def bindings_of(connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]) -> dict[UUID, set[Said]]:
+    """Return entry → what its stored bindings say, for all of these entries."""
+    found: dict[UUID, set[Said]] = {entry_id: set() for entry_id in entries}
     if found:
-        for row in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(found)):
-            found[row["entry_id"]].add(tuple(row))
+        for entry_id, *said in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(found)):
+            found[entry_id].add(tuple(said))
     return found
 
 
 class Rebound(NamedTuple):
-    """What to do about bindings: the entries whose stored ones go, and the rows that come."""
+    """What to do about bindings: the entries whose stored ones go, and those that come."""
 
     stale: list[UUID]
-    new: list[BindingRow]
+    new: list[Binding]
 
 
-def rebound(before: Mapping[UUID, Collection[BindingRow]], bindings: Iterable[Binding]) -> Rebound:
+def rebound(before: Mapping[UUID, Collection[Said]], bindings: Iterable[Binding]) -> Rebound:
     """Return how to get from the stored bindings of entries decided again to `bindings`, those of new entries included.
 
     What says the same as before stays as it is. Pure.
     """
-    now: dict[UUID, set[BindingRow]] = defaultdict(set)
+    now: dict[UUID, dict[Said, Binding]] = defaultdict(dict)
     for b in bindings:
-        now[b.entry_id].add((b.key, b.order[0], b.entry_id, b.conversation_id, b.order[1], b.order[2]))
-    stale = [entry_id for entry_id, rows in before.items() if rows and rows != now.get(entry_id)]
-    return Rebound(stale, [row for entry_id, rows in now.items() if rows != before.get(entry_id) for row in rows])
+        now[b.entry_id][b.key, b.order[0], b.conversation_id] = b
+    stale = [entry_id for entry_id, rows in before.items() if rows and rows != now[entry_id].keys()]
+    changed = (rows for entry_id, rows in now.items() if rows.keys() != before.get(entry_id))
+    return Rebound(stale, [binding for rows in changed for binding in rows.values()])
 
 
 async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: Rebound) -> None:
@@ -297,7 +296,7 @@ async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: R
             "binding",
             schema_name="conversation",
             columns=["tenant_id", "key", "occurred_at", "entry_id", "conversation_id", "source", "event_id"],
-            records=[(tenant, *row) for row in bindings.new],
+            records=[(tenant, b.key, b.order[0], b.entry_id, b.conversation_id, *b.order[1:]) for b in bindings.new],
         )
 
 

@@ -159,12 +159,14 @@ async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Ite
     return [Evidence(*row) for row in await connection.fetch(LINKS_OF_NODES, tenant, list(nodes))]
 
 
-# What each leaf has to do with the time from `since` on, when what went on from `open_since` on may still be open. A
-# bulk mail's id is bound as `<id>|<leaf>` (index binding_bulk).
+# What each leaf has to do with the time from `since` on, when what went on from `open_since` on may still be open. Most
+# of many leaves have done nothing since then, which is known of them: theirs need not be looked for. A bulk mail's id
+# is bound as `<id>|<leaf>` (index binding_bulk).
 ACTIVE = f"""
 SELECT l.leaf_id,
-    ARRAY(SELECT occurred_at FROM conversation.entry
-          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= l.since AND rule = ANY($5::text[])),
+    CASE WHEN l.since IS NULL THEN '{{}}' ELSE ARRAY(
+        SELECT occurred_at FROM conversation.entry
+        WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= l.since AND rule = ANY($5::text[])) END,
     o.opened_at, o.last_activity_at, o.resolved_at,
     EXISTS (SELECT FROM conversation.binding
             WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%')
@@ -183,11 +185,11 @@ FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS l (leaf_id, sin
 
 
 async def active(
-    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime, datetime]]
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime | None, datetime]]
 ) -> dict[UUID, Active]:
     """Return for each (leaf, since, open since) what the leaf has to do with the time from `since` on.
 
-    What went on from `open since` on may be open then.
+    None: it has done nothing since then. What went on from `open since` on may be open then.
     """
     rows = await connection.fetch(ACTIVE, tenant, *columns(wanted, 3), ASKING)
     return {row[0]: Active(row[1], list(map(Open, *(times or () for times in row[2:5]))), row[5]) for row in rows}
