@@ -76,9 +76,13 @@ def unavailable(detail: str = "Threadline cannot take or give this now; sending 
     return Problem(503, "Not available now", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def not_found(what: str) -> Problem:
-    """Return the 404 for an id that does not exist, or belongs to another tenant: nobody can tell which."""
-    return Problem(404, "Not found", f"there is no such {what}")
+def not_found(what: str, pointer: str | None = None) -> Problem:
+    """Return the 404 for an id that does not exist, or belongs to another tenant: nobody can tell which.
+
+    `pointer` says where in the body the id is.
+    """
+    detail = f"there is no such {what}"
+    return Problem(404, "Not found", detail, errors=[Fault(pointer, detail)] if pointer else ())
 
 
 def too_large(limit_bytes: int) -> Problem:

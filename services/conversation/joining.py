@@ -56,6 +56,10 @@ class Unjoinable(ValueError):
         self.index = index
 
 
+class UnknownEntry(Unjoinable):
+    """There is no such entry, or it is another tenant's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Join:
     """What is to be joined into the conversation `into`: entries, or a whole conversation. An instant behind both.
@@ -112,7 +116,7 @@ async def _put(
     found = {row["entry_id"]: row for row in await connection.fetch(ENTRIES, tenant, list(ids))}
     for index, id_ in enumerate(ids):
         if id_ not in found:
-            raise Unjoinable(f"there is no entry {id_}", index)
+            raise UnknownEntry("there is no such entry", index)
         if found[id_]["derived"]:
             raise Unjoinable("Threadline made this entry from another one; join that one", index)
     moved = tuple(id_ for id_ in dict.fromkeys(ids) if found[id_]["held_by"] != into)

@@ -72,6 +72,8 @@ def joining_router(platform: Platform) -> APIRouter:
             except joining.Unjoinable as error:
                 field = "conversation_id" if body.conversation_id is not None else "entry_ids"
                 pointer = f"#/{field}" if error.index is None else f"#/{field}/{error.index}"
+                if isinstance(error, joining.UnknownEntry):
+                    raise not_found("entry", pointer) from error
                 raise undecidable(pointer, str(error)) from error
         event = wanted.event(writer.tenant, body.reason, actor_of(writer), platform.clock.now())
         customer_id, held_by = await carried_out(platform, secret, event)

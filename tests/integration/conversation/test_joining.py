@@ -223,7 +223,7 @@ async def test_conversations_merged_by_the_ids_of_the_integration_that_named_the
         ("{one}", {"entry_ids": ["{entry}"], "conversation_id": "{other}"}, 422, "either entry_ids or"),
         ("{one}", {"entry_ids": []}, 422, "at least 1"),
         ("{one}", {"entry_ids": ["nothing"]}, 404, "no such entry"),
-        ("{one}", {"entry_ids": ["00000000-0000-0000-0000-000000000000"]}, 422, "there is no entry"),
+        ("{one}", {"entry_ids": ["00000000-0000-0000-0000-000000000000"]}, 404, "#/entry_ids/0"),
         ("{one}", {"entry_ids": ["{entry}"]}, 422, "in this conversation already"),
         ("{one}", {"entry_ids": ["{derived}"]}, 422, "made this entry from another"),
         ("{one}", {"conversation_id": "{one}"}, 422, "the same conversation"),
