@@ -9,13 +9,20 @@ RINGNOANSWER in queue_log is milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from services.ingest.adapters import events
-from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest, Unreadable
+from services.ingest.adapters.base import (
+    Account,
+    Delivery,
+    Draft,
+    Plain,
+    Quarantined,
+    RawRequest,
+    Unreadable,
+    body_key,
+    part_key,
+)
 from services.ingest.adapters.payloads import Json, items, mapping, media_type, read_json, text, whole
 from services.ingest.adapters.signatures import require_basic
 from services.ingest.adapters.times import told_slack
@@ -69,10 +76,6 @@ def _blocks(lines: str) -> Iterator[dict[str, str]]:
             yield fields
 
 
-def _hash(part: Any) -> str:
-    return sha256(orjson.dumps(part, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
 def _draft(kind: str, event_id: str, at: events.When, contact: str, caller: str | None, **facts: Any) -> Draft:
     person = events.customer("phone", caller if caller and _is_number(caller) else None)
     return events.draft(
@@ -93,9 +96,9 @@ def _ami(part: Mapping[str, Json], scope: str) -> Draft | Quarantined:
     unique = text(part.get("Uniqueid")) or text(part.get("TransfererUniqueid")) or text(part.get("DestUniqueid"))
     stamp = text(part.get("Timestamp"))
     if not kind or not unique:
-        return Quarantined(f"an AMI event {kind[:80]!r} without Uniqueid", f"sha256:{_hash(dict(part))}")
+        return Quarantined(f"an AMI event {kind[:80]!r} without Uniqueid", part_key(dict(part)))
     # AMI gives events no id. Without timestampevents=yes the event itself is all there is to tell repeats by.
-    event_id = events.key(unique, kind, stamp or _hash(dict(part))[:16])
+    event_id = events.key(unique, kind, stamp or part_key(dict(part)).removeprefix("sha256:")[:16])
     contact = scope + (text(part.get("Linkedid")) or text(part.get("TransfererLinkedid")) or unique)
     caller = text(part.get("CallerIDNum"))
     at = told_slack(stamp)
@@ -163,7 +166,7 @@ _STATES = {
 def _queue_log(line: str, scope: str, callback_keys: frozenset[str]) -> Draft | Quarantined:
     columns = line.split("|")
     if len(columns) < 5 or not columns[0].replace(".", "", 1).isdigit():
-        return Quarantined("a line that is none of queue_log's", "sha256:" + sha256(line.encode()).hexdigest())
+        return Quarantined("a line that is none of queue_log's", body_key(line.encode()))
     stamp, call, queue, agent, kind = (column.strip() for column in columns[:5])
     more = [*columns[5:15], *[""] * 10]
     at = told_slack(stamp)

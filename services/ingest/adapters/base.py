@@ -321,6 +321,12 @@ def body_key(body: bytes) -> str:
     return "sha256:" + sha256(body).hexdigest()
 
 
+def part_key(part: Any) -> str:
+    """Return the dedupe key of a part without an id of its own: the hash of the part alone, whatever order its fields
+    come in, since batches may be regrouped when they are repeated."""
+    return body_key(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+
+
 def problem(status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
     """Return an RFC 9457 answer."""
     body = orjson.dumps({"type": "about:blank", "title": _TITLES.get(status, "Refused"), "status": status,

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +35,7 @@ from services.ingest.adapters.base import (
     Quarantined,
     RawRequest,
     Sender,
+    part_key,
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole, without_nothing
@@ -273,8 +273,8 @@ def _event(
         return None
     identity = _uuid(part.get("client_message_id"))
     if identity is None:
-        digest = sha256(orjson.dumps([session.session, dict(part)], option=orjson.OPT_SORT_KEYS)).hexdigest()
-        return Quarantined(f"an event of type {kind[:80]!r} without a UUID as client_message_id", f"sha256:{digest}")
+        key = part_key([session.session, dict(part)])
+        return Quarantined(f"an event of type {kind[:80]!r} without a UUID as client_message_id", key)
     handles = [{"kind": "visitor", "value": session.visitor, "verified": True}]
     if session.user:
         handles.append({"kind": "crm", "value": session.user, "verified": True})

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from services.ingest.adapters import events
-from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest
+from services.ingest.adapters.base import Account, Delivery, Draft, Plain, Quarantined, RawRequest, part_key
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole
 from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
 from services.ingest.adapters.times import told_ms
@@ -65,8 +62,7 @@ def _event(part: Mapping[str, Json], destination: str) -> Draft | Quarantined:
     kind = text(part.get("type")) or ""
     event_id = text(part.get("webhookEventId"))
     if event_id is None:
-        canonical = sha256(orjson.dumps(dict(part), option=orjson.OPT_SORT_KEYS)).hexdigest()
-        return Quarantined(f"an event of type {kind[:80]!r} without webhookEventId", f"sha256:{canonical}")
+        return Quarantined(f"an event of type {kind[:80]!r} without webhookEventId", part_key(dict(part)))
     source = mapping(part.get("source"))
     user = text(source.get("userId"))
     room = text(source.get("groupId")) or text(source.get("roomId")) or user

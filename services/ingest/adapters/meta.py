@@ -6,14 +6,11 @@ Source: Meta's Graph API Webhooks, "Getting started". The body is signed as sent
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs
 
-import orjson
-
-from services.ingest.adapters.base import TEXT, Account, Answer, Forged, Quarantined, RawRequest
-from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_header, require_match
+from services.ingest.adapters.base import TEXT, Account, Answer, Forged, Quarantined, RawRequest, part_key
+from services.ingest.adapters.signatures import hex_digest, hmac_sha256, require_match, require_sha256
 
 
 def query_of(request: RawRequest) -> dict[str, str]:
@@ -44,9 +41,7 @@ class Meta:
 
     def verify(self, request: RawRequest, account: Account) -> None:
         """HMAC-SHA256 of the raw body with the app secret; the old SHA-1 header is not looked at."""
-        scheme, _, digest = require_header(request, "x-hub-signature-256").partition("=")
-        if scheme != "sha256":
-            raise Forged(403, "the signature is not sha256=…")
+        digest = require_sha256(request, "x-hub-signature-256")
         require_match(hex_digest(digest), account, lambda secret: hmac_sha256(secret, request.body))
 
     def taken(self, account: Account, key: str) -> Answer:
@@ -55,6 +50,5 @@ class Meta:
 
 
 def not_understood(what: str, part: Any) -> Quarantined:
-    """Return the quarantine of one part of a batch, under the hash of that part alone: batches may be regrouped."""
-    canonical = orjson.dumps(part, option=orjson.OPT_SORT_KEYS)
-    return Quarantined(f"{what} is not understood", "sha256:" + sha256(canonical).hexdigest())
+    """Return the quarantine of one part of a batch."""
+    return Quarantined(f"{what} is not understood", part_key(part))

@@ -14,7 +14,6 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-import orjson
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,6 +30,7 @@ from services.ingest.adapters.base import (
     Quarantined,
     RawRequest,
     Unreadable,
+    part_key,
 )
 from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.adapters.payloads import (
@@ -230,11 +230,10 @@ _KEPT = ("reason", "status", "response", "type", "url", "useragent", "ip", "atte
 
 def _not_understood(item: Json) -> Quarantined:
     kind, own = text(mapping(item).get("event")), text(mapping(item).get("sg_event_id"))
-    digest = sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)).hexdigest()
     what = (
         f"an event of kind {kind[:80]!r} is not understood" if own and kind else "an event without sg_event_id or kind"
     )
-    return Quarantined(what, own or f"sha256:{digest}")
+    return Quarantined(what, own or part_key(item))
 
 
 def _status(item: Any) -> Draft | None:

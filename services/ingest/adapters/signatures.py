@@ -48,6 +48,14 @@ def require_header(request: RawRequest, name: str) -> str:
     return value
 
 
+def require_sha256(request: RawRequest, name: str) -> str:
+    """Return the digest in the header `name`, written `sha256=<digest>`. Raises Forged (401, 403)."""
+    scheme, _, digest = require_header(request, name).partition("=")
+    if scheme != "sha256":
+        raise Forged(403, "the signature is not sha256=…")
+    return digest
+
+
 def require_match(given: bytes, account: Account, sign: Callable[[str], bytes]) -> None:
     """Return only where `given` is what one of the account's secrets signs. Raises Forged (403)."""
     if not matches(given, [sign(secret) for secret in account.secrets]):

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from services.ingest.adapters import events
-from services.ingest.adapters.base import TEXT, Account, Answer, Delivery, Draft, Forged, Plain, Quarantined, RawRequest
+from services.ingest.adapters.base import (
+    TEXT,
+    Account,
+    Answer,
+    Delivery,
+    Draft,
+    Forged,
+    Plain,
+    Quarantined,
+    RawRequest,
+    part_key,
+)
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, whole
 from services.ingest.adapters.signatures import (
@@ -84,9 +92,7 @@ class Example(Plain):
 def _event(part: Mapping[str, Json], account: Account) -> Draft | Quarantined:
     kind, event_id = text(part.get("kind")) or "", text(part.get("id"))
     if event_id is None:
-        # Without an id of its own a part is known by its hash, alone: batches may be regrouped when they are repeated.
-        canonical = orjson.dumps(dict(part), option=orjson.OPT_SORT_KEYS)
-        return Quarantined(f"an event of kind {kind[:80]!r} without id", f"sha256:{sha256(canonical).hexdigest()}")
+        return Quarantined(f"an event of kind {kind[:80]!r} without id", part_key(dict(part)))
     message, user = text(part.get("message")), text(part.get("user"))
     data: dict[str, Any] = {
         # A channel that FAMILY (shared/events.py) lists, else it is a family of its own.

@@ -14,7 +14,6 @@ from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
-import orjson
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from services.ingest.adapters import events
@@ -29,7 +28,7 @@ from services.ingest.adapters.base import (
     Quarantined,
     RawRequest,
     Unreadable,
-    body_key,
+    part_key,
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.signatures import hex_digest, matches, require_fresh
@@ -89,7 +88,7 @@ class WeChat:
         found = _event(kind, key, sender, fields, account)
         if found is None:
             # Whether another of the same second is the same one, nobody can tell but by what it says.
-            key = own_id or events.key(key, body_key(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)))
+            key = own_id or events.key(key, part_key(fields))
             what = (
                 f"an event {fields.get('Event', '')[:80]!r}" if kind == "event" else f"a message of type {kind[:80]!r}"
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -17,15 +16,15 @@ from services.ingest.adapters.base import (
     Answer,
     Delivery,
     Draft,
-    Forged,
     Malformed,
     Plain,
     Quarantined,
     RawRequest,
+    part_key,
 )
 from services.ingest.adapters.meta import query_of
 from services.ingest.adapters.payloads import Json, items, mapping, read_object, text, without_nothing
-from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_header, require_match
+from services.ingest.adapters.signatures import base64_digest, hmac_sha256, require_match, require_sha256
 from services.ingest.adapters.times import Told, told_iso, told_ms
 
 _POSTS = ("post.create", "post.mention.create", "post.reply.create", "post.quote.create")
@@ -51,9 +50,7 @@ class X(Plain):
 
     def verify(self, request: RawRequest, account: Account) -> None:
         """HMAC-SHA256 of the raw body with the consumer secret, in base64."""
-        scheme, _, digest = require_header(request, "x-twitter-webhooks-signature").partition("=")
-        if scheme != "sha256":
-            raise Forged(403, "the signature is not sha256=…")
+        digest = require_sha256(request, "x-twitter-webhooks-signature")
         require_match(base64_digest(digest), account, lambda secret: hmac_sha256(secret, request.body))
 
     def parse(self, request: RawRequest, account: Account) -> Delivery:
@@ -77,8 +74,7 @@ class X(Plain):
 
 
 def _not_understood(what: str, part: Json, key: str | None = None) -> Quarantined:
-    canonical = sha256(orjson.dumps(part, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return Quarantined(f"{what[:100]} is not understood", key or f"sha256:{canonical}")
+    return Quarantined(f"{what[:100]} is not understood", key or part_key(part))
 
 
 def _activity(data: Mapping[str, Json], account: Account) -> Iterator[Draft | Quarantined]:
