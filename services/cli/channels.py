@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from services.cli.diagnosing import findings
 from services.cli.knocking import knocked
 from services.cli.main import new_app
-from services.cli.platform import DataOption, reach_database, with_secret
+from services.cli.platform import DataOption, on_database, quiet_settings
 from services.cli.printing import print_table, safe
 from services.ingest.adapters import ADAPTERS
 from services.ingest.adapters.base import Account, Delivery, Forged, Headers, RawRequest, receive
@@ -36,8 +36,7 @@ from shared.database.migrate import migrate
 from shared.errors import SetupError
 from shared.events import rfc3339
 from shared.keys import check_tenant
-from shared.settings import Settings, load
-from shared.telemetry import configure_logging
+from shared.settings import Settings
 from shared.timestamps import read_rfc3339
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ def accounts(context: typer.Context, tenant: TenantOption = "default", data: Dat
 @app.command("list")
 def list_(tenant: TenantOption = "default", data: DataOption = None) -> None:
     """List a tenant's accounts with their URLs. Secrets are never shown, only how many are active."""
-    settings = _settings(data)
+    settings = quiet_settings(data)
 
     async def work(channels: Channels) -> list[Channel]:
         return await channels.list(tenant)
@@ -115,7 +114,7 @@ def put(
         tenant, provider, account, tuple(checked.secrets), checked.public_url, tuple(checked.own_addresses or ()),
         checked.default_region, checked.options.given() if checked.options else {},
     )  # fmt: skip
-    settings = _settings(data)
+    settings = quiet_settings(data)
 
     async def work(channels: Channels) -> Channel:
         return await channels.put(stored)
@@ -130,7 +129,7 @@ def delete(provider: Provider, account: AccountName, tenant: TenantOption = "def
     async def work(channels: Channels) -> bool:
         return await channels.delete(tenant, provider, account)
 
-    if not _with_channels(_settings(data), work):
+    if not _with_channels(quiet_settings(data), work):
         raise SetupError(f"tenant {tenant} has no account {provider}/{account}")
     print(f"deleted {provider}/{account}")
 
@@ -154,7 +153,7 @@ def test(
     handshake, and with one signed by the newest secret. With --body (or --query for a handshake), read a recorded
     delivery as a real one would be: its proof, its events, what is not understood; of a refusal, why.
     """
-    settings = _settings(data)
+    settings = quiet_settings(data)
     received_at = datetime.now(UTC) if at is None else _instant(at)
     others: list[Account] = []
 
@@ -254,11 +253,6 @@ def _header(given: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _settings(data: Path | None) -> Settings:
-    configure_logging("error", json_lines=False)
-    return load(data=data)
-
-
 def _with_channels(settings: Settings, work: Callable[[Channels], Awaitable[T]]) -> T:
     async def run(sealed: Settings) -> T:
         await migrate(sealed.dsn())
@@ -267,5 +261,4 @@ def _with_channels(settings: Settings, work: Callable[[Channels], Awaitable[T]])
             with translated():
                 return await work(Channels(pool, sealed.secret()))
 
-    with reach_database(settings, "channels") as reached:
-        return asyncio.run(run(with_secret(reached.settings, database_is_ours=settings.database_url is None)))
+    return on_database(settings, "channels", run)

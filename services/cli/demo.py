@@ -16,7 +16,7 @@ from rich.console import Console
 
 from services.cli.simulate import Run
 from services.cli.temporary import free_port, on_a_temporary_folder
-from services.cli.traffic.client import SendingFailed, problem
+from services.cli.traffic.client import SendingFailed, problem, told_by
 from services.cli.traffic.mix import Mix
 from services.cli.traffic.people import person
 from services.cli.traffic.world import World
@@ -118,13 +118,13 @@ class _Demo:
         people = (person(self.world.seed, number, self.world.mix) for number in range(self.world.customers))
         found: list[dict[str, Any]] = []
         for who in sorted(people, key=lambda one: -len(one.channels))[:40]:
-            found += (await _get(client, "/v1/customers", handle=f"crm:{who.crm}"))["customers"]
+            found += (await told_by(client, "/v1/customers", handle=f"crm:{who.crm}"))["customers"]
         return sorted(found, key=lambda one: -len(one["channels"]))[:5]
 
     async def _kpi(self, client: httpx.AsyncClient, name: str) -> tuple[float | None, str]:
         """Return the value over the demo's whole span, and its unit."""
         start, end = datetime.fromtimestamp(self.world.start, UTC), datetime.now(UTC) + timedelta(minutes=1)
-        answer = await _get(client, f"/v1/kpis/{name}", start=start.isoformat(), end=end.isoformat())
+        answer = await told_by(client, f"/v1/kpis/{name}", start=start.isoformat(), end=end.isoformat())
         return answer["total"]["value"], answer["unit"]
 
     async def _show_kpis(self, client: httpx.AsyncClient) -> None:
@@ -160,13 +160,6 @@ async def _chat(client: httpx.AsyncClient) -> str:
     if answer.status_code != 200:
         raise SetupError(f"the chat cannot be set up: {problem(answer)}")
     return f"/chat/{answer.json()['webhook_path'].rpartition('/')[2]}"
-
-
-async def _get(client: httpx.AsyncClient, path: str, **query: str) -> Any:
-    answer = await client.get(path, params=query)
-    if answer.status_code != 200:
-        raise SetupError(f"{path}: {problem(answer)}")
-    return answer.json()
 
 
 def _number(value: float | None, unit: str) -> str:

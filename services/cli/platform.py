@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import SecretStr
@@ -15,10 +16,13 @@ from pydantic import SecretStr
 from shared import directory
 from shared.database import embedded
 from shared.errors import SetupError
-from shared.settings import NO_SEALING_KEY, Settings
+from shared.settings import NO_SEALING_KEY, Settings, load
+from shared.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from shared.service import Platform
+
+T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """How long a command waits for another that is soon done with the same directory."""
@@ -35,6 +39,23 @@ class Reached:
 
     settings: Settings
     server: embedded.Server | None = None
+
+
+def quiet_settings(data: Path | None) -> Settings:
+    """Return the settings for a command that only prints its result."""
+    configure_logging("error", json_lines=False)
+    return load(data=data)
+
+
+def on_database(
+    settings: Settings, command: str, work: Callable[[Settings], Coroutine[Any, Any, T]], *, begun: bool = False
+) -> T:
+    """Do `work` with settings whose database answers, and which have their secret key. Raises SetupError.
+
+    `begun` is that of `reach_database`.
+    """
+    with reach_database(settings, command, begun=begun) as reached:
+        return asyncio.run(work(with_secret(reached.settings, database_is_ours=settings.database_url is None)))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ come out as if they had come late, and whatever was there already stays as it is
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -17,7 +16,7 @@ from uuid import UUID
 import typer
 
 from services.cli.main import new_app
-from services.cli.platform import DataOption, open_platform, reach_database, with_secret
+from services.cli.platform import DataOption, on_database, open_platform, quiet_settings
 from services.cli.printing import print_table, safe, safe_lines, shortened
 from shared.database.engine import transaction, translated
 from shared.database.migrate import migrate
@@ -25,8 +24,7 @@ from shared.errors import SetupError
 from shared.log.headers import decode_headers
 from shared.log.protocol import INBOUND, TIMELINE, Outgoing
 from shared.service import Platform
-from shared.settings import Settings, load
-from shared.telemetry import configure_logging
+from shared.settings import Settings
 
 if TYPE_CHECKING:
     import asyncpg
@@ -99,7 +97,7 @@ def list_(
         rows = await platform.pool.fetch(LIST, state, tenant, source, limit)
         return rows, await platform.pool.fetchval(COUNT, state, tenant, source)
 
-    rows, count = _with_platform(data_settings(data), work)
+    rows, count = _with_platform(quiet_settings(data), work)
     if rows:
         print_table([("ID", "TENANT", "SOURCE", "EVENT", "BY", "AGE", "BYTES", "REASON"), *map(_row, rows)])
     if count > len(rows):
@@ -118,7 +116,7 @@ def show(
     async def work(platform: Platform) -> Any:
         return await _one(platform.pool, record)
 
-    row = _with_platform(data_settings(data), work)
+    row = _with_platform(quiet_settings(data), work)
     if raw:
         sys.stdout.buffer.write(row["value"])
         return
@@ -146,7 +144,7 @@ def retry(
             print(f"{record}: {'put on its topic again' if why is None else 'still held: ' + safe(why)}")
         return failed
 
-    failed = _with_platform(data_settings(data), work)
+    failed = _with_platform(quiet_settings(data), work)
     if failed:
         raise SetupError(f"{failed} of the records above are still held")
 
@@ -169,7 +167,7 @@ def drop(
         done: str = await platform.pool.execute(DROPPED, chosen)
         return int(done.split()[-1])
 
-    print(f"{_with_platform(data_settings(data), work)} dropped")
+    print(f"{_with_platform(quiet_settings(data), work)} dropped")
 
 
 def _check_choice(records: Sequence[UUID] | None, every: bool, tenant: str | None, source: str | None) -> None:
@@ -289,12 +287,6 @@ def age(since: timedelta) -> str:
     return f"{seconds} s"
 
 
-def data_settings(data: Any) -> Settings:
-    """Return the settings for a command that only prints its result."""
-    configure_logging("error", json_lines=False)
-    return load(data=data)
-
-
 def _with_platform(settings: Settings, work: Callable[[Platform], Awaitable[T]]) -> T:
     async def run(sealed: Settings) -> T:
         await migrate(sealed.dsn())
@@ -303,5 +295,4 @@ def _with_platform(settings: Settings, work: Callable[[Platform], Awaitable[T]])
             with translated():
                 return await work(platform)
 
-    with reach_database(settings, "quarantine", begun=True) as reached:
-        return asyncio.run(run(with_secret(reached.settings, database_is_ours=settings.database_url is None)))
+    return on_database(settings, "quarantine", run, begun=True)

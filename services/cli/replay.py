@@ -6,7 +6,6 @@ the log are read before anything else.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.cli import ledger
-from services.cli.platform import DataOption, open_platform, reach_database, with_secret
-from services.cli.quarantine import data_settings
+from services.cli.platform import DataOption, on_database, open_platform, quiet_settings
 from services.conversation.batch import Limits
 from services.conversation.consumer import InboundConsumer
 from services.conversation.erasure.erasing import replay as carry_out
@@ -40,10 +38,7 @@ def replay(data: DataOption = None) -> None:
 
     Safe beside running services, to repeat and to interrupt.
     """
-    settings = data_settings(data)
-    with reach_database(settings, "replay", begun=True) as reached:
-        sealed = with_secret(reached.settings, database_is_ours=settings.database_url is None)
-        tally = asyncio.run(_replay(sealed))
+    tally = on_database(quiet_settings(data), "replay", _replay, begun=True)
     read, added, known, erased, refused = (tally[name] for name in ("read", "added", "known", "erased", "refused"))
     print(
         f"read {read:,} records of the log: {added:,} events came back, {known:,} were there, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from services.cli.importing import AccountOption, Import, OwnOption, check_account, history, own_addresses
 from services.cli.temporary import free_port, on_a_temporary_folder
-from services.cli.traffic.client import problem
+from services.cli.traffic.client import told_by
 from services.ingest.importers.kinds import Kind, looks_like
 from shared.errors import SetupError
 
@@ -96,7 +96,7 @@ async def _settled(client: httpx.AsyncClient, events: list[tuple[str, str]]) -> 
     loop = asyncio.get_running_loop()
     end_s = loop.time() + SETTLE_S
     for source, event_id in events:
-        while (await _get(client, "/v1/events/status", source=source, id=event_id))["status"] == "accepted":
+        while (await told_by(client, "/v1/events/status", source=source, id=event_id))["status"] == "accepted":
             if loop.time() > end_s:
                 raise SetupError(f"the import was not on the timelines after {SETTLE_S:.0f} s")
             await asyncio.sleep(0.05)
@@ -106,16 +106,9 @@ async def _customers(client: httpx.AsyncClient) -> str:
     """Return how many customers there are, as a number to print."""
     count, cursor = 0, ""
     for _ in itertools.repeat(None, MOST_PAGES):
-        page = await _get(client, "/v1/customers", limit=str(PAGE), **({"cursor": cursor} if cursor else {}))
+        page = await told_by(client, "/v1/customers", limit=str(PAGE), **({"cursor": cursor} if cursor else {}))
         count += len(page["customers"])
         cursor = page["next"]
         if not cursor:
             return str(count)
     return f"more than {count}"
-
-
-async def _get(client: httpx.AsyncClient, path: str, **query: str) -> Any:
-    answer = await client.get(path, params=query)
-    if answer.status_code != 200:
-        raise SetupError(f"{path}: {problem(answer)}")
-    return answer.json()

@@ -13,15 +13,14 @@ from rich.console import Console
 
 from services.cli import ledger
 from services.cli.kept_files import file_faults
-from services.cli.platform import DataOption, open_platform, reach_database, with_secret
+from services.cli.platform import DataOption, on_database, open_platform, quiet_settings
 from services.cli.recount import kpi_faults
 from shared.entry_ids import entry_secret
 from shared.errors import SetupError
 from shared.log.outbox import RELAY_GROUP
 from shared.log.protocol import TIMELINE
 from shared.service import Platform
-from shared.settings import Settings, load
-from shared.telemetry import configure_logging
+from shared.settings import Settings
 
 # What the relay has not yet published (Kafka only: there the outbox is a topic in the database).
 UNPUBLISHED = """
@@ -40,11 +39,9 @@ def verify(
     counts: Annotated[bool, typer.Option("--counts", help="Print what was counted, too.")] = False,
 ) -> None:
     """Check the ledger and recount every KPI. Silent where all is right; else a list and exit 1. Also beside `up`."""
-    settings = load(data=data)
-    configure_logging("error", json_lines=False)
-    with reach_database(settings, "verify", begun=True) as reached:
-        sealed = with_secret(reached.settings, database_is_ours=settings.database_url is None)
-        faults, counted = asyncio.run(_verify(sealed, timeout))
+    faults, counted = on_database(
+        quiet_settings(data), "verify", lambda settings: _verify(settings, timeout), begun=True
+    )
     if counts:
         print(" ".join(f"{name}={value}" for name, value in counted.items()))
     if faults:

@@ -6,7 +6,6 @@ seconds), and without a key on the command line. What may be stored is checked a
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -19,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from services.cli.main import new_app
-from services.cli.platform import DataOption, reach_database, with_secret
+from services.cli.platform import DataOption, on_database, quiet_settings
 from services.cli.printing import print_table, safe, shortened
 from services.conversation.routes.parameters import instant
 from services.conversation.routes.webhooks import NAME_FORM, EndpointSettings
@@ -45,14 +44,16 @@ from shared.database.migrate import migrate
 from shared.errors import SetupError
 from shared.events import rfc3339
 from shared.keys import check_tenant
-from shared.settings import Settings, load
-from shared.telemetry import configure_logging
+from shared.settings import Settings
 
 T = TypeVar("T")
 
 app = new_app(no_args_is_help=True, help="Outgoing webhooks: endpoints, their secrets and dead letters.")
 
 Name = Annotated[str, typer.Argument(help="The endpoint's name, chosen by you.")]
+SecretFile = Annotated[
+    str | None, typer.Option(help="A file with the secret (whsec_…), `-` for stdin; without it one is made.")
+]
 TenantOption = Annotated[str, typer.Option(help="Whose endpoint it is.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="A text or pattern such as '/email/*'; may be repeated.")]
 
@@ -83,9 +84,7 @@ def put(
     source: Patterns = None,
     max_age: Annotated[int | None, typer.Option(help="Seconds; what happened longer before is not told.")] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Let everything wait.")] = False,
-    secret_file: Annotated[
-        str | None, typer.Option(help="A file with the secret (whsec_…), `-` for stdin; without it one is made.")
-    ] = None,
+    secret_file: SecretFile = None,
     tenant: TenantOption = "default",
     data: DataOption = None,
 ) -> None:
@@ -150,9 +149,7 @@ def test(name: Name, tenant: TenantOption = "default", data: DataOption = None) 
 def rotate(
     name: Name,
     overlap: Annotated[int, typer.Option(min=0, max=MAX_OVERLAP_S, help="Seconds for which both sign.")] = OVERLAP_S,
-    secret_file: Annotated[
-        str | None, typer.Option(help="A file with the secret (whsec_…), `-` for stdin; without it one is made.")
-    ] = None,
+    secret_file: SecretFile = None,
     tenant: TenantOption = "default",
     data: DataOption = None,
 ) -> None:
@@ -242,8 +239,7 @@ def _secret_in(file: str | None) -> str | None:
 
 
 def _settings(data: Path | None) -> Settings:
-    configure_logging("error", json_lines=False)
-    settings = load(data=data)
+    settings = quiet_settings(data)
     try:
         networks(settings.webhook_allowed_networks)
     except ValueError as error:
@@ -265,5 +261,4 @@ def _with_endpoints(settings: Settings, work: Callable[[Endpoints], Awaitable[T]
             except NotDead as error:
                 raise SetupError(f"{error} is no dead letter of this endpoint; nothing was sent") from None
 
-    with reach_database(settings, "webhooks") as reached:
-        return asyncio.run(run(with_secret(reached.settings, database_is_ours=settings.database_url is None)))
+    return on_database(settings, "webhooks", run)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -13,6 +14,7 @@ import orjson
 
 from services.cli.traffic.events import Event
 from services.cli.traffic.world import cloudevent
+from shared.errors import SetupError
 
 BATCH_TYPE = "application/cloudevents-batch+json"
 PATIENCE_S = 60.0
@@ -139,6 +141,14 @@ def in_batches(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
             some = []
     if some:
         yield some
+
+
+async def told_by(client: httpx.AsyncClient, path: str, **query: str) -> Any:
+    """Return what a GET answers. Raises SetupError where it is not 200."""
+    answer = await client.get(path, params=query)
+    if answer.status_code != 200:
+        raise SetupError(f"{path}: {problem(answer)}")
+    return answer.json()
 
 
 def problem(answer: httpx.Response) -> str:

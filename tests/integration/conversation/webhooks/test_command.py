@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from services.cli import webhooks
+from services.cli import platform, webhooks
 from tests.receiver import receiving
 from tests.timeline_app import SECRET_KEY
 
@@ -24,7 +24,7 @@ def command(database: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("THREADLINE_DATABASE_URL", database)
     monkeypatch.setenv("THREADLINE_SECRET_KEY", base64.b64encode(SECRET_KEY).decode())
     monkeypatch.setenv("THREADLINE_WEBHOOK_ALLOWED_NETWORKS", "127.0.0.1/32")
-    monkeypatch.setattr(webhooks, "configure_logging", lambda *_, **__: None)
+    monkeypatch.setattr(platform, "configure_logging", lambda *_, **__: None)
 
     async def run(*arguments: str, stdin: str | None = None) -> Result:
         return await asyncio.to_thread(CliRunner().invoke, webhooks.app, arguments, stdin)
