@@ -312,12 +312,17 @@ class Saving:
                 if leaf is not None:
                     seen.of(leaf.leaf_id).claimed(claim, at)
             sighted(sightings, fact, leaf_id)
-            seen.of(leaf_id).owns(fact, event.data.get("customer") or {})
+            self._owned(seen, leaf_id, fact, event.data)
         for entry in sorted(moved, key=lambda entry: entry.occurred_at):
             fact = self._batch.facts[entry.entry_id]
             sighted(sightings, fact, entry.leaf_id)
-            seen.of(entry.leaf_id).owns(fact, entry.data.get("customer") or {})
+            self._owned(seen, entry.leaf_id, fact, entry.data)
         return seen.by_leaf(), list(sightings.values())
+
+    def _owned(self, seen: SeenLeaves, leaf_id: UUID, fact: Facts, data: Mapping[str, Any]) -> None:
+        own = (self._people.leaves.get(node) for node in (*fact.claimants, fact.nobody))
+        names_it = any(leaf is not None and leaf.leaf_id == leaf_id for leaf in own)
+        seen.of(leaf_id).owns(fact, data.get("customer") or {}, names_it=names_it)
 
     async def _save_participations(self, moved: Sequence[Entry]) -> None:
         rows = {(entry.leaf_id, entry.conversation_id) for entry in moved if entry.conversation_id}

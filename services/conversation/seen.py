@@ -34,10 +34,16 @@ class Seen:
         if self.shown_at is None or at >= self.shown_at:
             self.shown, self.shown_at = claim.shown.partition(":")[2], at
 
-    def owns(self, fact: Facts, customer: dict[str, Any]) -> None:
-        """Take an entry of its own: the channel it came by, and the latest name and attributes of its person."""
+    def owns(self, fact: Facts, customer: dict[str, Any], *, names_it: bool) -> None:
+        """Take an entry of its own: the channel it came by, and the latest name and attributes of its person.
+
+        What names nothing of it (`names_it`) lies with it for the conversation's sake, and may be another's once
+        something late comes: it tells nothing of the person that would have to be taken back.
+        """
         at = fact.occurred_at
         self.entry_at = max(at, self.entry_at or at)
+        if not names_it:
+            return
         if not fact.is_a_decision:  # what an agent says about somebody is no sight of them
             self._at(at)
         if fact.channel is not None:

@@ -334,3 +334,19 @@ async def test_handles_are_listed_once_and_numbers_with_their_country(timelines:
         found = await timelines.customer(asked)
         assert found is not None
         assert sorted((handle["kind"], handle["value"]) for handle in found["handles"]) == shown
+
+
+async def test_what_is_told_of_a_customer_is_the_same_in_any_order_of_arrival(timelines: Timelines) -> None:
+    ticket = {"thread": {"ticket": "T-1"}}
+    ann = timelines.message("09:00:00", "email:ann@x.example", channel="email", **ticket)
+    bo = timelines.message("09:10:00", "email:bo@x.example", channel="chat", contact_id="c1", **ticket)
+    # It names nobody: it lies with whoever began the conversation, and that is known when all has come.
+    reply = timelines.message("09:20:00", type="message.sent", channel="sms", actor={"type": "agent"}, **ticket)
+    told = []
+    for tenant, order in (("acme", (ann, bo, reply)), ("globex", (bo, reply, ann))):
+        for event in order:
+            await timelines.post(event, tenant=tenant)
+        found = [await timelines.customer(f"email:{name}@x.example", tenant) for name in ("ann", "bo")]
+        told.append([(one["channels"], one["first_seen_at"], one["last_seen_at"]) for one in found if one])
+    assert told[0] == told[1]
+    assert [channels for channels, _, _ in told[0]] == [["email"], ["chat"]]
