@@ -8,13 +8,11 @@ from fastapi import APIRouter, Depends
 
 from services.conversation.reading import conversations, timelines
 from services.conversation.reading.conversations import Inbox
-from services.conversation.reading.timelines import Page
-from services.conversation.routes import parameters
-from services.conversation.routes.customers import Choice, Limit, paged, several
-from services.conversation.routes.parameters import id_of, read
+from services.conversation.routes import known, parameters
+from services.conversation.routes.customers import Asked, Limit, paged
+from services.conversation.routes.parameters import read
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
-from shared.problems import not_found
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("timeline:read"))]
@@ -47,38 +45,13 @@ def conversations_router(platform: Platform) -> APIRouter:
     @router.get("/v1/conversations/{conversation_id}", summary="One conversation")
     async def one(reader: Reader, conversation_id: str) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            id_ = await conversations.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
-            if id_ is None:
-                raise not_found("conversation")
+            id_ = await known.conversation(connection, reader.tenant, conversation_id)
             return await conversations.conversation(connection, reader.tenant, id_)
 
     @router.get("/v1/conversations/{conversation_id}/entries", summary="The entries of one conversation, newest first")
-    async def entries(
-        reader: Reader,
-        conversation_id: str,
-        limit: Limit = 50,
-        before: str | None = None,
-        after: str | None = None,
-        channel: Choice = None,
-        family: Choice = None,
-        kind: Choice = None,
-        since: str | None = None,
-        until: str | None = None,
-    ) -> dict[str, Any]:
-        page = Page(
-            limit=limit,
-            before=read("before", before, parameters.cursor),
-            after=read("after", after, parameters.cursor),
-            channels=several(channel),
-            families=several(family),
-            kinds=several(kind),
-            since=read("since", since, parameters.instant),
-            until=read("until", until, parameters.instant),
-        )
+    async def entries(reader: Reader, conversation_id: str, page: Asked) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            id_ = await conversations.canonical(connection, reader.tenant, id_of("conversation", conversation_id))
-            if id_ is None:
-                raise not_found("conversation")
+            id_ = await known.conversation(connection, reader.tenant, conversation_id)
             found, more = await timelines.conversation_entries(connection, reader.tenant, id_, page)
         return {"conversation_id": str(id_), **paged(found, more, page)}
 

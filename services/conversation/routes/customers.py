@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from services.conversation import explaining, past, tables
 from services.conversation.context import RECENT
 from services.conversation.reading import briefs, conversations, customers, exports, timelines
 from services.conversation.reading.timelines import Page
-from services.conversation.routes import parameters
+from services.conversation.routes import known, parameters
 from services.conversation.routes.parameters import id_of, invalid, read
 from shared import handles
 from shared.auth import Principal, require
@@ -29,6 +30,32 @@ Reader = Annotated[Principal, Depends(require("timeline:read"))]
 Exporter = Annotated[Principal, Depends(require("privacy"))]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most entries of a page.")]
 Choice = Annotated[list[str] | None, Query(description="Repeat it or separate with commas to allow several.")]
+
+
+def _page(
+    limit: Limit = 50,
+    before: str | None = None,
+    after: str | None = None,
+    channel: Choice = None,
+    family: Choice = None,
+    kind: Choice = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> Page:
+    return Page(
+        limit=limit,
+        before=read("before", before, parameters.cursor),
+        after=read("after", after, parameters.cursor),
+        channels=several(channel),
+        families=several(family),
+        kinds=several(kind),
+        since=read("since", since, parameters.instant),
+        until=read("until", until, parameters.instant),
+    )
+
+
+Asked = Annotated[Page, Depends(_page)]
+"""The page of entries that a query asks for."""
 
 
 def customers_router(platform: Platform) -> APIRouter:
@@ -67,24 +94,15 @@ def customers_router(platform: Platform) -> APIRouter:
     @router.get("/v1/customers/{customer_id}", summary="One customer; an id merged away answers with the survivor")
     async def one(reader: Reader, customer_id: str) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
-            if survivor is None:
-                raise not_found("customer")
+            survivor = await known.customer(connection, reader.tenant, customer_id)
             return await customers.customer(connection, reader.tenant, survivor)
 
     @router.get("/v1/customers/{customer_id}/timeline", summary="One chronological line over all channels")
     async def timeline(
         reader: Reader,
         customer_id: str,
-        limit: Limit = 50,
-        before: str | None = None,
-        after: str | None = None,
-        channel: Choice = None,
-        family: Choice = None,
-        kind: Choice = None,
+        asked: Asked,
         conversation_id: str | None = None,
-        since: str | None = None,
-        until: str | None = None,
         scope: Annotated[str | None, Query(description="`own`: without what others said in conversations")] = None,
         as_of: Annotated[
             str | None,
@@ -103,19 +121,7 @@ def customers_router(platform: Platform) -> APIRouter:
             wanted = read("conversation_id", conversation_id, parameters.uuid)
             if wanted is not None and known_at is None:
                 wanted = await conversations.canonical(connection, reader.tenant, wanted) or wanted
-            page = Page(
-                limit=limit,
-                before=read("before", before, parameters.cursor),
-                after=read("after", after, parameters.cursor),
-                channels=several(channel),
-                families=several(family),
-                kinds=several(kind),
-                conversation_id=wanted,
-                since=read("since", since, parameters.instant),
-                until=read("until", until, parameters.instant),
-                own_only=scope == "own",
-                as_of=known_at,
-            )
+            page = replace(asked, conversation_id=wanted, own_only=scope == "own", as_of=known_at)
             entries, more = await timelines.timeline(connection, reader.tenant, survivor, page)
         return {"customer_id": str(survivor), **paged(entries, more, page)}
 
@@ -131,9 +137,7 @@ def customers_router(platform: Platform) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=200, description="How many of the last entries to show.")] = RECENT,
     ) -> dict[str, Any]:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
-            if survivor is None:
-                raise not_found("customer")
+            survivor = await known.customer(connection, reader.tenant, customer_id)
             return await briefs.context(connection, reader.tenant, survivor, limit)
 
     @router.get(
@@ -144,9 +148,7 @@ def customers_router(platform: Platform) -> APIRouter:
     )
     async def export(reader: Exporter, customer_id: str) -> StreamingResponse:
         async with tenant_reader(pool, reader.tenant) as connection:
-            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
-        if survivor is None:
-            raise not_found("customer")
+            survivor = await known.customer(connection, reader.tenant, customer_id)
         headers = {"Content-Disposition": f'attachment; filename="customer-{survivor}.jsonl"'}
         lines = _lines(platform, reader.tenant, survivor)
         return StreamingResponse(lines, media_type="application/jsonl", headers=headers)

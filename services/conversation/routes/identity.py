@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.conversation import deciding, explaining, tables
 from services.conversation.identity import Node
-from services.conversation.reading import customers
+from services.conversation.routes import known
 from services.conversation.routes.deciding import actor_of, carried_out, undecidable
-from services.conversation.routes.parameters import id_of
 from shared import handles
 from shared.auth import Principal, require
 from shared.database.engine import tenant_reader
 from shared.entry_ids import entry_secret
-from shared.problems import Problem, not_found
+from shared.problems import Problem
 from shared.service import Platform
 
 Reader = Annotated[Principal, Depends(require("timeline:read"))]
@@ -65,9 +64,7 @@ def identity_router(platform: Platform) -> APIRouter:
     )
     async def explain(reader: Reader, customer_id: str) -> dict[str, Any]:
         async with tenant_reader(platform.pool, reader.tenant) as connection:
-            survivor = await customers.survivor(connection, reader.tenant, id_of("customer", customer_id))
-            if survivor is None:
-                raise not_found("customer")
+            survivor = await known.customer(connection, reader.tenant, customer_id)
             return await explaining.identity(connection, reader.tenant, survivor)
 
     @router.post(
@@ -77,10 +74,8 @@ def identity_router(platform: Platform) -> APIRouter:
     )
     async def merge(writer: Writer, customer_id: str, body: Merge) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
-            one = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))
-            other = await customers.survivor(connection, writer.tenant, id_of("customer", body.with_))
-            if one is None or other is None:
-                raise not_found("customer")
+            one = await known.customer(connection, writer.tenant, customer_id)
+            other = await known.customer(connection, writer.tenant, body.with_)
             if one == other:
                 raise undecidable("#/with", "this is the same customer; name another one")
             mine = await _nodes(connection, writer.tenant, one)
@@ -99,9 +94,7 @@ def identity_router(platform: Platform) -> APIRouter:
     )
     async def split(writer: Writer, customer_id: str, body: Split) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
-            survivor = await customers.survivor(connection, writer.tenant, id_of("customer", customer_id))
-            if survivor is None:
-                raise not_found("customer")
+            survivor = await known.customer(connection, writer.tenant, customer_id)
             nodes = await _nodes(connection, writer.tenant, survivor)
             region = (await tables.tenants.get_policy(connection, writer.tenant)).policy.default_region
         off = [_theirs(handle, index, nodes, region) for index, handle in enumerate(body.handles)]

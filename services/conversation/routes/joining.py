@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.conversation import joining
 from services.conversation.reading import conversations
+from services.conversation.routes import known
 from services.conversation.routes.deciding import actor_of, carried_out, undecidable
 from services.conversation.routes.parameters import id_of
 from shared.auth import Principal, require
@@ -51,23 +51,17 @@ def joining_router(platform: Platform) -> APIRouter:
     )
     async def join(writer: Writer, conversation_id: str, body: JoinBody) -> dict[str, Any]:
         async with tenant_reader(platform.pool, writer.tenant) as connection:
-
-            async def known(text: str) -> UUID:
-                found = await conversations.canonical(connection, writer.tenant, id_of("conversation", text))
-                if found is None:
-                    raise not_found("conversation")
-                return found
-
             ids = [id_of("entry", text) for text in body.entry_ids or ()]
             named = id_of("conversation", conversation_id)
             try:
                 if named in ids and await conversations.canonical(connection, writer.tenant, named) != named:
                     into, wanted = named, await joining.of_their_own(connection, writer.tenant, named, ids)
                 elif body.conversation_id is not None:
-                    into, other = await known(conversation_id), await known(body.conversation_id)
+                    into = await known.conversation(connection, writer.tenant, conversation_id)
+                    other = await known.conversation(connection, writer.tenant, body.conversation_id)
                     wanted = await joining.whole(connection, writer.tenant, into, other)
                 else:
-                    into = await known(conversation_id)
+                    into = await known.conversation(connection, writer.tenant, conversation_id)
                     wanted = await joining.some(connection, writer.tenant, into, ids)
             except joining.Unjoinable as error:
                 field = "conversation_id" if body.conversation_id is not None else "entry_ids"
