@@ -1,11 +1,14 @@
 """Reading one person: a timeline page over 1, 20 and 100 merged leaves, the brief, and both among many more entries.
 
-Three people with 10,000 entries each, in none, 19 and 99 chats beside their address, are read again and again, by the
-functions that the API calls, in the reader's transaction. The base of a page is a bare asyncpg query of the same shape:
-the newest of each leaf and of those the newest, in the order of a timeline, with the columns of an entry, leaves known.
-Then a crowd is
-loaded around them, first 100,000 entries, then ten times as many, and so on up to THREADLINE_BENCH_ENTRIES (1,000,000
-unless told otherwise; 10,000,000 takes some 10 GB of disk), and the same is read again.
+Three people with 10,000 entries each, in none, 19 and 99 chats beside their address, are read again and again: by the
+functions that the API calls, in the reader's transaction, and as a whole over HTTP from a `threadline up` that has
+nothing else to do. The base of a page is a bare asyncpg query of the same shape in the same transaction: the newest of
+each leaf and of those the newest, in the order of a timeline, with the columns of a page and the conversation that each
+belongs to now. It knows nothing of what others said in those conversations. Like the page's statement it looks the
+leaves up, so that PostgreSQL plans both once: given one leaf in a list it would plan anew for every reading.
+Then a crowd is loaded around them, first 100,000 entries, then ten times as many, and so on up to
+THREADLINE_BENCH_ENTRIES (1,000,000 unless told otherwise; 10,000,000 takes some 10 GB of disk), and the same is read
+again.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ import asyncpg
 
 from bench import ground, persons
 from bench.report import Row, quantile, show
-from services.conversation.entries import COLUMNS
 from services.conversation.reading import briefs, timelines
+from services.conversation.reading.shown import LINE
 from shared.database.engine import tenant_reader
+from shared.keys import create_key
 
 ENTRIES = 10_000
 SESSIONS = (0, 19, 99)
@@ -31,43 +35,62 @@ FEW, MANY = 100_000, int(os.environ.get("THREADLINE_BENCH_ENTRIES", "1000000"))
 TIMES = 200
 PAGE = 50
 
-_COLUMNS = ", ".join("tenant_id" if name == "tenant" else name for name in COLUMNS)
+_ORDERED = f"ORDER BY e.occurred_at DESC, e.source DESC, e.event_id DESC LIMIT {PAGE + 1}"
 BARE = f"""
-SELECT e.* FROM unnest($2::uuid[]) AS l (leaf_id), LATERAL (
-    SELECT {_COLUMNS} FROM conversation.entry
-    WHERE tenant_id = $1 AND leaf_id = l.leaf_id
-    ORDER BY occurred_at DESC, source DESC, event_id DESC LIMIT {PAGE + 1}) AS e
-ORDER BY e.occurred_at DESC, e.source DESC, e.event_id DESC LIMIT {PAGE + 1}
+SELECT e.*, c.canonical_id, c.merged_source FROM (
+    SELECT e.* FROM conversation.leaf l, LATERAL (
+        SELECT {LINE} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.leaf_id = l.leaf_id {_ORDERED}) AS e
+    WHERE l.tenant_id = $1 AND l.customer_id = $2 {_ORDERED}) AS e
+LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id {_ORDERED}
 """
 
-LEAVES = "SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
+LEAVES = "SELECT count(*) FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2"
 
 
 async def measure(entries: int = ENTRIES, few: int = FEW, many: int = MANY) -> Sequence[Row]:
     """Tell three lives and read them among ever more entries."""
     found: list[Row] = []
-    async with ground.platform() as platform:
+    async with ground.folder() as path, ground.up(path) as up, ground.beside(path) as platform:
         pool = platform.pool
+        async with pool.acquire() as connection:
+            up.key = await create_key(connection, persons.TENANT, ["timeline:read"])
+        wire = ground.Wire(up)
         people = {sessions: await persons.live(pool, f"p{sessions}", entries, sessions) for sessions in SESSIONS}
         loaded, next_person, wanted = 0, 0, few
         while wanted <= many:
             next_person = await persons.crowd(pool, next_person, wanted - loaded)
             await pool.execute("VACUUM (ANALYZE)", timeout=3600)
-            found += await _read(pool, people, f"among {wanted:,} entries")
+            found += await _read(pool, wire, people, f"among {wanted:,} entries")
             loaded, wanted = wanted, wanted * 10
+        wire.close()
     return found
 
 
-async def _read(pool: asyncpg.Pool, people: dict[int, UUID], where: str) -> list[Row]:
+async def _read(pool: asyncpg.Pool, wire: ground.Wire, people: dict[int, UUID], where: str) -> list[Row]:
     rows = []
     for customer_id in people.values():
-        leaves = [row["leaf_id"] for row in await pool.fetch(LEAVES, persons.TENANT, customer_id)]
-        page, bare = await _timed(pool, _page(customer_id), _bare(leaves))
-        name, base = f"page of {PAGE}, {len(leaves)} leaves, {where}, p50", "bare query of the same shape"
+        leaves = await pool.fetchval(LEAVES, persons.TENANT, customer_id)
+        page, bare = await _timed(pool, _page(customer_id), _bare(customer_id))
+        name, base = f"page of {PAGE}, {leaves} leaves, {where}, p50", "bare query of the same shape"
         rows.append(Row(name, quantile(page, 0.5), "ms", base, quantile(bare, 0.5)))
-    [brief] = await _timed(pool, lambda c: briefs.context(c, persons.TENANT, people[SESSIONS[-1]], 20))
+        rows += await _asked(wire, f"/v1/customers/{customer_id}/timeline", f"GET it, {leaves} leaves, {where}")
+    last = people[SESSIONS[-1]]
+    [brief] = await _timed(pool, lambda c: briefs.context(c, persons.TENANT, last, 20))
     rows.append(Row(f"brief of a customer with {ENTRIES:,} entries, {where}, p99", quantile(brief, 0.99), "ms"))
-    return rows
+    return rows + await _asked(wire, f"/v1/customers/{last}/context", f"GET it, {where}")
+
+
+async def _asked(wire: ground.Wire, path: str, name: str) -> list[Row]:
+    """Ask over HTTP, one question after the other."""
+    took: list[float] = []
+    for number in range(TIMES + 10):
+        began = time.perf_counter()
+        status, _ = await wire.call("GET", path)
+        if number >= 10:
+            took.append(1e3 * (time.perf_counter() - began))
+        if status != 200:
+            raise RuntimeError(f"{path} answered {status}")
+    return [Row(f"  {name}, {label}", quantile(took, q), "ms") for label, q in (("p50", 0.5), ("p99", 0.99))]
 
 
 Ask = Callable[[asyncpg.Connection], Awaitable[Any]]
@@ -78,19 +101,21 @@ def _page(customer_id: UUID) -> Ask:
     return lambda c: timelines.timeline(c, persons.TENANT, customer_id, page)
 
 
-def _bare(leaves: Sequence[UUID]) -> Ask:
-    return lambda c: c.fetch(BARE, persons.TENANT, leaves)
+def _bare(customer_id: UUID) -> Ask:
+    return lambda c: c.fetch(BARE, persons.TENANT, customer_id)
 
 
 async def _timed(pool: asyncpg.Pool, *asks: Ask) -> list[list[float]]:
     """Return how long each of TIMES readings took, in ms, in a reader's transaction opened before.
 
-    What is compared takes turns, so that whatever else the machine does meets all of it alike.
+    What is compared takes turns, so that whatever else the machine does meets all of it alike, and every other time the
+    other way round: whoever comes second finds the processor's caches as the first left them.
     """
     took: list[list[float]] = [[] for _ in asks]
     async with tenant_reader(pool, persons.TENANT) as connection:
         for number in range(TIMES + 10):
-            for ask, times in zip(asks, took, strict=True):
+            turn = list(zip(asks, took, strict=True))
+            for ask, times in turn if number % 2 else reversed(turn):
                 began = time.perf_counter()
                 await ask(connection)
                 if number >= 10:

@@ -15,8 +15,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from services.conversation.entries import Line, render
-from services.conversation.reading.shown import JOINED_WHOLE, LINE, WIDTH
+from services.conversation.reading.shown import JOINED_WHOLE, SHOWN, seen_by
 from services.conversation.search_words import asked, together
 from shared.database.engine import transaction, translated
 from shared.database.retrying import tried_again
@@ -138,8 +137,8 @@ SELECT f.score,
                    websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS text_shown,
        ts_headline('simple', conversation.words_apart(left(coalesce(e.data ->> 'subject', ''), 2000)),
                    websearch_to_tsquery('simple', $1), '{_HEADLINE}') AS subject_shown,
-       {LINE}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
-       {JOINED_WHOLE}
+       {SHOWN}, coalesce(c.canonical_id, e.conversation_id)::text AS canonical_id, {JOINED_WHOLE},
+       l.customer_id::text AS customer_id
 FROM conversation.find_entries($1, $2, $3, $4, $5, $6, $7, $8, $9) WITH ORDINALITY AS f (entry_id, score, place)
 JOIN conversation.entry e ON e.tenant_id = $10 AND e.entry_id = f.entry_id
 JOIN conversation.leaf l ON l.tenant_id = $10 AND l.leaf_id = e.leaf_id
@@ -186,8 +185,7 @@ async def find(connection: asyncpg.Connection, tenant: str, question: Question) 
 
 
 def _hit(row: asyncpg.Record, words: str) -> dict[str, Any]:
-    shown = render(Line(*row[3 : 3 + WIDTH]), row["canonical_id"], joined_whole=row["joined_whole"])
-    shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
+    shown = seen_by(None, row[3:])
     highlights = {name: _marked(row[f"{name}_shown"], words) for name in ("text", "subject")}
     return {"entry": shown, "score": round(row["score"], 6), "highlights": highlights}
 

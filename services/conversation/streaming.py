@@ -19,9 +19,8 @@ import orjson
 import structlog
 
 from services.conversation import tables
-from services.conversation.entries import Line, render
 from services.conversation.reading import conversations, customers
-from services.conversation.reading.shown import LINE, WIDTH
+from services.conversation.reading.shown import SHOWN, seen_by
 from shared.database.engine import tenant_reader
 from shared.database.retrying import tried_again
 from shared.events import DERIVED_SOURCE, TYPE_PREFIX
@@ -49,9 +48,9 @@ FROM conversation.tenant_state s WHERE s.tenant_id = $1
 """
 
 CHANGES = f"""
-SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {LINE},
-       coalesce(k.canonical_id, e.conversation_id) AS canonical_id, l.customer_id,
-       coalesce(k.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole
+SELECT c.position, c.kind, c.entry_id AS changed_id, c.leaf_id AS then_leaf, c.conversation_id AS then_in, {SHOWN},
+       coalesce(k.canonical_id, e.conversation_id)::text AS canonical_id,
+       coalesce(k.merged_source = '{DERIVED_SOURCE}', false) AS joined_whole, l.customer_id::text AS customer_id
 FROM conversation.change c
 LEFT JOIN conversation.entry e ON e.tenant_id = c.tenant_id AND e.entry_id = c.entry_id
 LEFT JOIN conversation.leaf l ON l.tenant_id = c.tenant_id AND l.leaf_id = e.leaf_id
@@ -267,9 +266,7 @@ def _told(row: asyncpg.Record) -> bytes:
     kind, gone = row["kind"], row[5] is None
     if kind == tables.changes.GONE or gone:
         return _event("correction", row["position"], {"id": str(row["changed_id"]), "deleted": True})
-    shown = render(Line(*row[5 : 5 + WIDTH]), row["canonical_id"], joined_whole=row["joined_whole"])
-    shown |= {"via": "identity", "customer_id": str(row["customer_id"])}
-    return _event("entry" if kind == tables.changes.NEW else "correction", row["position"], shown)
+    return _event("entry" if kind == tables.changes.NEW else "correction", row["position"], seen_by(None, row[5:]))
 
 
 def _event(name: str, position: int, data: Any) -> bytes:

@@ -125,10 +125,12 @@ def _encoder(prefix: bytes) -> Any:
 
 
 def _decoder(skip: int) -> Any:
-    def decode(value: bytes) -> Any:
-        return orjson.loads(value[skip:])
+    loads = orjson.loads  # for every row of a page
 
-    return decode
+    def decode(value: bytes) -> Any:
+        return loads(value[skip:])
+
+    return decode if skip else loads
 
 
 async def connect(url: str, **settings: str) -> asyncpg.Connection:

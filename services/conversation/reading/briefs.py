@@ -10,7 +10,7 @@ import asyncpg
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
 from services.conversation.reading.customers import MOST_OPEN, customer
-from services.conversation.reading.shown import IS_OPEN, LINE, seen_by
+from services.conversation.reading.shown import IS_OPEN, LINE, SHOWN_LINE, seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
 
 SURVEYS = 20
@@ -40,7 +40,7 @@ SELECT (SELECT conversation_id FROM met k
 
 # The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.
 RECENT_SURVEYS = f"""
-SELECT e.*, e.conversation_id AS canonical_id, $2::uuid AS customer_id, false AS joined_whole
+SELECT {SHOWN_LINE}, e.conversation_id::text AS canonical_id, false AS joined_whole, NULL AS customer_id
 FROM conversation.leaf l, LATERAL (
     SELECT {LINE} FROM conversation.entry e
     WHERE e.tenant_id = $1 AND e.leaf_id = l.leaf_id AND e.type = 'threadline.survey.answered'
@@ -70,7 +70,7 @@ async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID
     mails = [entry["id"] for entry in entries if entry["channel"] == "email" and brief.from_customer(entry)]
     automatic = {str(row[0]) for row in await connection.fetch(AUTOMATIC, tenant, mails)} if mails else set()
     line, _ = await timeline(connection, tenant, customer_id, Page(limit=recent))
-    surveys = [seen_by(customer_id, row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
+    surveys = [seen_by(str(customer_id), row) for row in await connection.fetch(RECENT_SURVEYS, tenant, customer_id)]
     return {
         "customer": await customer(connection, tenant, customer_id, open_ids),
         "conversation": found,

@@ -10,11 +10,11 @@ import asyncpg
 
 from services.conversation.reading.conversations import conversations
 from services.conversation.reading.customers import customer
-from services.conversation.reading.shown import JOINED_WHOLE, LINE, seen_by
+from services.conversation.reading.shown import JOINED_WHOLE, SHOWN, seen_by
 from shared.events import rfc3339
 
 EXPORTED = f"""
-SELECT {LINE}, coalesce(c.canonical_id, e.conversation_id) AS canonical_id, l.customer_id, {JOINED_WHOLE}
+SELECT {SHOWN}, coalesce(c.canonical_id, e.conversation_id)::text AS canonical_id, {JOINED_WHOLE}, NULL AS customer_id
 FROM conversation.leaf l
 JOIN conversation.entry e ON e.tenant_id = $1 AND e.leaf_id = l.leaf_id
 LEFT JOIN conversation.conversation c ON c.tenant_id = $1 AND c.conversation_id = e.conversation_id
@@ -46,13 +46,14 @@ async def export(connection: asyncpg.Connection, tenant: str, customer_id: UUID)
     An entry comes as the API shows it, with `data` as it was posted. Reads a row at a time, whatever the length.
     """
     yield {"kind": "customer", **await customer(connection, tenant, customer_id)}
-    met: set[UUID] = set()
+    met: set[str] = set()
+    who = str(customer_id)
     async for row in connection.cursor(EXPORTED, tenant, customer_id, prefetch=200):
         if row["canonical_id"] is not None:
             met.add(row["canonical_id"])
-        yield {"kind": "entry", **seen_by(customer_id, row), "data": row["data"]}
+        yield {"kind": "entry", **seen_by(who, row), "data": row["data"]}
     for kind, query in (("copy", COPIES), ("conflict", CONFLICTS)):
         for row in await connection.fetch(query, tenant, customer_id):
             yield {"kind": kind, **row, "occurred_at": rfc3339(row["occurred_at"])}
-    for conversation in await conversations(connection, tenant, sorted(met)):
+    for conversation in await conversations(connection, tenant, [UUID(id_) for id_ in sorted(met)]):
         yield {"kind": "conversation", **conversation}

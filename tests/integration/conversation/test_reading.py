@@ -14,7 +14,10 @@ import asyncpg
 import orjson
 import pytest
 
+from services.conversation.reading import timelines as pages
+from services.conversation.reading.timelines import Page
 from services.conversation.update import put_events
+from shared.database.engine import open_pool, tenant_reader
 from shared.events import FAMILY, InboundEvent, parse_rfc3339
 from shared.settings import Settings
 from tests.comparing import places
@@ -350,3 +353,20 @@ async def test_what_is_told_of_a_customer_is_the_same_in_any_order_of_arrival(ti
         told.append([(one["channels"], one["first_seen_at"], one["last_seen_at"]) for one in found if one])
     assert told[0] == told[1]
     assert [channels for channels, _, _ in told[0]] == [["email"], ["chat"]]
+
+
+@pytest.mark.parametrize("microseconds", [0, 600_000, 120, 999_999])
+async def test_times_are_in_utc_with_microseconds_whatever_the_database_has_as_its_zone(
+    pool: asyncpg.Pool, settings: Settings, database: str, microseconds: int
+) -> None:
+    at = (START + timedelta(microseconds=microseconds)).replace(year=807)
+    await put(
+        pool, [InboundEvent("acme", "/chat/acme", "n", "threadline.message.received", at, at, {"channel": "chat"})]
+    )
+    name = await pool.fetchval("SELECT current_database()")
+    await pool.execute(f"""ALTER DATABASE "{name}" SET timezone TO 'Asia/Kolkata'""")
+    async with open_pool(settings, database) as later, tenant_reader(later, "acme") as connection:
+        (customer_id,) = await connection.fetchrow("SELECT customer_id FROM conversation.leaf")
+        entries, _ = await pages.timeline(connection, "acme", customer_id, Page())
+    told = f"0807-03-02T09:00:00.{microseconds:06}Z"
+    assert [entry["occurred_at"] for entry in entries if entry["source"] == "/chat/acme"] == [told]
