@@ -7,9 +7,8 @@ event again finds the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hmac import digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from shared.database.engine import translated
@@ -28,9 +27,8 @@ ON CONFLICT (tenant_id, attachment_id) DO UPDATE SET kept_at = now()
 LOAD = "SELECT name, media_type, content FROM ingest.attachment WHERE tenant_id = $1 AND attachment_id = $2"
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file as it is kept: whose event it came with, and its bytes."""
+class File(NamedTuple):
+    """One file as it is kept, a row of the table: whose event it came with, and its bytes."""
 
     tenant: str
     attachment_id: UUID
@@ -54,12 +52,8 @@ def attachment_id(secret: bytes, tenant: str, source: str, event_id: str, place:
 
 async def put(pool: asyncpg.Pool, files: Sequence[File]) -> None:
     """Keep files durably, all in one statement or none. Raises DatabaseUnavailable."""
-    rows = [
-        (one.tenant, one.attachment_id, one.source, one.event_id, one.name, one.media_type, one.content)
-        for one in files
-    ]  # fmt: skip
     with translated():
-        await pool.executemany(PUT, rows)
+        await pool.executemany(PUT, files)
 
 
 async def load(connection: asyncpg.Connection, tenant: str, id_: UUID) -> asyncpg.Record | None:

@@ -119,6 +119,14 @@ class InboundEvent:
     dataref: str | None = None
     files: tuple[tuple[int, bytes], ...] = field(default=(), repr=False, compare=False)
 
+    def with_files(self, data: dict[str, Any], files: tuple[tuple[int, bytes], ...]) -> InboundEvent:
+        """Return the event with other data and files."""
+        # `dataclasses.replace` takes three times as long.
+        return InboundEvent(
+            self.tenant, self.source, self.id, self.type, self.occurred_at, self.received_at, data,
+            self.subject, self.traceparent, self.region, self.dataref, files,
+        )  # fmt: skip
+
     def encode(self) -> bytes:
         """Return the record's value: a structured CloudEvent."""
         event: dict[str, Any] = {

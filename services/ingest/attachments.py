@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -15,10 +14,9 @@ from shared.attachments import File
 from shared.events import KEPT_FILES, InboundEvent
 
 
-def with_files(event: InboundEvent, contents: Sequence[bytes | None]) -> InboundEvent:
-    """Return `event` with the bytes of its attachments, None where an attachment has none."""
-    files = tuple([(place, content) for place, content in enumerate(contents) if content is not None])
-    return replace(event, files=files) if files else event
+def placed(contents: Sequence[bytes | None]) -> tuple[tuple[int, bytes], ...]:
+    """Return the bytes of attachments, each with its place among them; None is an attachment without any."""
+    return tuple([(place, content) for place, content in enumerate(contents) if content is not None])
 
 
 def taken_out(event: InboundEvent) -> InboundEvent:
@@ -38,7 +36,7 @@ def taken_out(event: InboundEvent) -> InboundEvent:
             faults.append(Fault(f"/data/attachments/{place}/content", str(error)))
     if faults:
         raise InvalidEvent(faults)
-    return with_files(event, contents)
+    return event.with_files(event.data, placed(contents))
 
 
 def _decoded(one: dict[str, Any]) -> bytes | None:
@@ -65,4 +63,4 @@ def named(event: InboundEvent, secret: bytes) -> tuple[InboundEvent, list[File]]
         listed[place] = {**one, "url": f"{KEPT_FILES}{id_}"}
         kept = (event.tenant, id_, event.source, event.id, one.get("name"), one.get("media_type"))
         files.append(File(*kept, content))
-    return replace(event, data={**event.data, "attachments": listed}, files=()), files
+    return event.with_files({**event.data, "attachments": listed}, ()), files

@@ -26,7 +26,7 @@ from services.ingest.adapters.base import (
     WithPublishedKeys,
     receive,
 )
-from services.ingest.attachments import with_files
+from services.ingest.attachments import placed
 from services.ingest.channels import Channels
 from services.ingest.intake import Intake
 from services.ingest.keeping import Keeper
@@ -173,9 +173,10 @@ def events_of(
             data=draft.data if known else {**draft.data, "time_estimated": True},
             subject=clean_text(draft.subject) if draft.subject else None,
             region=account.default_region,
+            files=placed(draft.contents) if draft.contents else (),
         )
         try:
-            events.append((with_files(event, draft.contents), _checked(event)))
+            events.append((event, _checked(event)))
         except InvalidEvent as error:
             quarantined.append(Quarantined(f"the adapter's event is not valid: {error}"[:1_000], event.id))
     return events, quarantined

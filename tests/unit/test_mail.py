@@ -17,7 +17,7 @@ from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.adapters.times import from_rfc2822
 from services.ingest.mail import addresses, threading
 from services.ingest.mail.automatic import is_automatic
-from services.ingest.mail.message import read, split, split_slowly
+from services.ingest.mail.message import read, read_headers, split, split_slowly
 from services.ingest.mail.tickets import signed_address
 from services.ingest.mail.words import decode, decode_words, parameters
 from shared.plaintext import html_to_text
@@ -456,6 +456,24 @@ def test_headers_in_plain_ascii_are_read_as_any_others_are(block: bytes) -> None
     (quick, body), (slow, rest) = split(raw), split_slowly(raw)
     assert body == rest
     assert [(name, quick.get_all(name)) for name in quick] == [(name, slow.get_all(name)) for name in slow]
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(st.sampled_from((*HEADING, b"From : a", b"From b", b"\r\n\r\n")), max_size=14).map(b"".join))
+def test_headers_without_their_mail_are_read_as_those_of_a_mail(block: bytes) -> None:
+    alone = read_headers(block)
+    written = block.strip()
+    slow, _ = split(written + (b"\r\n\r\n" if b"\r\n" in written else b"\n\n"))
+    assert [(name, alone.get_all(name)) for name in alone] == [(name, slow.get_all(name)) for name in slow]
+
+
+WORDS = ["=?", "?=", "?", "utf-8", "iso-8859-1", "q", "B", "J=C3=A9", "w7w=", "x", " ", "_", "*nl", "\n"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+def test_a_word_alone_reads_as_it_does_among_others(value: str) -> None:
+    for word in (value, f"=?utf-8?q?{value}?="):
+        assert decode_words(word) + " x" == decode_words(word + " x")
 
 
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=20)), max_size=60).map(b"".join))

@@ -55,29 +55,34 @@ class Unreadable(ThreadlineError):
 class Headers:
     """Request headers: names without regard to case, several values of one name in order."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_first", "_items")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._items = tuple([(name.lower(), value) for name, value in items])
+        self._keep([(name.lower(), value) for name, value in items])
 
     @classmethod
     def of_asgi(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return headers as ASGI has them: bytes, names in lower case."""
-        headers = cls()
-        headers._items = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
+        headers = cls.__new__(cls)
+        headers._keep([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
         return headers
+
+    def _keep(self, items: list[tuple[str, str]]) -> None:
+        self._items = tuple(items)
+        # Of several with one name the first stays.
+        self._first = dict(reversed(items))
 
     def get(self, name: str) -> str | None:
         """Return the first value of `name`, or None."""
-        wanted = name.lower()
-        for key, value in self._items:
-            if key == wanted:
-                return value
-        return None
+        return self._first.get(name.lower())
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
         wanted = name.lower()
+        if wanted not in self._first:
+            return []
+        if len(self._first) == len(self._items):
+            return [self._first[wanted]]
         return [value for key, value in self._items if key == wanted]
 
     def items(self) -> tuple[tuple[str, str], ...]:
@@ -229,6 +234,9 @@ class WithPublishedKeys(Protocol):
         ...
 
 
+_EMPTY = Answer(200)
+
+
 class Plain:
     """What most adapters share: no handshake, and an empty 200."""
 
@@ -238,7 +246,7 @@ class Plain:
 
     def taken(self, account: Account, key: str) -> Answer:
         """An empty 200."""
-        return Answer(200)
+        return _EMPTY
 
 
 def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery:
@@ -254,7 +262,7 @@ def receive(adapter: Adapter, request: RawRequest, account: Account) -> Delivery
         if request.method.upper() != "POST":
             return Delivery(problem(405, "only POST is taken here", (("allow", "POST"),)))
         _prove(adapter, request, account)
-        if not request.body.strip():
+        if is_blank(request.body):
             return Delivery(problem(422, "the body is empty"))
         return _settled(_parsed(adapter, request, account), request)
     except Malformed as error:
@@ -314,6 +322,11 @@ def _believable(draft: Draft, received_at: datetime) -> Draft:
     if draft.time is not None and draft.time - received_at <= LATEST:
         return draft
     return replace(draft, time=received_at, data={**draft.data, "time_estimated": True})
+
+
+def is_blank(body: bytes) -> bool:
+    """Tell whether nothing but white space is in a body. (Stripping it would copy all of a mail with its files.)"""
+    return not body or body.isspace()
 
 
 def body_key(body: bytes) -> str:

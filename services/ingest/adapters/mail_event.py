@@ -22,6 +22,7 @@ _LONGEST_DATE = 128
 _MOST_ADDRESSES = 50
 _DELIVERED = ("delivered-to", "x-original-to", "envelope-to")
 """Headers in which the receiving server writes down the address that it took the mail for."""
+_ANY_DELIVERED = frozenset(_DELIVERED)
 
 
 def mail_id(mail: Mail, body: bytes) -> str:
@@ -38,8 +39,8 @@ def mail_event(mail: Mail, account: Account, event_id: str, facts: dict[str, Any
     """
     headers, own = mail.headers, _plain_ones(account.own_addresses)
     sender = _first(headers.get("from"))
-    to = addresses.read(", ".join(headers.get_all("to")))
-    cc = addresses.read(", ".join(headers.get_all("cc")))
+    to = addresses.read(", ".join(headers.get_all("to"))) if "to" in headers else []
+    cc = addresses.read(", ".join(headers.get_all("cc"))) if "cc" in headers else []
     is_own = bool(own) and sender is not None and _plain(sender.address) in own
     outside = next((one for one in (*to, *cc) if _plain(one.address) not in own), None) if is_own else None
     # One handle only: two in one event would say that two recipients are one person.
@@ -117,14 +118,17 @@ def _headers(mail: Mail, automatic: bool) -> dict[str, str]:
 
 
 def _thread(mail: Mail, account: Account, written_to: list[str], facts: dict[str, Any] | None) -> dict[str, Any]:
-    envelope = ((facts or {}).get("envelope") or {}).get("to") or []
-    delivered = [value for name in _DELIVERED if name in mail.headers for value in mail.headers.get_all(name)]
+    headers = mail.headers
+    envelope = ((facts or {}).get("envelope") or {}).get("to") or ()
+    delivered: list[str] = []
+    if headers.has_any(_ANY_DELIVERED):
+        delivered = [value for name in _DELIVERED for value in headers.get_all(name)]
     secret = account.options.get("ticket_secret")
     secrets = [secret] if isinstance(secret, str) and secret else account.secrets
     return without_nothing(
         {
-            "in_reply_to": threading.in_reply_to(mail.headers),
-            "references": threading.references(mail.headers),
+            "in_reply_to": threading.in_reply_to(headers),
+            "references": threading.references(headers),
             "original_message_id": threading.original_message_id(mail),
             "ticket": ticket_of([*envelope, *delivered, *written_to][:_MOST_ADDRESSES], secrets),
         }

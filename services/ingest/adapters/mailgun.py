@@ -23,6 +23,7 @@ from services.ingest.adapters.base import (
     RawRequest,
     ReplayToken,
     Unreadable,
+    is_blank,
 )
 from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.adapters.payloads import (
@@ -31,6 +32,7 @@ from services.ingest.adapters.payloads import (
     items,
     mapping,
     media_type,
+    part_text,
     read_form,
     read_json,
     read_multipart,
@@ -59,7 +61,7 @@ class Mailgun(Plain):
         kind = media_type(request.headers.get("content-type"))
         if kind not in (*_FORMS, "application/json"):
             raise Malformed(415, "the body is to be a form, or JSON for webhooks")
-        if not request.body.strip():
+        if is_blank(request.body):
             raise Malformed(422, "the body is empty")
         stamp, token, signature = _proof(request)
         if not (stamp and token and signature):
@@ -116,13 +118,14 @@ def _read_form(content_type: str, body: bytes) -> tuple[Mapping[str, str], Seque
     fields: dict[str, str] = {}
     files = []
     for part in read_multipart(content_type, body):
-        if part.filename is not None and part.name != "body-mime":
+        head, content = part
+        if head.filename is not None and head.name != "body-mime":
             files.append(part)
-        elif part.name == "body-mime":
+        elif head.name == "body-mime":
             # Bytes, for the mail has charsets of its own.
-            fields.setdefault(part.name, part.content.decode("utf-8", "surrogateescape"))
+            fields.setdefault(head.name, content.decode("utf-8", "surrogateescape"))
         else:
-            fields.setdefault(part.name, part.text())
+            fields.setdefault(head.name, part_text(part))
     return fields, files
 
 
@@ -175,9 +178,9 @@ def _attachments(fields: Mapping[str, str], files: Sequence[Part]) -> list[Attac
         by_id = {}
     content_ids = {text(name): identity.strip("<>") for identity, name in by_id.items()}
     return [
-        Attachment(number, clean(part.filename or ""), part.media_type, len(part.content),
-                   sha256(part.content).hexdigest(), content_ids.get(part.name), part.content)
-        for number, part in enumerate(files)
+        Attachment(number, clean(head.filename or ""), head.media_type, len(content),
+                   sha256(content).hexdigest(), content_ids.get(head.name), content)
+        for number, (head, content) in enumerate(files)
     ]  # fmt: skip
 
 

@@ -179,18 +179,23 @@ def read_form(body: bytes) -> dict[str, str]:
     return dict(reversed(pairs))
 
 
-class Part(NamedTuple):
-    """One part of a multipart form. `filename` is None for a plain field."""
+class Head(NamedTuple):
+    """What is said about one part of a multipart form. `filename` is None for a plain field."""
 
     name: str
     filename: str | None
     media_type: str
     charset: str | None
-    content: bytes
 
-    def text(self, charset: str | None = None) -> str:
-        """Return the content decoded by `charset`, else by its own, else UTF-8; what does not fit is replaced."""
-        return clean(decode(self.content, charset or self.charset or "utf-8"))
+
+Part = tuple[Head, bytes]
+"""One part of a multipart form: its head and its content."""
+
+
+def part_text(part: Part, charset: str | None = None) -> str:
+    """Return the content decoded by `charset`, else by the part's own, else UTF-8; what does not fit is replaced."""
+    head, content = part
+    return decode(content, charset or head.charset or "utf-8")
 
 
 def media_type(content_type: str | None) -> str:
@@ -200,11 +205,49 @@ def media_type(content_type: str | None) -> str:
 
 def read_multipart(content_type: str, body: bytes) -> list[Part]:
     """Read multipart/form-data. Raises Unreadable."""
+    delimiter = _delimiter(content_type) if len(content_type) > _SHORT_HEAD else _known_delimiter(content_type)
+    plain = _plain_parts(body, delimiter)
+    return plain if plain is not None else read_multipart_slowly(body, delimiter)
+
+
+def _delimiter(content_type: str) -> bytes:
     boundary = parameters(content_type)[1].get("boundary", "")
     if not boundary or len(boundary) > 200:
         raise Unreadable("the multipart form has no boundary")
-    chunks = _chunks(body, b"--" + boundary.encode("utf-8", "replace"))
-    return [part for chunk in chunks if (part := _part(chunk)) is not None]
+    return b"--" + boundary.encode("utf-8", "replace")
+
+
+# SendGrid's boundary is always the same.
+_known_delimiter = lru_cache(maxsize=64)(_delimiter)
+
+
+def _plain_parts(body: bytes, delimiter: bytes) -> list[Part] | None:
+    """Do what `read_multipart_slowly` does, or return None where a line or a head is not as in nearly all forms."""
+    line = b"\n" + delimiter
+    pieces = body.split(b"\r" + line, _MOST_PARTS - 1)
+    ends = len(pieces) - 1
+    if not ends or body.count(line) != ends or not body.startswith(delimiter) or b"\n" in delimiter:
+        return None
+    if not pieces.pop().startswith(b"--"):
+        return None
+    pieces[0] = pieces[0][len(delimiter) :]
+    heads, _, contents = zip(*[piece.partition(b"\r\n\r\n") for piece in pieces], strict=True)
+    if max(map(len, heads)) > _SHORT_HEAD:
+        return None
+    known = list(map(_plain_head, heads))
+    return list(zip(known, contents, strict=True)) if None not in known else None  # type: ignore[arg-type]
+
+
+# The forms of one provider have the same few fields.
+@lru_cache(maxsize=512)
+def _plain_head(written: bytes) -> Head | None:
+    """Return what is said in a head that can be nothing else: no closing delimiter, no head before another break."""
+    return None if written.startswith(b"--") or b"\n\n" in written else _head(written)
+
+
+def read_multipart_slowly(body: bytes, delimiter: bytes) -> list[Part]:
+    """Do what `read_multipart` does, whatever stands between and behind the delimiters."""
+    return [part for chunk in _chunks(body, delimiter) if (part := _part(chunk)) is not None]
 
 
 def _chunks(body: bytes, delimiter: bytes) -> list[bytes]:
@@ -224,17 +267,17 @@ def _chunks(body: bytes, delimiter: bytes) -> list[bytes]:
 
 
 def _part(chunk: bytes) -> Part | None:
-    head, found, content = chunk.partition(b"\r\n\r\n")
+    written, found, content = chunk.partition(b"\r\n\r\n")
     if not found:
-        head, found, content = chunk.partition(b"\n\n")
-    named = _known_head(head) if len(head) <= _SHORT_HEAD else _head(head)
-    return Part._make((*named, content)) if named is not None else None
+        written, found, content = chunk.partition(b"\n\n")
+    head = (_plain_head(written) if len(written) <= _SHORT_HEAD else None) or _head(written)
+    return (head, content) if head is not None else None
 
 
-def _head(head: bytes) -> tuple[str, str | None, str, str | None] | None:
-    """Return name, filename, media type and charset of a part; None where it has no name."""
+def _head(written: bytes) -> Head | None:
+    """Return None where the part has no name."""
     headers = {}
-    for line in clean(head.decode("utf-8", "replace")).splitlines()[:50]:
+    for line in clean(written.decode("utf-8", "replace")).splitlines()[:50]:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     _, disposition = parameters(headers.get("content-disposition", ""))
@@ -242,8 +285,4 @@ def _head(head: bytes) -> tuple[str, str | None, str, str | None] | None:
     if "name" not in disposition:
         return None
     filename = clean(disposition["filename"]) if "filename" in disposition else None
-    return clean(disposition["name"]), filename, kind, options.get("charset")
-
-
-# The forms of one provider have the same few fields.
-_known_head = lru_cache(maxsize=512)(_head)
+    return Head(clean(disposition["name"]), filename, kind, options.get("charset"))

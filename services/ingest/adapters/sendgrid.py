@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -17,6 +18,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from services.ingest.adapters import events
@@ -34,11 +36,13 @@ from services.ingest.adapters.base import (
 )
 from services.ingest.adapters.mail_event import mail_event, mail_id
 from services.ingest.adapters.payloads import (
+    Head,
     Json,
     Part,
     items,
     mapping,
     media_type,
+    part_text,
     read_form_bytes,
     read_json,
     read_multipart,
@@ -48,7 +52,7 @@ from services.ingest.adapters.payloads import (
 )
 from services.ingest.adapters.signatures import base64_digest, require_basic, require_header
 from services.ingest.adapters.times import told_s
-from services.ingest.mail.message import Attachment, Mail, read, split
+from services.ingest.mail.message import Attachment, Mail, read, read_headers
 
 SIGNATURE = "x-twilio-email-event-webhook-signature"
 TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
@@ -56,7 +60,8 @@ WINDOW = timedelta(hours=80)
 """Inbound mail is retried for 72 hours, events for 24, and nothing says that a retry is signed anew."""
 
 
-_ECDSA = ec.ECDSA(hashes.SHA256())
+_WINDOW_S = WINDOW.total_seconds()
+_ECDSA = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
 @lru_cache(maxsize=256)
@@ -68,25 +73,35 @@ def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
     return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
+_VERDICTS = ("spf", "dkim", "spam_score")
+
+
 def verify_signature(request: RawRequest, account: Account) -> None:
     """ECDSA P-256 with SHA-256 over the timestamp and the raw body, its last line break included."""
     given = base64_digest(require_header(request, SIGNATURE))
     stamp = require_header(request, TIMESTAMP)
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) < 14):
         raise Malformed(400, "the timestamp is not a whole number of seconds")
-    if abs(int(stamp) - request.received_at.timestamp()) > WINDOW.total_seconds():
+    if abs(int(stamp) - request.received_at.timestamp()) > _WINDOW_S:
         raise Forged(403, "the timestamp is too old or too far ahead")
-    signed = stamp.encode() + request.body
-    if not any(_signed_by(key, given, signed) for secret in account.secrets if (key := _public_key(secret))):
+    # Not put together first: that would copy all of a mail with its files.
+    digest = sha256(stamp.encode())
+    digest.update(request.body)
+    if not _is_signed(digest.digest(), given, account.secrets):
         raise Forged(403, "the signature is not by one of this account's keys")
 
 
-def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
-    try:
-        key.verify(signature, signed, _ECDSA)
-    except InvalidSignature:
-        return False
-    return True
+def _is_signed(digest: bytes, signature: bytes, secrets: Sequence[str]) -> bool:
+    for secret in secrets:
+        key = _public_key(secret)
+        if key is None:
+            continue
+        try:
+            key.verify(signature, digest, _ECDSA)
+        except InvalidSignature:
+            continue
+        return True
+    return False
 
 
 class SendGridInbound(Plain):
@@ -117,7 +132,7 @@ class SendGridInbound(Plain):
                     "to": [one for one in map(text, items(envelope.get("to"))) if one],
                 }
             ),
-            "verdicts": without_nothing({name: _text(fields, name) for name in ("spf", "dkim", "spam_score")}),
+            "verdicts": {name: said for name in _VERDICTS if name in fields and (said := _text(fields, name))},
         }
         return Delivery(self.taken(account, event_id), (mail_event(mail, account, event_id, without_nothing(facts)),))
 
@@ -128,17 +143,17 @@ def _fields(request: RawRequest) -> dict[str, Part]:
         parts = read_multipart(content_type, request.body)
     else:
         parts = [
-            Part(name.decode("utf-8", "replace"), None, "text/plain", None, value)
+            (Head(name.decode("utf-8", "replace"), None, "text/plain", None), value)
             for name, value in read_form_bytes(request.body)
         ]
     # Of several with one name the first counts, and stands where it stood.
-    fields = {part.name: part for part in parts}
-    return fields if len(fields) == len(parts) else fields | {part.name: part for part in reversed(parts)}
+    fields = {part[0].name: part for part in parts}
+    return fields if len(fields) == len(parts) else fields | {part[0].name: part for part in reversed(parts)}
 
 
-def _json(part: Part | None) -> dict[str, Json]:
+def _json(part: Part | None) -> Mapping[str, Json]:
     try:
-        return dict(mapping(read_json(part.content))) if part is not None else {}
+        return mapping(read_json(part[1])) if part is not None else {}
     except Unreadable:
         # A helper field that cannot be read costs its help, not the mail.
         return {}
@@ -146,53 +161,56 @@ def _json(part: Part | None) -> dict[str, Json]:
 
 def _text(fields: dict[str, Part], name: str, charset: str | None = None) -> str | None:
     part = fields.get(name)
-    return part.text(charset) or None if part is not None else None
+    return part_text(part, charset) or None if part is not None else None
+
+
+_ALSO_FIELDS = ("from", "to", "cc", "subject")
+"""Headers that are fields of their own, too."""
 
 
 def _mail(fields: dict[str, Part]) -> Mail:
     """Put the mail together again; each field may be in a charset of its own."""
     if "email" in fields:
-        return read(fields["email"].content)
-    charsets = {name: text(value) for name, value in _json(fields.get("charsets")).items()}
-    written = fields["headers"].content.strip() if "headers" in fields else b""
-    headers, _ = split(written + (b"\r\n\r\n" if b"\r\n" in written else b"\n\n"))
+        return read(fields["email"][1])
+    charsets = _json(fields.get("charsets"))
+    headers = read_headers(fields["headers"][1] if "headers" in fields else b"")
     extra = [
         (name, value)
-        for name in ("from", "to", "cc", "subject")
-        if name not in headers and (value := _text(fields, name, charsets.get(name)))
+        for name in headers.lacks(_ALSO_FIELDS)
+        if (value := _text(fields, name, text(charsets.get(name))))
     ]
-    content_type = headers.get("content-type") or "text/plain"
     return Mail(
         headers=headers.and_also(extra) if extra else headers,
-        media_type=media_type(content_type),
-        text=_text(fields, "text", charsets.get("text")),
-        html=_text(fields, "html", charsets.get("html")),
+        media_type=media_type(headers.get("content-type") or "text/plain"),
+        text=_text(fields, "text", text(charsets.get("text"))),
+        html=_text(fields, "html", text(charsets.get("html"))),
         attachments=tuple(_attachments(fields)),
     )
 
 
 def _attachments(fields: dict[str, Part]) -> list[Attachment]:
     files = [
-        (number, part)
-        for number, (name, part) in enumerate(fields.items())
-        if part.filename is not None or (name.startswith("attachment") and name[10:].isdigit())
+        (number, head, content)
+        for number, (head, content) in enumerate(fields.values())
+        if head.filename is not None or (head.name.startswith("attachment") and head.name[10:].isdigit())
     ]
     if not files:
         return []
     info = _json(fields.get("attachment-info"))
-    content_ids = {text(value): name for name, value in _json(fields.get("content-ids")).items()}
+    listed = _json(fields.get("content-ids"))
+    content_ids = {text(value): name for name, value in listed.items()} if listed else {}
     found = []
-    for number, part in files:
-        described = mapping(info.get(part.name))
+    for number, head, content in files:
+        described = mapping(info.get(head.name))
         found.append(
             Attachment(
                 part=number,
-                name=text(described.get("filename")) or part.filename,
-                media_type=text(described.get("type")) or part.media_type,
-                size_bytes=len(part.content),
-                sha256=sha256(part.content).hexdigest(),
-                content_id=text(described.get("content-id")) or content_ids.get(part.name),
-                content=part.content,
+                name=text(described.get("filename")) or head.filename,
+                media_type=text(described.get("type")) or head.media_type,
+                size_bytes=len(content),
+                sha256=sha256(content).hexdigest(),
+                content_id=text(described.get("content-id")) or content_ids.get(head.name),
+                content=content,
             )
         )
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.ingest.mail.words import decode_words
 
@@ -13,8 +13,7 @@ LONGEST = 65_536
 MOST = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """One mailbox; `address` is as written, without blanks."""
 
     address: str
@@ -28,7 +27,8 @@ def read(value: str | None) -> list[Address]:
     plain = _PLAIN.fullmatch(value)
     if plain is not None:
         name, quoted, address = plain.groups()
-        return [Address(address, _name(name or quoted or ""))]
+        phrase = name or quoted
+        return [Address(address, _name(phrase) if phrase else None)]
     return read_slowly(value)
 
 

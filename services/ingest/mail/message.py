@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 
 from services.ingest.mail.words import base64_bytes, clean, decode, decode_words, header_text, parameters
 
@@ -47,6 +48,11 @@ class Headers:
         """Go through the names in order, each once."""
         return iter(dict.fromkeys([name for name, _ in self._fields]))
 
+    def lacks(self, names: Sequence[str]) -> list[str]:
+        """Return those of `names` of which there is no field."""
+        first = self._first
+        return [name for name in names if name not in first]
+
     def has_any(self, names: frozenset[str]) -> bool:
         """Tell whether there is a field of one of `names`."""
         return not names.isdisjoint(self._first)
@@ -63,7 +69,7 @@ class Headers:
     def get(self, name: str) -> str | None:
         """Return the first value of `name`."""
         value = self._first.get(name)
-        return self._unfolded(value) if value is not None else None
+        return value if value is None or not self._folded else self._unfolded(value)
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of `name`."""
@@ -98,8 +104,7 @@ class Attachment:
     content: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """One mail as read. `report` holds the fields of a delivery status, `original` the headers of the returned mail."""
 
     headers: Headers
@@ -166,20 +171,33 @@ def split(raw: bytes) -> tuple[Headers, bytes]:
     return _split_plain(raw, start) or split_slowly(raw, start)
 
 
+def read_headers(written: bytes) -> Headers:
+    """Read header fields that came without their mail."""
+    written = written.strip()
+    if not written.startswith((b"From ", b">From ")):
+        headers = _plain_fields(written + b"\n")
+        if headers is not None:
+            return headers
+    # There is a blank line in it, or a line of an mbox before it, or a line that is no field.
+    return split(written + (b"\r\n\r\n" if b"\r\n" in written else b"\n\n"))[0]
+
+
 def _split_plain(raw: bytes, start: int) -> tuple[Headers, bytes] | None:
     """Do what `split_slowly` does where nothing but ASCII fields stands before a blank line, as in nearly all mail."""
     ended = raw.find(b"\n", start)
     blank = b"\n\r\n" if raw[ended - 1 : ended] == b"\r" else b"\n\n"
     end = raw.find(blank, ended) if ended >= 0 else -1
-    block = raw[start : end + 1]
-    if end < 0 or len(block) > LONGEST_HEADER or not block.isascii() or b"\0" in block:
+    headers = _plain_fields(raw[start : end + 1]) if end >= 0 else None
+    return (headers, raw[end + len(blank) :]) if headers is not None else None
+
+
+def _plain_fields(block: bytes) -> Headers | None:
+    """Return the fields of whole lines, or None where they are not all ASCII, or one of them is no field."""
+    if len(block) > LONGEST_HEADER or not block.isascii() or b"\0" in block:
         return None
     lines = _LINES.findall(block.decode("ascii"))
     headers = Headers([(_name(name), value.strip()) for name, value in lines], folded=True)
-    if len(lines) > MOST_HEADERS or "" in headers:
-        # A line is no field.
-        return None
-    return headers, raw[end + len(blank) :]
+    return headers if len(lines) <= MOST_HEADERS and "" not in headers else None
 
 
 _LINES = re.compile(r"(?:([^:\n ]{1,200}+)[ \t]*+:)?+([^\n]*+\n(?:[ \t][^\n]*+\n)*+)")

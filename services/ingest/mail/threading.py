@@ -23,7 +23,8 @@ _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,500})>")
 @lru_cache(maxsize=1)
 def own_id(headers: Headers) -> str | None:
     """Return the mail's own id without its brackets, or None where Message-ID does not hold exactly one."""
-    found = [written for value in headers.get_all("message-id") for written in _ID.findall(value)]
+    values = headers.get_all("message-id")
+    found = _ID.findall(values[0]) if len(values) == 1 else [one for value in values for one in _ID.findall(value)]
     return found[0] if found and found.count(found[0]) == len(found) else None
 
 
@@ -50,10 +51,12 @@ def references(headers: Headers) -> list[str]:
 
 def original_message_id(mail: Mail) -> str | None:
     """Return `<id@host>` of the mail that a delivery report is about, or None."""
+    if mail.original is None and not mail.report and not mail.headers.has_any(_ANY_ORIGINAL):
+        return None
     if mail.original is not None and (found := own_id(mail.original)):
         return f"<{found}>"
     for headers in (*mail.report, mail.headers):
-        for name in _ORIGINALS if headers.has_any(_ANY_ORIGINAL) else ():
+        for name in _ORIGINALS:
             value = headers.get(name)
             match = _ID.search(value[:5_000]) if value else None
             if match:

@@ -92,6 +92,10 @@ def decode_words(value: str) -> str:
     """Decode the encoded words in a header value; what is broken stays as written."""
     if "=?" not in value:
         return value
+    first = _word(value, 0) if value.startswith("=?") else None
+    if first is not None and first[2] == len(value):
+        # One word and nothing else, as nearly always.
+        return decode(first[1], first[0])
     out: list[str] = []
     pending: tuple[str, bytes] | None = None
     at = 0
