@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.accepted import Accepted
+from shared.log.precedence import Precedence
 
 if TYPE_CHECKING:
     import asyncpg
@@ -40,6 +41,8 @@ class Platform:
     """What all consumers of this process count."""
     accepted: Accepted = field(default_factory=Accepted)
     """What this process accepted and the consumer has not taken yet."""
+    precedence: Precedence = field(default_factory=Precedence)
+    """Who of this process goes first."""
 
 
 Ready = Callable[[], Awaitable[Mapping[str, str]]]

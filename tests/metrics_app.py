@@ -20,7 +20,7 @@ from shared.events import TimelineRecord
 from shared.keys import create_key
 from shared.log.metrics import LogMetrics
 from shared.log.postgres import postgres_log
-from shared.service import Platform
+from shared.service import Platform, Service
 from shared.settings import Settings
 from shared.web import create_app
 
@@ -46,6 +46,7 @@ class Metrics:
     platform: Platform
     clock: StillClock
     keys: Mapping[str, str]
+    service: Service
     consumer: MetricsConsumer = field(default_factory=MetricsConsumer)
 
     async def take(self, records: Iterable[TimelineRecord]) -> None:
@@ -100,4 +101,4 @@ async def running_metrics(pool: asyncpg.Pool, settings: Settings, now: datetime 
                 "scraper": await create_key(connection, "t1", ["metrics:read"]),
                 "writer": await create_key(connection, "t1", ["events:write"]),
             }
-        yield Metrics(app, client, platform, clock, keys)
+        yield Metrics(app, client, platform, clock, keys, service)

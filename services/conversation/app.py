@@ -67,13 +67,14 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         clock=platform.clock,
     )
     stack.callback(runner.stop)
+    platform.precedence.claim(lambda: runner.behind)
     tail = Tail(platform.pool)
     router = APIRouter(dependencies=[Depends(writable)])
     parts = (customers_router, attachments_router, conversations_router, joining_router, identity_router)
     for part in (*parts, erasing_router, console_router):
         router.include_router(part(platform))
     router.include_router(policy_router(platform, slices))
-    indexer = Indexer(platform.pool, lambda: runner.behind)
+    indexer = Indexer(platform.pool, platform.precedence.taken)
     router.include_router(search_router(platform, indexer))
     router.include_router(stream_router(platform, tail))
     visitors = Visitors(platform.pool, tail)

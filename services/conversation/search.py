@@ -19,6 +19,8 @@ from services.conversation.reading.shown import JOINED_WHOLE, SHOWN, seen_by
 from services.conversation.search_words import asked, together
 from shared.database.engine import transaction, translated
 from shared.database.retrying import tried_again
+from shared.log.precedence import PATIENCE_S
+from shared.log.waiting import wait_at_most
 
 LOOK_EVERY_S = 0.25
 LONGEST_WAIT_S = 1.0
@@ -67,23 +69,26 @@ class Indexer:
     """Keeps the index up with the changes of all tenants, and lets a search wait for those that came before it."""
 
     def __init__(self, pool: asyncpg.Pool, behind: Callable[[], bool] = lambda: False) -> None:
-        """`behind` tells whether the stream of this process is."""
+        """`behind` tells whether who goes before the index is."""
         self._pool = pool
         self._behind = behind
         self._asked = asyncio.Event()
 
     async def run(self) -> None:
         """Index for the life of the process."""
+        all_at_s = monotonic()
         while True:
             with tried_again(log, "search waits for the database"):
                 self._asked.clear()
                 began = monotonic()
-                pause_s = LOOK_EVERY_S
                 if await index_once(self._pool):
                     pause_s = RESTS * (monotonic() - began) if self._behind() else 0
+                else:
+                    all_at_s, pause_s = began, LOOK_EVERY_S
                 if pause_s:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._asked.wait(), pause_s)
+                    await wait_at_most(self._asked, pause_s)
+                while self._behind() and not self._asked.is_set() and monotonic() < all_at_s + PATIENCE_S:
+                    await wait_at_most(self._asked, LOOK_EVERY_S)
                 continue
             await asyncio.sleep(2.0)
 

@@ -39,7 +39,10 @@ async def build(platform: Platform, stack: AsyncExitStack) -> Service:
         TIMELINE,
         consumer.handle,
         settings=RunnerSettings(
-            batch_max_records=BATCH_MAX_RECORDS, rejection_limit=platform.settings.rejection_limit, gap_s=GAP_S
+            batch_max_records=BATCH_MAX_RECORDS,
+            rejection_limit=platform.settings.rejection_limit,
+            gap_s=GAP_S,
+            gives_way=platform.precedence.taken,
         ),
         metrics=platform.log_metrics,
         clock=platform.clock,

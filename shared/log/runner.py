@@ -17,6 +17,8 @@ import random
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from math import inf
 from time import monotonic
 
 import asyncpg
@@ -27,6 +29,7 @@ from shared.errors import Fenced, LogTruncated, LogUnavailable, Rejected, Thread
 from shared.log.database import Connection, passes
 from shared.log.metrics import Lag, LogMetrics
 from shared.log.offsets import compare_and_set, starting_offset
+from shared.log.precedence import PATIENCE_S
 from shared.log.protocol import QUARANTINE, Consumer, Log, Record
 from shared.log.quarantine import Rejection, quarantine
 from shared.log.waiting import being_cancelled, end, wait_at_most
@@ -35,6 +38,13 @@ __all__ = ["Handler", "Lag", "Rejection", "Runner", "RunnerSettings"]
 
 Handler = Callable[[Connection, Sequence[Record]], Awaitable[Sequence[Rejection]]]
 """Does the work of a batch inside the runner's transaction; never commits. Returns the records that never will work."""
+
+MANY = 16
+"""A batch that takes this part of what one may take is one of a consumer that does not keep up."""
+FETCHING_S = 0.1
+"""Longest that the next batch is being fetched, while it is not known yet whether more waits."""
+LOOK_S = 0.02
+"""Who gives way looks this often whether the others are done."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +57,7 @@ class RunnerSettings:
     does nothing for so long; a handler may not compute longer than this between two statements.
     `gap_s`: at least so long from the start of one small batch to the next, since many small ones cost far more than
     few larger ones. What comes after a pause is done at once. A function is asked after each batch.
+    `gives_way`: while it says so, the next batch waits until the oldest record of it may be `PATIENCE_S` old.
     """
 
     batch_max_records: int = 2000
@@ -57,6 +68,7 @@ class RunnerSettings:
     lag_period_s: float = 2.0
     idle_in_transaction_s: float = 15.0
     gap_s: float | Callable[[], float] = 0.0
+    gives_way: Callable[[], bool] = lambda: False
 
 
 class TooManyRejections(ThreadlineError):
@@ -119,7 +131,8 @@ class Runner:
         self._stopping = asyncio.Event()
         self._fault: str | None = None
         self._trouble: str | None = None
-        self._full = False
+        self._behind_until = 0.0
+        self._read_until: datetime | None = None
         self._run_of_rejections = 0
         self._next_offsets: dict[int, int] = {}
         self._lag: dict[int, Lag] = {}
@@ -141,8 +154,8 @@ class Runner:
 
     @property
     def behind(self) -> bool:
-        """Whether more is waiting than one batch takes: what can be late gives way now."""
-        return self._full
+        """Whether it does not keep up: what can be late gives way now."""
+        return monotonic() < self._behind_until
 
     @property
     def stopped(self) -> bool:
@@ -203,12 +216,14 @@ class Runner:
         return gap_s() if callable(gap_s) else gap_s
 
     async def _consume(self, consumer: Consumer) -> None:
-        """Do batch after batch. The next is fetched meanwhile when there seems to be more."""
+        """Do batch after batch. The next is fetched meanwhile where one took all that it may."""
         self._consumer = consumer
         ahead: asyncio.Task[Mapping[int, Sequence[Record]]] | None = None
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             while not self._stopping.is_set():
+                if ahead is None:
+                    await self._give_way()
                 fetching = ahead or self._fetch(consumer)
                 ahead = fetching  # so that whatever happens, the finally below ends it
                 await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -219,23 +234,36 @@ class Runner:
                 self._trouble = None
                 records = [record for partition in sorted(batch) for record in batch[partition]]
                 if not records:
-                    self._full = False
                     continue
                 began = monotonic()
-                full = self._full = len(records) >= self._settings.batch_max_records // 4
-                if full:
+                self._read_until = min(of_one[-1].appended_at for of_one in batch.values() if of_one)
+                many = len(records) >= self._settings.batch_max_records // MANY
+                self._behind_until = inf if many else 0.0
+                if len(records) >= self._settings.batch_max_records:
+                    # Of fewer nothing was left: what has come since would be a small batch, and dear.
                     ahead = self._fetch(consumer)
                 if not await self._do(consumer, records):
                     await end(*filter(None, [ahead]))
                     ahead = None
                     for partition in consumer.assigned() | batch.keys():
                         await consumer.rewind(partition)
-                elif not full and (early_s := began + self._gap_s() - monotonic()) > 0:
+                elif not many and (early_s := began + self._gap_s() - monotonic()) > 0:
                     await wait_at_most(self._stopping, early_s)
+                if many:
+                    self._behind_until = monotonic() + FETCHING_S
         finally:
-            self._consumer, self._full = None, False
+            self._consumer, self._behind_until = None, 0.0
             stopping.cancel()
             await end(*filter(None, [ahead]))
+
+    async def _give_way(self) -> None:
+        """Wait while others go first, no longer than what waits here may."""
+        if self._read_until is None or not self._settings.gives_way():
+            return
+        age_s = (self._clock.now() - self._read_until).total_seconds()
+        end_s = monotonic() + PATIENCE_S - max(0.0, age_s)
+        while self._settings.gives_way() and not self._stopping.is_set() and (left_s := end_s - monotonic()) > 0:
+            await wait_at_most(self._stopping, min(left_s, LOOK_S))
 
     def _fetch(self, consumer: Consumer) -> asyncio.Task[Mapping[int, Sequence[Record]]]:
         return asyncio.create_task(consumer.fetch(self._settings.batch_max_records, self._settings.max_wait_s))

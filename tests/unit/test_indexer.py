@@ -55,6 +55,42 @@ async def test_the_index_rests_while_the_stream_is_behind_until_somebody_searche
         await end(running)
 
 
+async def test_the_index_waits_for_those_who_go_first_until_they_are_done(
+    patient: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = False
+
+    async def all_done(pool: Pool) -> bool:
+        nonlocal behind
+        behind = pool.looks == 0
+        await index(pool)
+        return False
+
+    monkeypatch.setattr(search, "index_once", all_done)
+    monkeypatch.setattr(search, "LOOK_EVERY_S", 0.01)
+    running = asyncio.create_task(search.Indexer(patient, lambda: behind).run())
+    try:
+        await looked(patient, 1)
+        await asyncio.sleep(0.1)
+        assert patient.looks == 1
+        behind = False
+        await looked(patient, 2)
+    finally:
+        await end(running)
+
+
+async def test_the_index_waits_for_those_who_go_first_no_longer_than_it_may(
+    patient: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "RESTS", 0)
+    monkeypatch.setattr(search, "PATIENCE_S", 0.05)
+    running = asyncio.create_task(search.Indexer(patient, lambda: True).run())
+    try:
+        await looked(patient, 3)
+    finally:
+        await end(running)
+
+
 async def test_the_index_goes_on_at_once_where_the_stream_is_not_behind(patient: Pool) -> None:
     running = asyncio.create_task(search.Indexer(patient, lambda: False).run())
     try:

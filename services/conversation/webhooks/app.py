@@ -48,7 +48,7 @@ async def build_webhooks(platform: Platform, stack: AsyncExitStack) -> Webhooks:
     sender = Sender(
         platform.pool, endpoints, transport, platform.clock, WebhookMetrics(platform.registry), sending, _version()
     )
-    consumer = TimelineConsumer(sender.wake)
+    consumer = TimelineConsumer(sender.wake, platform.precedence.taken)
     runner = Runner(
         platform.log,
         platform.pool,
@@ -59,6 +59,7 @@ async def build_webhooks(platform: Platform, stack: AsyncExitStack) -> Webhooks:
             batch_max_records=settings.batch_max_records,
             rejection_limit=settings.rejection_limit,
             gap_s=consumer.gap_s,
+            gives_way=consumer.gives_way,
         ),
         metrics=platform.log_metrics,
         clock=platform.clock,

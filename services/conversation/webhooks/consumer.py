@@ -18,20 +18,26 @@ from shared.log.quarantine import Rejection
 GROUP = "webhooks"
 
 UNHEARD_GAP_S = 1.0
-"""So the first endpoint there ever is may hear the first event a second late."""
+"""So the first endpoint there ever is may hear the first event a second late, and `PATIENCE_S` late where timelines are
+behind just then."""
 
 
 class TimelineConsumer:
     """Queues what each endpoint wants to hear. Called inside the runner's transaction, which it never ends."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` lets the sender of this process look soon."""
+    def __init__(self, wake: Callable[[], None], others_first: Callable[[], bool] = lambda: False) -> None:
+        """`wake` lets the sender of this process look soon; `others_first` tells whether others go first now."""
         self._wake = wake
+        self._others_first = others_first
         self._listened_to = True
 
     def gap_s(self) -> float:
         """Return how long to wait between small batches, in seconds: where nobody listens, few large ones will do."""
         return 0.0 if self._listened_to else UNHEARD_GAP_S
+
+    def gives_way(self) -> bool:
+        """Tell whether the next batch can be late and is to be: not where somebody listens."""
+        return not self._listened_to and self._others_first()
 
     async def __call__(self, connection: Connection, records: Sequence[Record]) -> Sequence[Rejection]:
         """Handle a batch; return the records that never will work."""

@@ -53,21 +53,22 @@ async def test_endpoint_hears_nothing_of_before_it_was_made_though_the_consumer_
     assert (await timelines.get("/v1/webhook-endpoints/young/deliveries"))["deliveries"] == []
 
 
-async def test_where_nobody_listens_the_topic_is_read_in_few_batches(
+async def test_where_nobody_listens_the_topic_is_read_in_few_batches_and_when_timelines_do_not_wait(
     timelines: Timelines, receiver: Receiver, pool: asyncpg.Pool
 ) -> None:
-    consumer = TimelineConsumer(lambda: None)
+    consumer = TimelineConsumer(lambda: None, lambda: True)
 
-    async def gap_after_a_batch() -> float:
+    async def after_a_batch() -> tuple[bool, bool]:
         async with pool.acquire() as connection, connection.transaction():
             await consumer(connection, ())
-        return consumer.gap_s()
+        return consumer.gap_s() > 0, consumer.gives_way()
 
-    assert await gap_after_a_batch() > 0
+    assert await after_a_batch() == (True, True)
     await put(timelines, receiver.url())
-    assert await gap_after_a_batch() == 0
+    assert await after_a_batch() == (False, False)
     await timelines.call("DELETE", "/v1/webhook-endpoints/desk")
-    assert await gap_after_a_batch() > 0
+    assert await after_a_batch() == (True, True)
+    assert not TimelineConsumer(lambda: None, lambda: False).gives_way()
 
 
 async def test_deleted_endpoint_leaves_nothing_that_waits(timelines: Timelines, receiver: Receiver) -> None:
