@@ -73,7 +73,8 @@ def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
     return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
-_VERDICTS = ("spf", "dkim", "spam_score")
+_VERDICTS = {"SPF": "spf", "dkim": "dkim", "spam_score": "spam_score"}
+"""Field → the verdict that it gives. One of the names is in capitals, as SendGrid writes it."""
 
 
 def verify_signature(request: RawRequest, account: Account) -> None:
@@ -132,7 +133,7 @@ class SendGridInbound(Plain):
                     "to": [one for one in map(text, items(envelope.get("to"))) if one],
                 }
             ),
-            "verdicts": {name: said for name in _VERDICTS if name in fields and (said := _text(fields, name))},
+            "verdicts": {name: said for field, name in _VERDICTS.items() if (said := _text(fields, field))},
         }
         return Delivery(self.taken(account, event_id), (mail_event(mail, account, event_id, without_nothing(facts)),))
 
