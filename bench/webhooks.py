@@ -269,13 +269,15 @@ def _account(port: int, provider: Provider) -> str:
 
 
 async def measure(port: int, process: psutil.Process, names: Sequence[str] = ()) -> list[Row]:
-    """Measure these providers, or all."""
-    found = []
+    """Measure these providers, or all, and then one delivery of each in turn."""
+    found, each = [], list[Row]()
     for name in names or DELIVERED:
         provider = replace(PROVIDERS[name], options={**PROVIDERS[name].options, **OPTIONS.get(name, {})})
         path = await asyncio.to_thread(_account, port, provider)
         deliveries = map(DELIVERED[name], range(DELIVERIES))
-        found += await _compared(f"{name}: webhook", port, process, both(provider, deliveries, path, port))
+        rate, cost = await _compared(f"{name}: webhook", port, process, both(provider, deliveries, path, port))
+        each.append(rate)
+        found += rate, cost
         if name in FILED:
             deliveries = map(FILED[name], range(FILED_DELIVERIES))
             title = f"{name}: webhook with a file of {FILE_BYTES // 1_000} kB"
@@ -285,7 +287,18 @@ async def measure(port: int, process: psutil.Process, names: Sequence[str] = ())
             deliveries = (BATCHED[name](*some) for some in numbers)
             title = f"{name}: webhook of {BATCH_EVENTS} events"
             found += await _compared(title, port, process, both(provider, deliveries, path, port))
-    return found
+    return [*found, _in_turn(each)]
+
+
+def _in_turn(each: Sequence[Row]) -> Row:
+    """Return how many deliveries a second come in where each of these providers has as many as any other."""
+    webhook, plain = (len(each) / sum(1 / rate for rate in rates) for rates in zip(*map(_rates, each), strict=True))
+    return Row(f"one of each of {len(each)}: webhook", webhook, "deliveries/s", each[0].against, plain)
+
+
+def _rates(row: Row) -> tuple[float, float]:
+    assert row.base is not None
+    return row.value, row.base
 
 
 async def _compared(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import gc
 
 THRESHOLDS = (400_000, 20, 50)
-"""New containers until the young are looked at, and how many such looks until the older ones are: a batch of 4,000 events
-holds some 400,000 while it is decided, and none of them waits for the collector
+"""New containers until the young are looked at, and how many such looks until the older ones are.
+
+A batch of 4,000 events holds some 400,000 containers while it is decided, and none of them waits for the collector
 (tests/integration/conversation/test_garbage.py)."""
 
 
