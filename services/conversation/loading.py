@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from services.conversation import copies, large, tables
-from services.conversation.batch import BEGINNING, Arrival, Batch
-from services.conversation.copies import Copy
-from services.conversation.entries import Entry, digest_of
-from services.conversation.facts import Facts, Key, facts_of, with_copies
+from services.conversation import large, tables
+from services.conversation.arriving import Arriving
+from services.conversation.batch import BEGINNING, Batch
+from services.conversation.entries import Entry
+from services.conversation.facts import Facts, Key
 from services.conversation.regrouping import Regrouping, met_by_bulk_mail, placed_otherwise_since
 from services.conversation.scope import Name, component_name, key_name
 from services.conversation.stitching import NEVER, bulk_key, naming_key, sent_key
-from shared.entry_ids import entry_id_bytes
-from shared.errors import Rejected
 from shared.events import InboundEvent
 
 T = TypeVar("T")
@@ -30,6 +27,7 @@ class Loading:
         self._batch = batch
         self._connection, self._tenant, self._people = batch.connection, batch.tenant, batch.people
         self._scope = batch.scope
+        self._arriving = Arriving(batch)
         self._asked: set[tuple[object, ...]] = set()
         self._later: set[UUID] = set()
         """Entries that name a key of the scope at or after its instant."""
@@ -51,8 +49,7 @@ class Loading:
 
     async def take(self, events: Sequence[InboundEvent]) -> None:
         """Take a batch: tell the new from the known, learn who is who, and load what the new ones touch."""
-        await self._tell_new_from_known(events)
-        await self._tell_copies()
+        self._later |= await self._arriving.take(events)
         if not self._batch.arrivals and not self._batch.copies:
             return
         facts = [arrival.facts for arrival in self._batch.arrivals.values()]
@@ -77,7 +74,7 @@ class Loading:
         self._batch.everything = True
         for entry in await tables.entries.all_entries(self._connection, self._tenant):
             (self._batch.derived if entry.derived else self._batch.stored)[entry.entry_id] = entry
-        self._batch.facts = await self._facts_of(self._batch.stored.values())
+        self._batch.facts = await self._arriving.facts_of(self._batch.stored.values())
         self._people.take(await tables.leaves.all_leaves(self._connection, self._tenant))
         for leaf in self._people.by_id.values():
             leaf.shared, leaf.linked_at = False, None
@@ -98,91 +95,6 @@ class Loading:
         ids = {entry.conversation_id for entry in self._batch.stored.values() if entry.conversation_id}
         self._batch.conversations = await tables.conversations.conversations(self._connection, self._tenant, ids)
         self._batch.rebuilt = set(self._batch.conversations)
-
-    async def _tell_new_from_known(self, events: Sequence[InboundEvent]) -> None:
-        secret = self._batch.secret
-        ids = [tables.rows.fast_id(entry_id_bytes(secret, self._tenant, event.source, event.id)) for event in events]
-        known = await tables.entries.known_digests(self._connection, self._tenant, ids)
-        if self._batch.aside:
-            known |= await tables.aside.digests(self._connection, self._tenant, ids)
-        conflicts = {}
-        for id_, event in zip(ids, events, strict=True):
-            digest = digest_of(event)
-            first = self._batch.arrivals[id_].digest if id_ in self._batch.arrivals else known.get(id_)
-            if first is None:
-                self._batch.arrivals[id_] = Arrival(event, self._read(event, id_), digest)
-            elif first == digest:
-                self._batch.outcome.repeated += 1
-            else:
-                self._batch.outcome.conflicts += 1
-                row = (id_, digest, event.received_at, event.occurred_at, event.type, event.data)
-                conflicts[id_, digest] = row
-        await tables.entries.save_conflicts(self._connection, self._tenant, list(conflicts.values()))
-
-    async def _tell_copies(self) -> None:
-        """Tell which of the new events are copies of a mail; the first of all is its entry."""
-        of_mail: dict[Key, list[Arrival]] = defaultdict(list)
-        for arrival in self._batch.arrivals.values():
-            if arrival.facts.copy_key:
-                of_mail[arrival.facts.copy_key].append(arrival)
-        if not of_mail:
-            return
-        standing = await copies.standing(self._connection, self._tenant, of_mail)
-        whole = []
-        for key, found in of_mail.items():
-            entry = standing.get(key)
-            if entry is None and len(found) == 1:
-                continue
-            first, *others = sorted(found, key=lambda arrival: arrival.facts.order)
-            if entry is None or first.facts.order < entry.facts(self._batch.policy).order:
-                whole.append(first)
-                stands = first.facts.entry_id
-                if entry is not None:
-                    self._displace(entry, stands)
-            else:
-                stands, others = entry.entry_id, found
-                self._later.add(stands)
-            for other in others:
-                del self._batch.arrivals[other.facts.entry_id]
-                copy = Copy(stands, other.event, other.facts, other.digest, self._batch.now)
-                self._batch.copies.append(copy)
-                self._batch.outcome.copies += 1
-        for id_, fact in (await self._with_copies([arrival.facts for arrival in whole])).items():
-            self._batch.arrivals[id_].facts = fact
-
-    def _displace(self, entry: Entry, stands_for: UUID) -> None:
-        """An entry is a copy now; everything that it was part of is decided again."""
-        self._batch.displaced[entry.entry_id] = entry
-        facts = entry.facts(self._batch.policy)
-        self._batch.copies.append(Copy(stands_for, entry.event(), facts, entry.digest, entry.recorded_at))
-
-    async def _facts_of(self, entries: Iterable[Entry]) -> dict[UUID, Facts]:
-        """Read stored entries, with the links of their copies."""
-        return await self._with_copies([entry.facts(self._batch.policy) for entry in entries])
-
-    async def _with_copies(self, facts: Sequence[Facts]) -> dict[UUID, Facts]:
-        mails = {
-            fact.entry_id: [c.facts for c in self._batch.copies if c.stands_for == fact.entry_id]
-            for fact in facts
-            if fact.copy_key
-        }
-        if mails:
-            now = {
-                c.facts.entry_id: c.stands_for for c in self._batch.copies if c.facts.entry_id in self._batch.displaced
-            }
-            stored = await copies.of_entries(self._connection, self._tenant, [*mails, *now])
-            for entry_id, copy_id, event in stored:
-                stands_for = now.get(entry_id, entry_id)
-                if stands_for in mails:
-                    mails[stands_for].append(facts_of(event, copy_id, self._batch.policy))
-        return {fact.entry_id: with_copies(fact, mails.get(fact.entry_id, ())) for fact in facts}
-
-    def _read(self, event: InboundEvent, id_: UUID) -> Facts:
-        """Read an event. Raises Rejected where its data has not the shape that ingest would have let through."""
-        try:
-            return facts_of(event, id_, self._batch.policy)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise Rejected(f"the event's data cannot be read ({type(error).__name__} {error})") from error
 
     async def _learn(self, facts: Sequence[Facts]) -> None:
         """Load the people that these events name, and group anew those that they bring together."""
@@ -421,7 +333,7 @@ class Loading:
         posted = {entry.entry_id: entry for entry in fresh if not entry.derived}
         if not posted:
             return
-        facts = await self._facts_of(posted.values())
+        facts = await self._arriving.facts_of(posted.values())
         self._batch.facts.update(facts)
         # By node for those that policy or sharing took their entry from, by id for those whom their conversation owns.
         await self._load_leaves(facts.values())
@@ -439,7 +351,7 @@ class Loading:
         self._batch.rebuilt.update(id_ for id_, _ in wanted)
         if wanted:
             entries = await tables.entries.entries_before(self._connection, self._tenant, wanted)
-            facts = list((await self._facts_of(entries)).values())
+            facts = list((await self._arriving.facts_of(entries)).values())
             self._batch.history = list(zip(entries, facts, strict=True))
             await self._load_leaves(facts)
             await self._load_leaves_by_id(entry.leaf_id for entry in entries)

@@ -103,7 +103,7 @@ class Sweeper:
     async def look(self) -> int:
         """Delete what was left behind before the look before this one; return how many files and large data.
 
-        None where the conversation service has not yet done all that the log held then. Raises Retryable.
+        None are deleted before the conversation service has done all that the log held then. Raises Retryable.
         """
         before, inbound = self._seen, self._platform.log
         self._seen = Seen(self._platform.clock.now(), await inbound.end_offsets(INBOUND))

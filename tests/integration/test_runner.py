@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from time import monotonic
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -13,61 +11,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.errors import DatabaseUnavailable, Fenced, Rejected
-from shared.log import runner as runner_module
 from shared.log.metrics import LogMetrics
-from shared.log.offsets import compare_and_set, lag, starting_offset
-from shared.log.postgres import PostgresLog, postgres_log
+from shared.log.offsets import compare_and_set, starting_offset
+from shared.log.postgres import PostgresLog
 from shared.log.postgres_consumer import PostgresConsumer
-from shared.log.precedence import PATIENCE_S
 from shared.log.protocol import QUARANTINE, Outgoing, Record
-from shared.log.runner import Handler, Rejection, Runner, RunnerSettings
+from shared.log.runner import Rejection, Runner, RunnerSettings
+from tests.integration.numbers import FAST, KEEP, TOPIC, all_done, done, keep, kept, log_of_numbers, numbers, running
 from tests.waiting import until
-
-TOPIC = "numbers"
-FAST = RunnerSettings(max_wait_s=0.2, backoff_first_s=0.01, backoff_max_s=0.05, lag_period_s=0.05)
-KEEP = "INSERT INTO kept (partition, place, value) SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[])"
 
 
 @pytest.fixture
 async def log(pool: asyncpg.Pool) -> AsyncIterator[PostgresLog]:
-    await pool.execute("CREATE TABLE kept (n bigserial, partition int, place bigint, value bytea)")
-    async with postgres_log(pool, partitions=4) as opened:
+    async with log_of_numbers(pool) as opened:
         yield opened
-
-
-async def keep(connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
-    """A handler whose state is the list of what it got."""
-    await connection.execute(KEEP, *zip(*((r.partition, r.offset, r.value) for r in records), strict=True))
-    return ()
-
-
-async def kept(pool: asyncpg.Pool) -> list[bytes]:
-    return [row["value"] for row in await pool.fetch("SELECT value FROM kept ORDER BY n")]
-
-
-@asynccontextmanager
-async def running(
-    log: PostgresLog, pool: asyncpg.Pool, handler: Handler, settings: RunnerSettings = FAST, **more: object
-) -> AsyncIterator[Runner]:
-    runner = Runner(log, pool, "group", TOPIC, handler, settings=settings, **more)  # type: ignore[arg-type]
-    task = asyncio.create_task(runner.run())
-    try:
-        yield runner
-    finally:
-        runner.stop()
-        await asyncio.wait_for(task, 10)
-
-
-def numbers(count: int, key: bytes = b"one key") -> list[Outgoing]:
-    return [Outgoing(key, b"%d" % n) for n in range(count)]
-
-
-def done(runner: Runner, count: int) -> Callable[[], bool]:
-    return lambda: runner.records_done >= count
-
-
-async def all_done(log: PostgresLog, pool: asyncpg.Pool) -> bool:
-    return not any((await lag(pool, log, "group", TOPIC)).values())
 
 
 async def test_records_reach_the_state_once_and_in_order(log: PostgresLog, pool: asyncpg.Pool) -> None:
@@ -403,75 +360,6 @@ async def test_readers_of_what_a_handler_emits_get_it_after_the_commit_only(
     reader.stop()
     await task
     assert got == [b"0 in attempt 2", b"1 in attempt 2"]
-
-
-async def test_it_is_behind_while_more_waits_than_one_batch_takes(log: PostgresLog, pool: asyncpg.Pool) -> None:
-    behind = list[bool]()
-
-    async def look(connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
-        behind.append(runner.behind)
-        return await keep(connection, records)
-
-    await log.append(TOPIC, numbers(40))
-    runner = Runner(log, pool, "group", TOPIC, look, settings=RunnerSettings(batch_max_records=20, max_wait_s=0.2))
-    task = asyncio.create_task(runner.run())
-    try:
-        await until(done(runner, 40), "40 records done")
-        await until(lambda: not runner.behind, "nothing more to do")
-    finally:
-        runner.stop()
-        await asyncio.wait_for(task, 10)
-    assert behind == [True, True]
-
-
-async def test_what_comes_during_a_batch_that_took_all_there_was_is_one_batch(
-    log: PostgresLog, pool: asyncpg.Pool
-) -> None:
-    sizes = list[int]()
-
-    async def look(connection: asyncpg.Connection, records: Sequence[Record]) -> Sequence[Rejection]:
-        sizes.append(len(records))
-        if len(sizes) == 1:
-            for _ in range(2):
-                await log.append(TOPIC, numbers(5))
-                await asyncio.sleep(0.1)
-        return await keep(connection, records)
-
-    await log.append(TOPIC, numbers(40))
-    async with running(log, pool, look, RunnerSettings(batch_max_records=60, max_wait_s=0.2)) as runner:
-        await until(done(runner, 50), "50 records done")
-    assert sizes == [40, 10]
-
-
-async def test_it_gives_way_while_others_go_first(log: PostgresLog, pool: asyncpg.Pool) -> None:
-    first = True
-    settings = RunnerSettings(max_wait_s=0.2, gives_way=lambda: first)
-    async with running(log, pool, keep, settings) as runner:
-        await log.append(TOPIC, numbers(2))
-        await until(done(runner, 2), "what nobody knew to be waiting is done at once")
-        await log.append(TOPIC, numbers(3))
-        await asyncio.sleep(0.2)
-        assert runner.records_done == 2
-        first = False
-        await until(done(runner, 5), "the rest, when nobody goes first any more", limit_s=PATIENCE_S / 2)
-
-
-async def test_it_gives_way_only_until_what_waits_is_old(
-    log: PostgresLog, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner_module, "PATIENCE_S", 0.3)
-    async with running(log, pool, keep, RunnerSettings(max_wait_s=0.2, gives_way=lambda: True)) as runner:
-        for count in range(1, 4):
-            await log.append(TOPIC, numbers(1))
-            await until(done(runner, count), f"{count} done though others go first")
-
-
-async def test_stopping_ends_the_giving_way(log: PostgresLog, pool: asyncpg.Pool) -> None:
-    async with running(log, pool, keep, RunnerSettings(max_wait_s=0.2, gives_way=lambda: True)) as runner:
-        await log.append(TOPIC, numbers(1))
-        await until(done(runner, 1), "the first is done")
-        began = monotonic()
-    assert monotonic() - began < PATIENCE_S / 2
 
 
 async def test_stopping_lets_the_batch_in_hand_commit(log: PostgresLog, pool: asyncpg.Pool) -> None:

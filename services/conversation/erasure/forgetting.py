@@ -44,7 +44,7 @@ class Forgetting(Loading):
 
     async def forget(self, gone: Sequence[Entry], leaves: Sequence[UUID]) -> None:
         """Remove entries with what was derived from them, and leaves; load what that touches."""
-        facts = await self._facts_of(gone)
+        facts = await self._arriving.facts_of(gone)
         await self._learn_around(gone, facts.values(), leaves)
         bulk = await self._sent_to_several({mail for fact in facts.values() for mail in fact.mails})
         self._batch.bulk |= bulk

@@ -34,19 +34,12 @@ from wechatpy.exceptions import InvalidSignatureException
 from wechatpy.utils import WeChatSigner, check_signature
 
 from services.ingest.adapters import ADAPTERS
-from services.ingest.adapters.base import Account, Forged, Headers, RawRequest, receive
+from services.ingest.adapters.base import Account, Headers, RawRequest, receive
+from tests.contract.adapters.direct import is_genuine
 from tests.contract.adapters.providers import FORM, NOW, PROVIDERS, WHSEC, Signing
 from tests.contract.adapters.recorded import recorded
 
 TOKENS = ("new-token", "old-token")
-
-
-def is_genuine(account: Account, request: RawRequest) -> bool:
-    try:
-        ADAPTERS[account.provider].verify(request, account)
-    except Forged:
-        return False
-    return True
 
 
 def signed_as(provider: str) -> list[Signing]:
