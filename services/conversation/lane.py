@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -22,6 +23,7 @@ import structlog
 from services.conversation import tables
 from services.conversation.beside import Decision, Overtaken, decide_beside, store
 from services.conversation.consumer import GROUP, UNSTORABLE
+from services.conversation.pace import Pace
 from services.conversation.publishing import publish
 from services.conversation.tables.aside import Aside
 from services.conversation.update import Outcome, decide_aside
@@ -41,10 +43,6 @@ SOON_S = 0.02
 """How often it looks after it set something aside, until that is committed."""
 SOON_TIMES = 100
 COUNT_EVERY_S = 5.0
-FIRST, MOST = 64, 2_000
-"""Events that are decided together, at first and at the most: what comes to one large part is often many events."""
-SHORT_S, LONG_S = 1.0, 3.0
-"""More are decided together where that took less than the one, fewer where it took more than the other."""
 TRIES = 3
 """How often a decision may be overtaken before it is made while the tenant is held, lest it never be."""
 PATIENCE_S = 900.0
@@ -73,7 +71,7 @@ class Lane:
         self._told = told
         self._nudged = asyncio.Event()
         self._counted_at = -COUNT_EVERY_S
-        self._together = FIRST
+        self._paces = defaultdict[str, Pace](Pace)
         self._not_before: dict[str, float] = {}
         """Tenant → when to try again, on the monotonic clock, where its lane stands still."""
 
@@ -167,23 +165,23 @@ class Lane:
                 await tables.touched.clear(connection, tenant, held.version)
 
     async def _decide(self, tenant: str) -> bool:
+        pace = self._paces[tenant]
         for _ in range(TRIES):
             begun = monotonic()
-            decision = await self._decide_beside(tenant, self._together)
+            decision = await self._decide_beside(tenant, pace.together)
             if decision is None:
                 break
-            with suppress(Overtaken):
+            try:
                 await self._store(partial(store, decision=decision))
-                self._pace(monotonic() - begun, full=len(decision.events) == self._together)
+            except Overtaken:
+                pace.overtaken(len(decision.events), monotonic() - begun)
+            else:
+                pace.took(len(decision.events), monotonic() - begun)
                 return True
-            self._together = max(1, self._together // 4)  # what takes less long is overtaken less often
-        return await self._decide_under_lock(tenant, self._together)
-
-    def _pace(self, took_s: float, *, full: bool) -> None:
-        if took_s > LONG_S:
-            self._together = max(1, self._together // 2)
-        elif full and took_s < SHORT_S:
-            self._together = min(MOST, 2 * self._together)
+        done = await self._decide_under_lock(tenant, pace.together)
+        if not done:
+            del self._paces[tenant]
+        return done
 
     async def _decide_beside(self, tenant: str, most: int) -> Decision | None:
         """Decide on a snapshot: in a thread with a connection of its own, as it may compute for seconds."""
