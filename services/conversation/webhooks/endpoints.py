@@ -161,16 +161,18 @@ class Endpoints:
 
     async def put(self, tenant: str, name: str, given: Given) -> tuple[Endpoint, str | None]:
         """Store an endpoint, new or changed; return it with the secret that was made for it, if one was."""
-        wanted = given.wanted
-        filters = (wanted.event_types, wanted.channels, wanted.sources, wanted.max_age_s)
+        filters = (given.wanted.event_types, given.wanted.channels, given.wanted.sources, given.wanted.max_age_s)
         made: str | None = None
         async with transaction(self.pool) as connection:
             row = await connection.fetchrow(LOCK, tenant, name)
             if row is None:
-                made = None if given.secret else signing.new_secret()
-                sealed = self._sealed(tenant, name, [Secret(given.secret or made or "")])
-                await connection.fetchval(ADD, tenant, name, given.url, *filters, given.enabled, sealed)
-            else:
+                new = given.secret or signing.new_secret()
+                sealed = self._sealed(tenant, name, [Secret(new)])
+                if await connection.fetchval(ADD, tenant, name, given.url, *filters, given.enabled, sealed):
+                    made = None if given.secret else new
+                else:
+                    row = await connection.fetchrow(LOCK, tenant, name)  # somebody else has made it just now
+            if row is not None:
                 secrets = self._secrets(tenant, name, row)
                 if given.secret and given.secret != secrets[0].text:
                     secrets = self._rotated(secrets, given.secret, OVERLAP_S)

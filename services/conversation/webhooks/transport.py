@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -22,6 +22,8 @@ from services.conversation.webhooks.addresses import Network, refusal
 from services.conversation.webhooks.retrying import Answer, retry_after_s
 
 READ_AT_MOST_BYTES = 65_536
+BODY_AT_MOST_S = 2.0
+"""How long what an answer says beyond its status is waited for."""
 EXCERPT_CHARACTERS = 500
 LOOK_UPS_AT_ONCE = 16
 """A name server that is silent keeps a thread for its own time-out; these are not the threads of the process."""
@@ -73,7 +75,7 @@ class Transport:
     def __init__(
         self, resolve: Resolve, allowed: Sequence[Network], timeout_s: float, trusted: ssl.SSLContext | None = None
     ) -> None:
-        """`allowed` are networks that may be reached although they are not outside; `timeout_s` is for a whole post.
+        """`allowed` are networks that may be reached although they are not outside; `timeout_s` lasts until the status.
 
         `trusted` says which certificates are; without it those that browsers trust.
         """
@@ -100,8 +102,8 @@ class Transport:
             return Answer(None, error, duration_ms=elapsed_ms())
 
         try:
-            async with asyncio.timeout(self.timeout_s):
-                status, after_s, text = await self._exchange(url, headers, body)
+            async with asyncio.timeout(self.timeout_s) as limit:
+                status, after_s, text = await self._exchange(url, headers, body, limit)
         except Refused as error:
             return answer(f"not called: {error}")
         except (TimeoutError, httpcore.TimeoutException):
@@ -114,19 +116,31 @@ class Transport:
             return answer("not called: its host name cannot be written in DNS")
         return Answer(status, None, after_s, text, elapsed_ms())
 
-    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, float | None, str]:
-        pool = self._pools[url.partition(":")[0]]
+    async def _exchange(
+        self, url: str, headers: Mapping[str, str], body: bytes, limit: asyncio.Timeout
+    ) -> tuple[int, float | None, str]:
+        pool = self._pools[url.partition(":")[0].lower()]
         async with pool.stream("POST", url, headers=list(headers.items()), content=body) as response:
-            read = bytearray()
-            # An answer may be endless; what is beyond the limit is left where it is, with its connection.
-            async for chunk in response.aiter_stream():
-                read += chunk
-                if len(read) > READ_AT_MOST_BYTES:
-                    break
+            limit.reschedule(None)  # the status is here: no body behind it has anything sent again
             given = {name.lower(): value for name, value in response.headers}
             header = given.get(b"retry-after", b"").decode("latin-1")
-            text = bytes(read[: EXCERPT_CHARACTERS * 4]).decode(errors="replace").replace("\0", "\ufffd")
+            read = await self._beginning_of(response)
+            text = read[: EXCERPT_CHARACTERS * 4].decode(errors="replace").replace("\0", "\ufffd")
             return response.status, retry_after_s(header, datetime.now(UTC)), text[:EXCERPT_CHARACTERS]
+
+    async def _beginning_of(self, response: httpcore.Response) -> bytes:
+        """Return what there is to show of an answer's body, which may be endless, silent or cut off.
+
+        What is not read is left where it is, with its connection.
+        """
+        read = bytearray()
+        with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError):
+            async with asyncio.timeout(min(BODY_AT_MOST_S, self.timeout_s)):
+                async for chunk in response.aiter_stream():
+                    read += chunk
+                    if len(read) > READ_AT_MOST_BYTES:
+                        break
+        return bytes(read)
 
     async def close(self) -> None:
         """Close every connection."""

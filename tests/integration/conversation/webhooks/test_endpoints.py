@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from services.conversation.webhooks.consumer import TimelineConsumer
 from tests.integration.conversation.webhooks.desk import SENT, put, reply, shown, taken
@@ -79,6 +80,17 @@ async def test_deleted_endpoint_leaves_nothing_that_waits(timelines: Timelines, 
     assert (await timelines.call("DELETE", "/v1/webhook-endpoints/desk")).status_code == 204
     assert (await timelines.call("GET", "/v1/webhook-endpoints/desk")).status_code == 404
     assert await timelines.platform.pool.fetchval("SELECT count(*) FROM conversation.webhook_lane") == 0
+
+
+async def test_endpoint_that_several_make_at_once_has_the_one_secret_that_was_shown(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    for number in range(10):
+        name = f"twin{number}"
+        made = await asyncio.gather(*(put(timelines, receiver.url(f"/{which}"), name) for which in range(4)))
+        (secret,) = (one["secret"] for one in made if "secret" in one)
+        await timelines.call("POST", f"/v1/webhook-endpoints/{name}/test")
+        assert Webhook(secret).verify(receiver.taken[-1].body, receiver.taken[-1].headers)
 
 
 @pytest.mark.parametrize("call", ["DELETE", "PUT"])

@@ -78,6 +78,13 @@ async def test_allowed_network_is_reached_with_the_name_it_was_called_by() -> No
         assert receiver.seen[0].headers["host"] == f"hooks.example.com:{receiver.port}"
 
 
+async def test_url_whose_scheme_is_in_capitals_is_called_as_any_other() -> None:
+    async with receiving() as receiver:
+        url = receiver.url().replace("http", "HTTP")
+        assert (await post(url, allowed=HERE)).status == 204
+        assert "not called" in ((await post(url)).error or "")
+
+
 async def test_redirect_is_an_answer_and_not_followed() -> None:
     async with receiving() as receiver, receiving() as elsewhere:
         receiver.answer = lambda _: (302, {"location": elsewhere.url()})
@@ -110,6 +117,29 @@ async def test_endless_answer_is_read_to_its_limit_only() -> None:
         answer = await transport.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", HEADERS, b"{}")
         assert answer.status == 200 and answer.excerpt == "x" * 500
         server.close()
+
+
+@pytest.mark.parametrize("status", [200, 410, 503])
+@pytest.mark.parametrize(
+    "rest",
+    [b"Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n", b"Content-Length: 9\r\n\r\nno", b"Content-Length: 9\r\n\r\nno!"],
+    ids=["never ends", "is silent", "is cut off"],
+)
+async def test_status_counts_however_the_body_behind_it_ends(status: int, rest: bytes) -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        await asyncio.sleep(0.2)  # so that the body would come to its end after the limit of the post
+        writer.write(f"HTTP/1.1 {status} X\r\nRetry-After: 7\r\n".encode() + rest)
+        await writer.drain()
+        if rest.endswith(b"!"):
+            writer.close()
+        await reader.read()  # until the other side has had enough
+        writer.close()
+
+    async with await asyncio.start_server(answers, "127.0.0.1", 0) as server:
+        answer = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", allowed=HERE, timeout_s=0.5)
+    assert (answer.status, answer.retry_after_s, answer.error) == (status, 7, None)
+    assert answer.excerpt.startswith("no")
 
 
 async def test_nothing_there_unknown_names_and_nonsense_are_answers_without_an_address() -> None:
