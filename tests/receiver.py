@@ -13,6 +13,7 @@ from typing import Any
 from standardwebhooks.webhooks import Webhook
 
 HANG = "hang"
+HELD = "held"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Delivery:
 
 
 Reply = int | str | tuple[int, dict[str, str]]
-"""A status, a status with headers, or HANG."""
+"""A status, a status with headers, HANG, or HELD: what `answer` says once `released` is set."""
 
 
 @dataclass
@@ -82,9 +83,11 @@ class Receiver:
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             reply = self.answer(delivery)
-            if reply == HANG:
+            if reply in (HANG, HELD):
                 await self.released.wait()
-                return False
+                if reply == HANG:
+                    return False
+                reply = self.answer(delivery)
         finally:
             self.at_once -= 1
         status, given = reply if isinstance(reply, tuple) else (int(reply), {})

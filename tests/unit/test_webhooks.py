@@ -21,10 +21,12 @@ from services.conversation.webhooks.retrying import (
     PAUSE_LONGEST_S,
     SCHEDULE_S,
     Answer,
+    attempt_counts,
     judge,
     next_attempt_s,
     pause_s,
     retry_after_s,
+    tells_of_endpoint,
 )
 from services.conversation.webhooks.signing import Secret, checked_secret, headers_of, new_secret, rotated
 from shared.events import TimelineRecord, rfc3339
@@ -146,6 +148,24 @@ def test_one_delivery_that_is_choked_on_pauses_nobody_but_an_outage_does() -> No
     nobody = Answer(None, "no answer")
     assert [pause_s(failures, nobody, judge(nobody)) for failures in (1, 2, 3)] == [1, 2, 4]
     assert pause_s(10_000, nobody, judge(nobody)) == PAUSE_LONGEST_S
+
+
+@given(st.integers(0, 9), st.floats(0, 1, exclude_max=True))
+def test_an_attempt_counts_in_its_own_time_and_no_sooner(attempts: int, jitter: float) -> None:
+    waits = [next_attempt_s(done, Answer(500), jitter) or 0.0 for done in range(1, attempts + 1)]
+    assert attempt_counts(attempts, sum(waits) + 0.001)
+    assert attempts == 0 or not attempt_counts(attempts, sum(waits[:-1]))
+
+
+@pytest.mark.parametrize(
+    "last_status, status, tells",
+    [(None, 500, True), (503, 500, True), (410, 500, True), (500, 400, False), (400, 500, False), (500, 503, True),
+     (500, None, True), (302, 400, True)],
+)  # fmt: skip
+def test_what_was_refused_for_itself_and_is_again_tells_nothing_of_its_endpoint(
+    last_status: int | None, status: int | None, tells: bool
+) -> None:
+    assert tells_of_endpoint(last_status, judge(Answer(status))) is tells
 
 
 # What is told

@@ -22,10 +22,10 @@ SELECT endpoint_id FROM conversation.webhook_endpoint WHERE tenant_id = ANY($1::
 ORDER BY tenant_id, endpoint_id FOR KEY SHARE
 """
 KEEP_ENDPOINT = """
-SELECT true FROM conversation.webhook_endpoint WHERE tenant_id = $1 AND endpoint_id = $2 FOR KEY SHARE
+SELECT changed_at FROM conversation.webhook_endpoint WHERE tenant_id = $1 AND endpoint_id = $2 FOR KEY SHARE
 """
 OWN_ENDPOINT = """
-SELECT true FROM conversation.webhook_endpoint WHERE tenant_id = $1 AND endpoint_id = $2 FOR NO KEY UPDATE
+SELECT changed_at FROM conversation.webhook_endpoint WHERE tenant_id = $1 AND endpoint_id = $2 FOR NO KEY UPDATE
 """
 
 # Taking in ------------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ ORDER BY random() LIMIT $1
 
 # One process at a time looks for work at an endpoint, so that what runs there is counted right over all of them.
 TAKE_ENDPOINT = """
-SELECT name, url, sealed, failures,
+SELECT name, url, sealed, failures, changed_at,
        (SELECT count(*) FROM conversation.webhook_lane l
         WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND l.leased_until > now()) AS running
 FROM conversation.webhook_endpoint
@@ -151,18 +151,22 @@ WHERE tenant_id = $1 AND endpoint_id = $2 AND enabled AND (paused_until IS NULL 
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
-TAKE_LANES = f"""
+_TAKE = f"""
 WITH due AS (
     SELECT l.customer_id FROM conversation.webhook_lane l
     WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND {_READY}
-    ORDER BY l.due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+    ORDER BY {{}} LIMIT $3 FOR UPDATE SKIP LOCKED)
 UPDATE conversation.webhook_lane l SET lease = $4, leased_until = now() + make_interval(secs => $5)
 FROM due WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND l.customer_id = due.customer_id
 RETURNING l.customer_id
 """  # noqa: S608
+TAKE_LANES = _TAKE.format("l.due_at")
+# Of an endpoint that fails any is tried: whatever it chokes on may stand before all the others.
+TAKE_ANY_LANES = _TAKE.format("random()")
 
 FIRST_IN_LANE = """
-SELECT lane.customer_id, d.webhook_id, d.attempts, d.created_at, d.leased_until > now() AS busy, e.type, e.body
+SELECT lane.customer_id, d.webhook_id, d.attempts, d.last_status, d.leased_until > now() AS busy, e.type, e.body,
+       extract(epoch FROM now() - d.created_at)::float8 AS age_s
 FROM unnest($3::uuid[]) AS lane (customer_id)
 CROSS JOIN LATERAL (
     SELECT * FROM conversation.webhook_delivery d
@@ -192,7 +196,7 @@ AND l.customer_id = ANY($3::uuid[]) AND NOT EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One delivery in hand. `failures` are the endpoint's in a row, before this attempt."""
+    """One delivery in hand. `failures` (the endpoint's in a row) and `last_status` are of before this attempt."""
 
     tenant: str
     endpoint_id: UUID
@@ -200,12 +204,14 @@ class Due:
     url: str
     sealed: bytes
     failures: int
+    changed_at: datetime
     customer_id: UUID
     webhook_id: str
     type: str
     body: bytes
     attempts: int
-    created_at: datetime
+    last_status: int | None
+    age_s: float
     lease: UUID
 
 
@@ -224,11 +230,12 @@ async def lease(
     endpoint = await connection.fetchrow(TAKE_ENDPOINT, tenant, endpoint_id)
     if endpoint is None:
         return []
-    room = min(most, (1 if endpoint["failures"] else at_once) - endpoint["running"])
+    fails = endpoint["failures"] > 0
+    room = min(most, (1 if fails else at_once) - endpoint["running"])
     if room <= 0:
         return []
     token = uuid4()
-    rows = await connection.fetch(TAKE_LANES, tenant, endpoint_id, room, token, lease_s)
+    rows = await connection.fetch(TAKE_ANY_LANES if fails else TAKE_LANES, tenant, endpoint_id, room, token, lease_s)
     customers = [row["customer_id"] for row in rows]
     if not customers:
         return []
@@ -244,8 +251,8 @@ async def lease(
     return [
         Due(
             tenant, endpoint_id, endpoint["name"], endpoint["url"], endpoint["sealed"], endpoint["failures"],
-            head["customer_id"], head["webhook_id"], head["type"], head["body"], head["attempts"], head["created_at"],
-            token,
+            endpoint["changed_at"], head["customer_id"], head["webhook_id"], head["type"], head["body"],
+            head["attempts"], head["last_status"], head["age_s"], token,
         )
         for head in mine
     ]  # fmt: skip
@@ -295,9 +302,10 @@ AND ((customer_id = $3 AND lease = $4) OR (customer_id = $6 AND $6 <> $3))
 RETURNING customer_id
 """
 
+# What fails at the same time is one failure: eight posts that a restart breaks off are no run of eight.
 FAILED = """
 UPDATE conversation.webhook_endpoint SET
-    failures = failures + 1, last_error = $3,
+    failures = greatest(failures, $6), last_error = $3,
     paused_until = CASE WHEN $4::float8 IS NULL THEN paused_until ELSE now() + make_interval(secs => $4) END,
     enabled = enabled AND NOT $5, disabled_reason = CASE WHEN $5 THEN $3 ELSE disabled_reason END
 WHERE tenant_id = $1 AND endpoint_id = $2
@@ -326,19 +334,29 @@ class Settled:
     reason: str | None = None
     pause_s: float | None = None
     """For how long the endpoint is left alone; None: not at all."""
+    blamed: bool = True
+    """Whether a failure is one of the endpoint."""
+    counted: bool = True
+    """Whether the attempt is one of those that the delivery has."""
     gone: bool = False
-    """The endpoint wants no more: it is disabled, and this attempt does not count against the delivery."""
+    """The endpoint wants no more: it is disabled."""
 
 
 async def settle(connection: Connection, due: Due, answer: Answer, settled: Settled) -> None:
     """Store what an attempt came to, inside the caller's transaction. What was erased meanwhile stays erased."""
     changes_endpoint = settled.state != "d" or due.failures > 0
     lock = OWN_ENDPOINT if changes_endpoint else KEEP_ENDPOINT
-    if not await connection.fetchval(lock, due.tenant, due.endpoint_id):
+    changed_at = await connection.fetchval(lock, due.tenant, due.endpoint_id)
+    if changed_at is None:
         return
+    as_it_was = changed_at == due.changed_at
+    if settled.state != "d" and not as_it_was:
+        # It was moved, repaired or given another secret meanwhile: what failed before that is due again at once.
+        settled = Settled("p", reason=settled.reason, counted=False)
     key = (due.tenant, due.endpoint_id, due.webhook_id)
-    counted = 0 if settled.gone else 1
-    now_of = await connection.fetchval(SETTLE, *key, settled.state.encode(), counted, answer.status, settled.reason)
+    now_of = await connection.fetchval(
+        SETTLE, *key, settled.state.encode(), int(settled.counted), answer.status, settled.reason
+    )
     if now_of is not None:
         await connection.execute(ADD_ATTEMPT, *key, answer.status, settled.reason, answer.duration_ms, answer.excerpt)
     endpoint = (due.tenant, due.endpoint_id)
@@ -346,8 +364,11 @@ async def settle(connection: Connection, due: Due, answer: Answer, settled: Sett
         FREE_LANES, *endpoint, due.customer_id, due.lease, settled.again_s, now_of or due.customer_id
     )
     await connection.execute(DROP_EMPTY_LANES, *endpoint, [row["customer_id"] for row in lanes])
-    if settled.state != "d" and settled.reason:
-        await connection.execute(FAILED, *endpoint, settled.reason, settled.pause_s, settled.gone)
+    if not as_it_was:
+        return
+    if settled.state != "d":
+        failures = due.failures + settled.blamed
+        await connection.execute(FAILED, *endpoint, settled.reason, settled.pause_s, settled.gone, failures)
     elif due.failures and await connection.fetchval(WORKS, *endpoint):
         await connection.execute(EVERYTHING_NOW, *endpoint)
 

@@ -10,6 +10,9 @@ from email.utils import parsedate_to_datetime
 SCHEDULE_S: Sequence[float] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Seconds between the attempts of one delivery, as Standard Webhooks proposes: ten over three days and a half."""
 
+JITTER = 0.1
+"""By so much of itself a wait is longer or shorter."""
+
 LONGEST_RETRY_AFTER_S = 86_400.0
 PAUSE_FIRST_S = 1.0
 PAUSE_LONGEST_S = 600.0
@@ -40,6 +43,11 @@ class Verdict:
     gone: bool = False
     reason: str | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether it is this delivery that was not taken, for what it is."""
+        return not (self.delivered or self.away or self.gone)
+
 
 def judge(answer: Answer) -> Verdict:
     """Say what `answer` means; anything but 2xx is a failure, a redirect too: nobody is followed to another address."""
@@ -64,15 +72,32 @@ def next_attempt_s(
     """
     if attempts > len(schedule):
         return None
-    wait_s = schedule[attempts - 1] * (0.9 + 0.2 * jitter)
+    wait_s = schedule[attempts - 1] * (1 - JITTER + 2 * JITTER * jitter)
     return max(wait_s, min(answer.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
+
+
+def attempt_counts(attempts: int, age_s: float, schedule: Sequence[float] = SCHEDULE_S) -> bool:
+    """Tell whether an attempt counts after `attempts` that did, at a delivery that is `age_s` old.
+
+    What is tried before its own time, because the endpoint came back or somebody changed it, costs no attempt: else one
+    that comes and goes would use up within minutes what is to last for days.
+    """
+    return age_s >= sum(schedule[:attempts]) * (1 - JITTER)
+
+
+def tells_of_endpoint(last_status: int | None, verdict: Verdict) -> bool:
+    """Tell whether a failure says anything of its endpoint, where the attempt before it got `last_status`, if any.
+
+    What was refused for itself and is refused again tells nothing new, however many such deliveries there are.
+    """
+    return not verdict.refused or last_status is None or not judge(Answer(last_status)).refused
 
 
 def pause_s(failures: int, answer: Answer, verdict: Verdict) -> float | None:
     """Return seconds for which the whole endpoint is left alone after `failures` in a row; None: not at all.
 
-    One delivery that an endpoint chokes on must not hold up the others, so only what speaks of the endpoint counts:
-    no answer, "not now", a redirect, or a run of failures.
+    Deliveries that an endpoint chokes on must not hold up the others, so only what speaks of the endpoint counts: no
+    answer, "not now", a redirect, or a run of failures (see `tells_of_endpoint`).
     """
     if not verdict.away and failures < FAILURES_OF_AN_OUTAGE:
         return None

@@ -23,7 +23,15 @@ from services.conversation.webhooks.deliveries import Due, Settled
 from services.conversation.webhooks.endpoints import Endpoint, Endpoints
 from services.conversation.webhooks.events import TEST_TYPE, payload
 from services.conversation.webhooks.metrics import WebhookMetrics
-from services.conversation.webhooks.retrying import SCHEDULE_S, Answer, judge, next_attempt_s, pause_s
+from services.conversation.webhooks.retrying import (
+    SCHEDULE_S,
+    Answer,
+    attempt_counts,
+    judge,
+    next_attempt_s,
+    pause_s,
+    tells_of_endpoint,
+)
 from services.conversation.webhooks.transport import Transport
 from shared.clock import Clock
 from shared.database.engine import transaction, translated
@@ -62,12 +70,12 @@ def settled_by(due: Due, answer: Answer, schedule: Sequence[float], jitter: floa
         return Settled("d")
     if verdict.gone:
         # It waits as it is: whoever enables the endpoint again gets all that was missed.
-        return Settled("p", reason=verdict.reason, gone=True)
-    pause = pause_s(due.failures + 1, answer, verdict)
-    again_s = next_attempt_s(due.attempts + 1, answer, jitter, schedule)
-    if again_s is None:
-        return Settled("x", reason=verdict.reason, pause_s=pause)
-    return Settled("p", again_s, verdict.reason, pause)
+        return Settled("p", reason=verdict.reason, counted=False, gone=True)
+    blamed = tells_of_endpoint(due.last_status, verdict)
+    pause = pause_s(due.failures + 1, answer, verdict) if blamed else None
+    counted = attempt_counts(due.attempts, due.age_s, schedule)
+    again_s = next_attempt_s(due.attempts + counted, answer, jitter, schedule)
+    return Settled("p" if again_s is not None else "x", again_s or 0.0, verdict.reason, pause, blamed, counted)
 
 
 class Sender:

@@ -10,10 +10,11 @@ from tests.waiting import until
 
 SENT = "threadline.message.sent"
 
-# Time passes: whatever waits to be tried again is due, whoever is left alone is not any more.
+# Days pass: whatever waits to be tried again is due, whoever is left alone is not any more.
 TIME_PASSES = """
-UPDATE conversation.webhook_lane SET due_at = now() WHERE leased_until IS NULL;
 UPDATE conversation.webhook_endpoint SET paused_until = NULL;
+UPDATE conversation.webhook_delivery SET created_at = created_at - interval '4 days' WHERE leased_until IS NULL;
+UPDATE conversation.webhook_lane SET due_at = now() WHERE leased_until IS NULL;
 """
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import asyncpg
+import pytest
 
 from shared.settings import Settings
 from tests.integration.conversation.webhooks.desk import (
     SENT,
+    TIME_PASSES,
     listed,
     pending,
     put,
@@ -17,7 +19,7 @@ from tests.integration.conversation.webhooks.desk import (
     taken,
     until_as_time_passes,
 )
-from tests.receiver import HANG, Receiver, receiving
+from tests.receiver import HANG, HELD, Receiver, receiving
 from tests.timeline_app import Timelines, running_timelines
 from tests.waiting import until
 
@@ -74,6 +76,77 @@ async def test_delivery_that_is_choked_on_holds_back_its_own_customer_alone(
     await taken(receiver, 3)
     assert receiver.texts() == ["bob 0", "bob 1", "bob 2"]
     await pending(timelines, 2)
+
+
+async def test_deliveries_that_are_choked_on_hold_back_nobody_else_however_many_they_are(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda delivery: 500 if delivery.entry["text"] == "bad" else 204
+    await put(timelines, receiver.url())
+    for number in range(12):
+        await timelines.post(reply(timelines, "09:00:00", f"email:p{number}@example.com", "bad"))
+    pool = timelines.platform.pool
+
+    async def each_was_tried() -> bool:
+        await pool.execute(TIME_PASSES)
+        return bool(await pool.fetchval("SELECT count(*) FROM conversation.webhook_delivery WHERE attempts > 0") == 12)
+
+    await until(each_was_tried, "each was tried")
+    await pool.execute("UPDATE conversation.webhook_endpoint SET failures = 0, paused_until = NULL")
+    for number in range(3):
+        await pool.execute("UPDATE conversation.webhook_lane SET due_at = now() WHERE leased_until IS NULL")
+        await timelines.post(reply(timelines, f"09:0{number}:30", "email:bob@example.com", f"bob {number}"))
+        await taken(receiver, number + 1)
+    await until(lambda: len({one.id for one in receiver.seen[12:]}) >= 12, "they were tried again")
+    about = await shown(timelines)
+    assert (about["failures"], about["paused_until"], about["dead"]) == (0, None, 0)
+
+
+async def test_posts_that_one_restart_breaks_off_are_one_failure_of_the_receiver(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _: HELD if not receiver.released.is_set() else 503 if len(receiver.seen) <= 9 else 204
+    await put(timelines, receiver.url())
+    for number in range(10):
+        await timelines.post(reply(timelines, "09:00:00", f"email:p{number}@example.com", f"n {number}"))
+    await until(lambda: receiver.at_once == 8, "eight posts are under way")
+    receiver.released.set()
+    await until(lambda: len(receiver.seen) >= 9, "it was asked whether it is back")
+    # Twice in a row, and not nine times: that would be minutes.
+    await until(lambda: len(receiver.taken) == 10, "all ten taken")
+
+
+async def test_attempts_before_their_time_cost_none(timelines: Timelines, receiver: Receiver) -> None:
+    receiver.answer = lambda _: 400
+    await put(timelines, receiver.url())
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "bad"))
+    for time in range(12):
+        await until(lambda time=time: len(receiver.seen) > time, "tried once more")  # type: ignore[misc]
+        await until(lambda: _settled(timelines), "and settled")
+        await put(timelines, receiver.url())  # whoever changes an endpoint has it tried at once
+    (waits,) = await listed(timelines, "pending")
+    assert waits["attempts"] == 1
+
+
+async def _settled(timelines: Timelines) -> bool:
+    free = "SELECT leased_until IS NULL FROM conversation.webhook_lane"
+    return bool(await timelines.platform.pool.fetchval(free))
+
+
+@pytest.mark.parametrize("status", [410, 503, 400])
+async def test_what_the_former_place_answers_late_is_not_held_against_the_new_one(
+    timelines: Timelines, receiver: Receiver, status: int
+) -> None:
+    async with receiving() as former:
+        former.answer = lambda _: status if former.released.is_set() else HELD
+        await put(timelines, former.url())
+        await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "hello"))
+        await until(lambda: former.at_once == 1, "the former place is asked")
+        await put(timelines, receiver.url())
+        former.released.set()
+        await until(lambda: receiver.taken, "the new place has it", 4)
+        about = await shown(timelines)
+        assert (about["enabled"], about["failures"], about["last_error"]) == (True, 0, None)
 
 
 async def test_after_the_last_attempt_it_is_a_dead_letter_the_next_go_on_and_a_replay_brings_it_back(
