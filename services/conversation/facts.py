@@ -174,7 +174,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     claims = tuple(_claims(data, event.region or policy.default_region, policy))
     contact = data.get("contact_id") or None
     thread = data.get("thread") or {}
-    session = key_of("contact", contact) if contact and channel in SESSION_CHANNELS else None
+    session = key_of("contact", contact) if contact and _in_a_session(kind, channel) else None
     linking: list[Node] = []
     weak: list[Node] = []
     for claim in claims:
@@ -209,6 +209,13 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
         united=_united(data) if kind == UNITED else None,
         copy_key=_copy_key(kind, own_mail, claims),
     )
+
+
+def _in_a_session(kind: str, channel: str | None) -> bool:
+    """Tell whether a contact is a session; where no channel is told, a call's is, and what an identification names."""
+    if channel is None:
+        return kind == "customer.identified" or kind.startswith("call.")
+    return channel in SESSION_CHANNELS
 
 
 def _copy_key(kind: str, own_mail: Key | None, claims: tuple[Claim, ...]) -> Key | None:

@@ -84,9 +84,13 @@ def is_perpetual(event: InboundEvent) -> bool:
 
 
 def session_of(event: InboundEvent) -> str | None:
-    """A contact is a session between one person and us on chat and phone only."""
-    contact = event.data.get("contact_id")
-    one_to_one = event.data.get("channel") in ("chat", "web", "phone")
+    """A contact is a session between one person and us on chat and phone only.
+
+    Calls are on the phone without saying so, and an identification belongs to the contact that it names.
+    """
+    contact, channel = event.data.get("contact_id"), event.data.get("channel")
+    untold = channel is None and (kind_of(event) == "customer.identified" or kind_of(event).startswith("call."))
+    one_to_one = untold or channel in ("chat", "web", "phone")
     return f"contact:{contact}" if contact and one_to_one else None
 
 

@@ -40,6 +40,8 @@ POWERLESS = [("visitor", "v1"), ("phone", "+31612345670"), ("email", "all@own.ex
              ("crm", "null"), ("phone", "0000")]  # fmt: skip
 """Handles that the policies here block or share, and those that never identify anybody."""
 
+POLICY = Policy()
+
 policies = st.builds(
     Policy,
     blocked=st.just(("phone:+31612345670",)),
@@ -161,6 +163,27 @@ def test_links_are_accepted_or_refused_with_a_reason_and_none_is_lost(
         assert found.group_of[link.a] == found.group_of[link.b]
 
 
+def test_an_identification_belongs_to_its_session_though_it_tells_no_channel() -> None:
+    said = an_event(1, START, [], "s1")
+    looked_up = an_event(2, START, [("crm", "1")], "s1")
+    looked_up.data["channel"] = None
+    found = grouped([said, looked_up], POLICY)
+    assert found == {"e1": "contact:s1", "e2": "contact:s1"}
+
+
+@pytest.mark.parametrize("channel", ["email", "sms", "slack"])
+def test_an_identification_within_a_thread_of_several_belongs_to_no_session(channel: str) -> None:
+    looked_up = an_event(1, START, [("crm", "1")], "s1")
+    looked_up.data["channel"] = channel
+    assert read([looked_up], POLICY)[0].nodes == ("crm:1",)
+
+
+def test_a_call_is_a_session_though_it_tells_no_channel() -> None:
+    answered = InboundEvent("acme", "/s", "e1", "threadline.call.answered", START, START, {"contact_id": "c1"})
+    told = InboundEvent("acme", "/s", "e2", "threadline.message.sent", START, START, {"contact_id": "c1"})
+    assert [fact.nodes for fact in read([answered, told], POLICY)] == [("contact:c1",), ()]
+
+
 # Single sentences -----------------------------------------------------------------------------------------------------
 
 
@@ -175,9 +198,6 @@ def parted(resolution: Resolution, *nodes: Node) -> bool:
 
 def together(resolution: Resolution, *nodes: Node) -> bool:
     return len({resolution.group_of[node] for node in nodes}) == 1
-
-
-POLICY = Policy()
 
 
 def test_an_address_that_two_accounts_claim_stays_with_who_claimed_it_first() -> None:
