@@ -231,9 +231,11 @@ def test_what_is_no_message_has_no_message_part() -> None:
     "long, left_out",
     [
         ({"html": MAX_BODY_BYTES}, ["html"]),
-        ({"text": MAX_BODY_BYTES}, ["html", "quoted_text", "extra", "attachments", "text"]),
+        ({"text": MAX_BODY_BYTES}, ["text"]),
+        ({"text": MAX_BODY_BYTES, "quoted_text": 2_000}, ["quoted_text", "text"]),
         ({"text": MAX_BODY_BYTES // 2, "html": MAX_BODY_BYTES // 2}, ["html"]),
         ({"text": MAX_BODY_BYTES // 2}, None),
+        ({"subject": MAX_BODY_BYTES}, ["subject"]),
     ],
 )
 def test_body_that_is_too_long_says_what_it_leaves_out_and_keeps_the_text_where_it_can(
@@ -243,6 +245,14 @@ def test_body_that_is_too_long_says_what_it_leaves_out_and_keeps_the_text_where_
     data = orjson.loads(body)["data"]
     assert len(body) <= MAX_BODY_BYTES and data.get("left_out") == left_out
     assert not set(left_out or ()) & data["entry"].keys() and data["entry"]["id"] == str(ENTRY)
+
+
+def test_ids_of_a_thread_that_are_too_many_are_left_out_and_the_one_answered_stays() -> None:
+    references = [f"{number}@{'x' * 60}" for number in range(20_000)]
+    data = {"thread": {"in_reply_to": "q1@x", "references": references}}
+    said = orjson.loads(body_of(told(a_record(text="hello", data=data)), None, TALK))["data"]
+    assert said["left_out"] == ["references"] and said["message"]["thread"] == {"in_reply_to": "q1@x"}
+    assert said["entry"]["text"] == "hello"
 
 
 def test_a_removal_says_what_is_gone_and_nothing_of_what_was_in_it() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from services.conversation.webhooks import deliveries
 from services.conversation.webhooks.deliveries import NewEvent
 from services.conversation.webhooks.endpoints import Listener, listeners
-from services.conversation.webhooks.events import Told, body_of, told_by, wants
+from services.conversation.webhooks.events import Told, body_of, told_by, wants, whole
 from shared.errors import DatabaseUnavailable, Rejected
 from shared.events import TimelineRecord
 from shared.log.database import Connection
@@ -114,6 +114,10 @@ async def _events(connection: Connection, heard: Sequence[tuple[Told, list[UUID]
     for told, endpoints in heard:
         if not told.entry.get("deleted") and told.entry_id not in standing:
             continue
+        if told.large:
+            # A statement for each, so that no more than one is here in whole: it is shortened right away.
+            line = await connection.fetchrow(deliveries.WHOLE, told.tenant, told.entry_id)
+            told = whole(told, tuple(line))
         customer = customers.get((told.tenant, told.leaf_id))
         conversation = (
             canonical.get((told.tenant, told.conversation_id), told.conversation_id) if told.conversation_id else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from services.conversation.reading.shown import SHOWN
 from services.conversation.webhooks.retrying import Answer
 from shared.log.database import Connection
 
@@ -38,6 +39,9 @@ SELECT e.entry_id FROM conversation.entry e
 JOIN unnest($1::text[], $2::uuid[]) AS w (tenant_id, entry_id) USING (tenant_id, entry_id)
 """
 HELD = f"{STANDING} FOR KEY SHARE OF e SKIP LOCKED"
+
+# One that the topic carries without its texts, as it is here.
+WHOLE = f"SELECT {SHOWN} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.entry_id = $2"  # noqa: S608
 
 STANDING_LEAVES = """
 SELECT l.leaf_id AS entry_id FROM conversation.leaf l
@@ -135,7 +139,7 @@ _READY = "l.due_at <= now() AND (l.leased_until IS NULL OR l.leased_until <= now
 
 WAITING_ENDPOINTS = f"""
 SELECT p.tenant_id, p.endpoint_id FROM conversation.webhook_endpoint p
-WHERE p.enabled AND (p.paused_until IS NULL OR p.paused_until <= now()) AND EXISTS (
+WHERE p.enabled AND (p.paused_until IS NULL OR p.paused_until <= now()) AND p.tenant_id <> ALL($2::text[]) AND EXISTS (
     SELECT FROM conversation.webhook_lane l
     WHERE l.tenant_id = p.tenant_id AND l.endpoint_id = p.endpoint_id AND {_READY})
 ORDER BY random() LIMIT $1
@@ -215,9 +219,9 @@ class Due:
     lease: UUID
 
 
-async def waiting_endpoints(connection: Connection, most: int) -> list[tuple[str, UUID]]:
-    """Return endpoints (tenant, id) that may be sent to now and have something due."""
-    return [tuple(row) for row in await connection.fetch(WAITING_ENDPOINTS, most)]
+async def waiting_endpoints(connection: Connection, most: int, but: Sequence[str]) -> list[tuple[str, UUID]]:
+    """Return endpoints (tenant, id) that may be sent to now and have something due, of all tenants `but` these."""
+    return [tuple(row) for row in await connection.fetch(WAITING_ENDPOINTS, most, list(but))]
 
 
 async def lease(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from services.conversation.entries import extra_of
+from services.conversation.entries import extra_of, shown
 from shared import handles
 from shared.events import DERIVED_SOURCE, TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
 
@@ -24,11 +24,18 @@ MESSAGES = f"{TYPE_PREFIX}message."
 MAX_BODY_BYTES = 1024 * 1024
 """No receiver should have to take more; what is longer is told without its longest parts."""
 
-# What is left out of a body that is too long, the least needed first.
-_DROPPED = ("html", "quoted_text", "extra", "attachments", "text")
+# What is left out of a body that is too long, the least needed first. What is small is never the trouble.
+_DROPPED = (
+    "html", "quoted_text", "extra", "attachments", "references", "text", "subject", "survey", "call", "delivery",
+    "thread",
+)  # fmt: skip
+_SMALL_BYTES = 1_024
 
 # What the topic carries for its readers inside and an outsider has no use for.
-_INSIDE = frozenset({"leaf_id", "automatic", "received_at", "topic", "language", "data"})
+_INSIDE = frozenset({"leaf_id", "automatic", "received_at", "topic", "language", "data", "large"})
+
+# What a large entry has from its row, where the topic carries only what is small of it.
+_OF_THE_ROW = frozenset({"actor", "extra"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Told:
     entry: dict[str, Any]
     message: dict[str, Any] | None
     """What whoever delivers a message needs beyond the entry: to whom, and its ids in the provider's terms."""
+    large: bool = False
+    """Whether the topic left out what is long of it: see `whole`."""
     change: dict[str, Any] | None = None
     """Whose a handle was and became, where it is told of one and of no entry: `entry_id` is then its leaf's."""
 
@@ -90,7 +99,20 @@ def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
         occurred_at=parse_rfc3339(occurred) if occurred else None,
         entry=_deleted(record) if record.deleted else _shown(body),
         message=None if record.deleted or not own_type.startswith(MESSAGES) else _message(body.get("data") or {}),
+        large=bool(body.get("large")),
     )
+
+
+def whole(told: Told, line: Sequence[Any]) -> Told:
+    """Return what is told of a large entry with all that is in it, from `line`, its row as `SHOWN`.
+
+    Where it stands and which version it is stay as they were told.
+    """
+    data: dict[str, Any] = line[-1]
+    extra = extra_of(data)
+    stood = {name: value for name, value in told.entry.items() if name not in _OF_THE_ROW}
+    entry = {**shown((*line, told.entry["conversation_id"], False), extra), "extra": extra, **stood}
+    return replace(told, entry=entry, message=None if told.message is None else _message(data), large=False)
 
 
 def _change(record: TimelineRecord, changed_at: datetime) -> Told | None:
@@ -145,7 +167,7 @@ def _deleted(record: TimelineRecord) -> dict[str, Any]:
 def body_of(told: Told, customer_id: UUID | None, conversation_id: UUID | None) -> bytes:
     """Return the body of the delivery, as Standard Webhooks proposes. Both ids are those that answer now.
 
-    Of an entry that is too long `left_out` names the fields that are not told.
+    Of what is too long `left_out` names the fields that are not told.
     """
     if told.change is not None:
         now = {"customer_id": str(customer_id) if customer_id else None, "change": told.change}
@@ -153,15 +175,30 @@ def body_of(told: Told, customer_id: UUID | None, conversation_id: UUID | None) 
     entry = told.entry
     if not entry.get("deleted"):
         entry = {**entry, "conversation_id": str(conversation_id) if conversation_id else None}
-    data = {"customer_id": str(customer_id) if customer_id else None, "entry": entry}
+    data: dict[str, Any] = {"customer_id": str(customer_id) if customer_id else None, "entry": entry}
     if told.message is not None:
         data["message"] = told.message
     body = payload(told.type, told.changed_at, data)
+    return body if len(body) <= MAX_BODY_BYTES else _shortened(told, entry, data)
+
+
+def _shortened(told: Told, entry: dict[str, Any], data: dict[str, Any]) -> bytes:
+    """Return the body without its longest parts, the least needed first, and with their names."""
+    message = told.message or {}
+    entry, thread = dict(entry), dict(message.get("thread") or {})
     left_out: list[str] = []
-    while len(body) > MAX_BODY_BYTES and len(left_out) < len(_DROPPED):
-        left_out.append(_DROPPED[len(left_out)])
-        kept = {name: value for name, value in entry.items() if name not in left_out}
-        body = payload(told.type, told.changed_at, {**data, "entry": kept, "left_out": left_out})
+    data = {**data, "entry": entry, "left_out": left_out}
+    if told.message is not None:
+        data["message"] = message = {**message, "thread": thread}
+    body = payload(told.type, told.changed_at, data)
+    for name in _DROPPED:
+        if len(body) <= MAX_BODY_BYTES:
+            break
+        for place in (entry, message, thread):
+            if len(orjson.dumps(place.get(name))) > _SMALL_BYTES:
+                del place[name]
+                left_out.append(name)
+        body = payload(told.type, told.changed_at, data)
     return body
 
 

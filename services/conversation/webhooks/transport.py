@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -25,8 +26,10 @@ READ_AT_MOST_BYTES = 65_536
 BODY_AT_MOST_S = 2.0
 """How long what an answer says beyond its status is waited for."""
 EXCERPT_CHARACTERS = 500
-LOOK_UPS_AT_ONCE = 16
-"""A name server that is silent keeps a thread for its own time-out; these are not the threads of the process."""
+LOOK_UPS_AT_ONCE = 256
+"""A silent name server keeps a thread for each of its names, for long; these are not the threads of the process."""
+CONNECT_S = 3.0
+"""How long one of several addresses is tried: one that is silent must not keep from those that would answer."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) → addresses. Raises OSError where the name is not known."""
@@ -61,9 +64,10 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
             if (reason := self._refuse(address)) is not None:
                 raise Refused(reason)
         failed: Exception = httpcore.ConnectError("its name has no address")
+        each_s = timeout if len(addresses) == 1 else CONNECT_S
         for address in addresses:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await self._network.connect_tcp(address, port, each_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed
@@ -187,7 +191,19 @@ def _resolver(threads: ThreadPoolExecutor) -> Resolve:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
+    asked: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
+
+    def answered(key: tuple[str, int], found: asyncio.Future[Sequence[str]]) -> None:
+        del asked[key]
+        if not found.cancelled():
+            found.exception()  # nobody may be waiting any more
+
     async def resolve(host: str, port: int) -> Sequence[str]:
-        return await asyncio.get_running_loop().run_in_executor(threads, look_up, host, port)
+        # Whoever asks for a name that is being looked up waits for the same answer, so that one name keeps one thread.
+        key = host, port
+        if key not in asked:
+            asked[key] = asyncio.get_running_loop().run_in_executor(threads, look_up, host, port)
+            asked[key].add_done_callback(partial(answered, key))
+        return await asyncio.shield(asked[key])
 
     return resolve

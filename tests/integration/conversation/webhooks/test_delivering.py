@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.conversation.webhooks import sender
 from shared.settings import Settings
 from tests.integration.conversation.webhooks.desk import (
     SENT,
@@ -42,6 +43,26 @@ async def test_an_agents_reply_reaches_the_integration_that_delivers_it_signed_a
     (delivered,) = await listed(timelines, "delivered")
     one = await timelines.get(f"/v1/webhook-endpoints/desk/deliveries/{delivered['webhook_id']}")
     assert one["webhook_id"] == receiver.taken[0].id and [a["status"] for a in one["tries"]] == [204]
+
+
+async def test_a_reply_too_large_for_the_topic_is_told_as_any_other(timelines: Timelines, receiver: Receiver) -> None:
+    await put(timelines, receiver.url())
+    text, thread = "long " * 100_000, {"in_reply_to": "q1@example.com"}
+    said = reply(timelines, "09:05:00", "email:ann@example.com", text, channel="email", subject="Re: it", thread=thread)
+    await timelines.post(said)
+    await taken(receiver, 1)
+    told = receiver.taken[0].json["data"]
+    assert told["entry"]["text"] == text.strip() or told["entry"]["text"] == text
+    assert (told["entry"]["subject"], told["message"]["thread"]) == ("Re: it", thread) and "left_out" not in told
+    whole = (await timelines.get(f"/v1/customers/{told['customer_id']}/timeline", kind=SENT))["entries"][0]
+    assert {**told["entry"], "via": "identity", "customer_id": told["customer_id"]} == whole
+
+    await timelines.post(
+        reply(timelines, "09:06:00", "email:ann@example.com", "2", html="x" * 1_500_000, channel="email")
+    )
+    await taken(receiver, 2)
+    told = receiver.taken[1].json["data"]
+    assert told["entry"]["text"] == "2" and "html" not in told["entry"] and told["left_out"] == ["html"]
 
 
 async def test_failing_receiver_gets_everything_in_order_per_customer_once_it_is_back(
@@ -186,6 +207,27 @@ async def test_hanging_receiver_holds_up_nobody_else_and_is_not_called_more_than
         slow.answer = lambda _: 200
         slow.released.set()
         await until_as_time_passes(timelines, lambda: len(slow.taken) == 12, "the slow one has all of its own")
+
+
+async def test_slow_endpoints_of_one_tenant_leave_room_for_another_however_many_they_are(
+    timelines: Timelines, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "AT_ONCE", 8)
+    monkeypatch.setattr(sender, "TENANT_AT_ONCE", 4)
+    receiver.answer = lambda delivery: HANG if delivery.path.startswith("/slow") else 204
+    for number in range(6):
+        await put(timelines, receiver.url(f"/slow{number}"), f"slow{number}", enabled=False)
+    for number in range(3):
+        await timelines.post(reply(timelines, "09:00:00", f"email:p{number}@example.com", f"n {number}"))
+    await put(timelines, receiver.url("/quick"), tenant="globex")
+    for number in range(6):
+        await put(timelines, receiver.url(f"/slow{number}"), f"slow{number}")
+    await until(lambda: receiver.at_once == 4, "as many hang as may")
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "globex's"), tenant="globex")
+    await taken(receiver, 1)
+    assert receiver.texts() == ["globex's"] and receiver.most_at_once <= 4 + 1
+    # The second half of their room goes to one post at an endpoint: those that are quick get their turn.
+    await until(lambda: len({one.path for one in receiver.seen}) == 7, "each of the slow ones is asked")
 
 
 async def test_a_clean_stop_leaves_nothing_in_hand_that_the_next_process_would_have_to_wait_for(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -15,9 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from services.conversation.webhooks import transport as transport_module
 from services.conversation.webhooks.retrying import Answer
 from services.conversation.webhooks.transport import Resolve, open_transport
 from tests.receiver import HANG, receiving
+from tests.waiting import until
 
 HERE = (IPv4Network("127.0.0.0/8"),)
 HEADERS = {"webhook-id": "m1", "content-type": "application/json"}
@@ -140,6 +146,46 @@ async def test_status_counts_however_the_body_behind_it_ends(status: int, rest: 
         answer = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", allowed=HERE, timeout_s=0.5)
     assert (answer.status, answer.retry_after_s, answer.error) == (status, 7, None)
     assert answer.excerpt.startswith("no")
+
+
+async def test_a_silent_name_server_holds_up_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = threading.Event()
+    asked: list[str] = []
+    known = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+        if host == "silent.example":
+            asked.append(host)
+            silent.wait(30)
+            raise OSError
+        return known("127.0.0.1" if host == "hooks.example.com" else host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        async with receiving() as receiver, open_transport(HERE, 1) as transport:
+            posts = [transport.post("https://silent.example/", HEADERS, b"{}") for _ in range(300)]
+            answers = asyncio.ensure_future(asyncio.gather(*posts))
+            await until(lambda: asked, "the silent one is asked")
+            assert (await transport.post(receiver.url(host="hooks.example.com"), HEADERS, b"{}")).status == 204
+            assert {answer.error for answer in await answers} == {"no answer within 1 s"} and len(asked) == 1
+            silent.set()
+    finally:
+        silent.set()
+
+
+async def test_address_that_is_silent_keeps_nobody_from_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "CONNECT_S", 0.3)
+    async with receiving() as receiver:
+        with socket.socket() as full, ExitStack() as waiting:
+            full.bind(("127.0.0.2", receiver.port))
+            full.listen(0)
+            for _ in range(3):  # a queue that is full takes no connection, and refuses none
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.2", receiver.port))
+            url = receiver.url(host="hooks.example.com")
+            assert (await post(url, names("127.0.0.2"), HERE, timeout_s=0.5)).error == "no answer within 0.5 s"
+            assert (await post(url, names("127.0.0.2", "127.0.0.1"), HERE)).status == 204
 
 
 async def test_nothing_there_unknown_names_and_nonsense_are_answers_without_an_address() -> None:
