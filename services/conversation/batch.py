@@ -17,7 +17,7 @@ from services.conversation.outlines import Followed
 from services.conversation.people import People
 from services.conversation.policy import Policy
 from services.conversation.scope import Name, Scope, conversation_name
-from services.conversation.tables.conversations import StoredConversation
+from services.conversation.tables.conversations import Named, StoredConversation
 from services.conversation.tables.rows import new_id
 from shared.events import InboundEvent, TimelineRecord
 
@@ -124,6 +124,10 @@ class Batch:
     """Conversations that are told anew from their entries."""
     history: list[tuple[Entry, Facts]] = field(default_factory=list)
     """Entries of those from before their part of the scope begins."""
+    bindings: dict[Named, UUID | None] = field(default_factory=dict)
+    """What the stored bindings of entries that are decided again mean."""
+    bindings_known: set[UUID] = field(default_factory=set)
+    """Entries whose bindings were looked up."""
 
     copies: list[Copy] = field(default_factory=list)
     """Events that are copies of a mail and become no entry, displaced ones included."""

@@ -17,7 +17,7 @@ from services.conversation import tables
 from services.conversation.batch import Batch, Outcome
 from services.conversation.folding import Fold
 from services.conversation.loading import Loading
-from services.conversation.saving import Placed, Saving
+from services.conversation.saving import Placed, Saving, look_up_bindings
 from services.conversation.tables.tenants import Held
 from services.conversation.touched import meets, touched
 
@@ -55,10 +55,10 @@ async def decide_beside(
             return None
         batch = Batch(connection, tenant, seen.policy, seen.version, seen.renewal, secret, now)
         await Loading(batch).take([row.event for row in rows])
-        fold = Fold(batch)
-        saving = Saving(batch, fold)
-        await saving.look()
+        await look_up_bindings(batch)
+    fold = Fold(batch)
     fold.run()
+    saving = Saving(batch, fold)
     events = [row.entry_id for row in rows]
     return Decision(tenant, seen, events, batch, saving, await saving.place(), touched(batch, fold))
 

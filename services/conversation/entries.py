@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from services.conversation.facts import Facts, facts_of
+from services.conversation.facts import Facts, facts_from
 from services.conversation.markup import sanitised
 from services.conversation.policy import Policy
 from services.conversation.stitching import Placement
@@ -88,7 +88,8 @@ class Entry(NamedTuple):
 
     def facts(self, policy: Policy) -> Facts:
         """Read the event again under `policy`."""
-        return facts_of(self.event(), self.entry_id, policy)
+        order = (self.occurred_at, self.source, self.event_id)
+        return facts_from(self.entry_id, order, self.type, self.region, self.data, policy)
 
     @property
     def place(self) -> tuple[UUID, UUID | None, str, str | None, bool, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -164,14 +165,21 @@ class Facts(NamedTuple):
 
 def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     """Read an event under a policy."""
-    data = event.data
+    order = (event.occurred_at, event.source, event.id)
+    return facts_from(entry_id, order, event.type, event.region, event.data, policy)
+
+
+def facts_from(
+    entry_id: UUID, order: Order, type_: str, region: str | None, data: dict[str, Any], policy: Policy
+) -> Facts:
+    """Read what is known of an event under a policy, as `facts_of` does."""
     channel = data.get("channel") or None
-    kind = event.type.removeprefix(TYPE_PREFIX)
+    kind = type_.removeprefix(TYPE_PREFIX)
     if kind in DECISIONS:
-        return _decision(event, entry_id, kind, data)
+        return _decision(entry_id, order, kind, data)
     if kind == JOINED:
-        return _joining(event, entry_id, data)
-    claims = tuple(_claims(data, event.region or policy.default_region, policy))
+        return _joining(entry_id, order, data)
+    claims = tuple(_claims(data, region or policy.default_region, policy))
     contact = data.get("contact_id") or None
     thread = data.get("thread") or {}
     session = key_of("contact", contact) if contact and _in_a_session(kind, channel) else None
@@ -188,7 +196,7 @@ def facts_of(event: InboundEvent, entry_id: UUID, policy: Policy) -> Facts:
     nodes = tuple(dict.fromkeys([*linking, session] if session else linking))
     return Facts(
         entry_id=entry_id,
-        order=(event.occurred_at, event.source, event.id),
+        order=order,
         type=kind,
         channel=channel,
         claims=claims,
@@ -269,21 +277,21 @@ def _united(data: dict[str, Any]) -> tuple[str, str] | None:
     return (one, other) if one and other and one != other else None
 
 
-def _decision(event: InboundEvent, entry_id: UUID, kind: str, data: dict[str, Any]) -> Facts:
+def _decision(entry_id: UUID, order: Order, kind: str, data: dict[str, Any]) -> Facts:
     """Read an agent's merge or split: it names two sets of nodes, links nothing else and belongs to the first."""
     one, other = ([str(node) for node in side] for side in data["sides"])
     together = kind == "customer.merged"
     decided = {(min(a, b), max(a, b), together) for a in one for b in other if a != b}
-    return _word(event, entry_id, kind)._replace(
+    return _word(entry_id, order, kind, data)._replace(
         owners=tuple(sorted(one, key=lambda node: (strength(node), node))),
         decisions=tuple(sorted(decided)),
     )
 
 
-def _joining(event: InboundEvent, entry_id: UUID, data: dict[str, Any]) -> Facts:
+def _joining(entry_id: UUID, order: Order, data: dict[str, Any]) -> Facts:
     """Read an agent's join: it belongs to the conversation that it names, and puts others there."""
     into = str(UUID(data["into"]))
-    return _word(event, entry_id, JOINED)._replace(
+    return _word(entry_id, order, JOINED, data)._replace(
         conversation_id=into,
         united=(str(UUID(data["from"])), into) if data.get("from") else None,
         joined=tuple(UUID(id_) for id_ in data.get("entry_ids") or ()),
@@ -291,11 +299,11 @@ def _joining(event: InboundEvent, entry_id: UUID, data: dict[str, Any]) -> Facts
     )
 
 
-def _word(event: InboundEvent, entry_id: UUID, kind: str) -> Facts:
+def _word(entry_id: UUID, order: Order, kind: str, data: dict[str, Any]) -> Facts:
     """Return the facts of something that an agent said about other events: by itself it is nobody's."""
     return Facts(
         entry_id=entry_id,
-        order=(event.occurred_at, event.source, event.id),
+        order=order,
         type=kind,
         channel=None,
         claims=(),
@@ -303,7 +311,7 @@ def _word(event: InboundEvent, entry_id: UUID, kind: str) -> Facts:
         nodes=(),
         owners=(),
         weak=None,
-        actor=(event.data.get("actor") or {}).get("type"),
+        actor=(data.get("actor") or {}).get("type"),
         automatic=False,
         conversation_id=None,
         tokens=(),
@@ -319,12 +327,16 @@ def _word(event: InboundEvent, entry_id: UUID, kind: str) -> Facts:
 def _claims(data: dict[str, Any], region: str, policy: Policy) -> list[Claim]:
     claims = {}
     for given in (data.get("customer") or {}).get("handles") or ():
-        kind, value = given["kind"], given["value"]
-        node = handles.matching(kind, value, region)
+        node, shown = _handle(given["kind"], given["value"], region)
         if node is not None and node not in claims:
-            usable = node not in policy.barred
-            claims[node] = Claim(node, handles.shown(kind, value), bool(given.get("verified")), usable)
+            claims[node] = Claim(node, shown, bool(given.get("verified")), node not in policy.barred)
     return list(claims.values())
+
+
+@lru_cache(maxsize=16_384)
+def _handle(kind: str, value: str, region: str) -> tuple[Node | None, str]:
+    """Return the form of a handle by which it is compared, and as it is shown: most are read again and again."""
+    return handles.matching(kind, value, region), handles.shown(kind, value)
 
 
 def is_automatic(data: dict[str, Any], kind: str, actor: str | None, policy: Policy, claims: tuple[Claim, ...]) -> bool:

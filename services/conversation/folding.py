@@ -85,7 +85,7 @@ class Fold:
                 self._follow(outline)
 
     def _place(self, fact: Facts) -> None:
-        owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
+        owner, person = self._batch.people.whose(fact)
         placement = self.stitcher.place(fact, owner.leaf_id if owner else None, person.leaf_id if person else None)
         self.placements[fact.entry_id] = placement
         self._merge(placement.merged, fact.order)
@@ -203,7 +203,7 @@ class Fold:
                 self._replay_entry(entry, fact, entry.conversation_id)
 
     def _replay_entry(self, entry: Entry, fact: Facts, conversation_id: UUID) -> None:
-        owner, person = self._batch.people.owner(fact), self._batch.people.person(fact)
+        owner, person = self._batch.people.whose(fact)
         known = self._batch.conversations.get(conversation_id)
         self.stitcher.replay(
             fact,

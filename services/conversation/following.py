@@ -53,7 +53,7 @@ class Following(Loading):
         """Load in outline what these people have open and have asked since; None where that does not say enough."""
         leaves = [self._people.leaves[node] for node in self._people.members[component]]
         before = self._window_before(since)
-        ids = [leaf.leaf_id for leaf in leaves]
+        ids = [leaf.leaf_id for leaf in leaves if leaf.leaf_id not in self._idle]
         found = await tables.conversations.plain_conversations(self._connection, self._tenant, ids, before)
         if found is None:
             return None

@@ -44,6 +44,8 @@ class Loading:
         """Stored entries that are known to be one part with the conversation that they are in."""
         self._apart: dict[UUID, datetime] = {}
         """Components of whom nothing but what differs is decided again, with their first instant that may differ."""
+        self._idle: set[UUID] = set()
+        """Leaves of those people that take part in nothing that may be open since then."""
         self._bulk_known = 0
         """How many bulk mails there were when that was found."""
 
@@ -405,10 +407,11 @@ class Loading:
             for leaf_id in side
         ]
         active = await tables.leaves.active(self._connection, self._tenant, asked) if asked else {}
+        self._idle.update(leaf_id for leaf_id, _, _ in asked if leaf_id not in active)
         window = self._batch.policy.open_window
         found: dict[UUID, tuple[datetime | None, bool]] = {}
         for component, change in self._regrouped.items():
-            sides = [[active[leaf_id] for leaf_id in side] for side in change.sides]
+            sides = [[active[leaf_id] for leaf_id in side if leaf_id in active] for side in change.sides]
             at = placed_otherwise_since(since[component], window, sides) if sides else since[component]
             found[component] = at, bool(sides) and not met_by_bulk_mail(sides)
         return found

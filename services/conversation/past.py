@@ -8,7 +8,6 @@ Source: docs/decisions/0011-what-was-known.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -24,46 +23,45 @@ _NAMES = ["tenant_id" if name == "tenant" else name for name in COLUMNS]
 _PLACED = ", ".join(name for name in _NAMES if name not in SAYS)
 
 # --- leaving a trace --------------------------------------------------------------------------------------------------
-
-LEAVES = """
-INSERT INTO conversation.past_leaf (tenant_id, leaf_id, until, customer_id)
-SELECT tenant_id, leaf_id, $3, customer_id FROM conversation.leaf
-WHERE tenant_id = $1 AND leaf_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
-"""
-
-CONVERSATIONS = f"""
-INSERT INTO conversation.past_conversation (tenant_id, conversation_id, until, canonical_id, joined_whole)
-SELECT tenant_id, conversation_id, $3, canonical_id, coalesce(merged_source = '{DERIVED_SOURCE}', false)
-FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
-"""  # noqa: S608
-
-MOVED = f"""
-INSERT INTO conversation.past_entry ({_PLACED}, until) SELECT {_PLACED}, $3 FROM conversation.entry
-WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[]) ON CONFLICT DO NOTHING
-"""  # noqa: S608
-
-GONE = f"""
-INSERT INTO conversation.past_entry ({", ".join(_NAMES)}, until) SELECT {", ".join(_NAMES)}, $3 FROM conversation.entry
-WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[])
-ON CONFLICT (tenant_id, entry_id, until) DO UPDATE
-SET new_text = excluded.new_text, quoted_text = excluded.quoted_text, html = excluded.html, data = excluded.data
-"""  # noqa: S608
+# Statements that move something keep where it stood themselves, within WITH: all parts of a statement see things as
+# they were before it. $1 is the tenant.
 
 
-async def keep(
-    connection: asyncpg.Connection,
-    tenant: str,
-    now: datetime,
-    *,
-    leaves: Iterable[UUID] = (),
-    conversations: Iterable[UUID] = (),
-    moved: Iterable[UUID] = (),
-    gone: Iterable[UUID] = (),
-) -> None:
-    """Keep where these stand, just before they move (`gone`: entries that are deleted, or say something else now)."""
-    for statement, ids in ((LEAVES, leaves), (CONVERSATIONS, conversations), (MOVED, moved), (GONE, gone)):
-        if ids := list(ids):
-            await connection.execute(statement, tenant, ids, now)
+def leaves_stood(became: str, until: str) -> str:
+    """Return the SQL that keeps whose leaves were, given the SQL of rows that say whose they are now, and the instant.
+
+    Nothing is kept of those whose customer is the same.
+    """
+    return f"""
+    INSERT INTO conversation.past_leaf (tenant_id, leaf_id, until, customer_id)
+    SELECT l.tenant_id, l.leaf_id, {until}, l.customer_id
+    FROM {became} AS b JOIN conversation.leaf l ON l.tenant_id = $1 AND l.leaf_id = b.leaf_id
+    WHERE l.customer_id <> b.customer_id ON CONFLICT DO NOTHING"""  # noqa: S608 - SQL of our own, here and below
+
+
+def conversations_stood(ids: str, until: str) -> str:
+    """Return the SQL that keeps what conversations were part of, given the SQL of their ids and of the instant."""
+    return f"""
+    INSERT INTO conversation.past_conversation (tenant_id, conversation_id, until, canonical_id, joined_whole)
+    SELECT tenant_id, conversation_id, {until}, canonical_id, coalesce(merged_source = '{DERIVED_SOURCE}', false)
+    FROM conversation.conversation
+    WHERE tenant_id = $1 AND conversation_id = ANY ({ids}) ON CONFLICT DO NOTHING"""  # noqa: S608
+
+
+def entries_stood(ids: str, until: str) -> str:
+    """Return the SQL that keeps where entries stood, given the SQL of their ids and of the instant."""
+    return f"""
+    INSERT INTO conversation.past_entry ({_PLACED}, until) SELECT {_PLACED}, {until} FROM conversation.entry
+    WHERE tenant_id = $1 AND entry_id = ANY ({ids}) ON CONFLICT DO NOTHING"""  # noqa: S608
+
+
+def entries_said(rows: str, until: str) -> str:
+    """Return the SQL that keeps where entries stood and what they said, given what follows FROM for them, and when."""
+    return f"""
+    INSERT INTO conversation.past_entry ({", ".join(_NAMES)}, until) SELECT {", ".join(_NAMES)}, {until} FROM {rows}
+    ON CONFLICT (tenant_id, entry_id, until) DO UPDATE
+    SET new_text = excluded.new_text, quoted_text = excluded.quoted_text, html = excluded.html, data = excluded.data
+    """  # noqa: S608
 
 
 # --- reading as of an instant -----------------------------------------------------------------------------------------

@@ -123,7 +123,12 @@ class People:
 
     def person(self, event: Facts) -> Leaf | None:
         """Return the leaf that stands for whom an event is about: its owner, else what identifies weakly."""
-        return self.owner(event) or (self.leaf(event.weak) if event.weak else None)
+        return self.whose(event)[1]
+
+    def whose(self, event: Facts) -> tuple[Leaf | None, Leaf | None]:
+        """Return the leaves of an event's `owner` and `person`."""
+        owner = self.owner(event)
+        return owner, owner or (self.leaf(event.weak) if event.weak else None)
 
     @staticmethod
     def evidence_of(events: Iterable[Facts]) -> dict[EvidenceKey, Evidence]:
@@ -318,8 +323,12 @@ class People:
                 self.newly_shared.add(node)
 
     def _recompose(self, piece: list[Node], taken: set[UUID]) -> None:
-        """Give a connected piece one component id: the one that most of it has, unless a larger piece took it."""
-        common = Counter(self.leaves[node].component_id for node in piece).most_common()
+        """Give a connected piece one component id: the one that most of it has, unless a larger piece took it.
+
+        Of several the one of the oldest leaf, as the customer is (`_settle`): then one side is written again, not both.
+        """
+        leaves = sorted((self.leaves[node] for node in piece), key=lambda leaf: leaf.age)
+        common = Counter(leaf.component_id for leaf in leaves).most_common()
         component = next((id_ for id_, _ in common if id_ not in taken), None) or self.new_id()
         taken.add(component)
         for node in piece:

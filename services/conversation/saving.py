@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation import copies, past, tables
+from services.conversation import copies, tables
 from services.conversation.batch import Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
@@ -38,6 +38,14 @@ class Placed(NamedTuple):
     rebound: tables.conversations.Rebound
 
 
+async def look_up_bindings(batch: Batch) -> None:
+    """Look up the stored bindings of what is decided again: they are compared with those that the decision makes."""
+    asked = {*batch.stored, *batch.displaced} - batch.bindings_known
+    if asked:
+        batch.bindings_known |= asked
+        batch.bindings.update(await tables.conversations.bindings_of(batch.connection, batch.tenant, asked))
+
+
 class Saving:
     """Carries out the decisions on a batch. One statement per concern."""
 
@@ -47,18 +55,11 @@ class Saving:
         self._fold = fold
         self._leaf_of: dict[UUID, UUID] = {}
         """Decided entry → the leaf that owns it."""
-        self._bound: dict[UUID, set[tables.conversations.Said]] | None = None
-        """Entry that is decided again → what its stored bindings say, where these were looked up."""
-
-    async def look(self) -> None:
-        """Look up the stored bindings of what is decided again, long before they are saved (`place`)."""
-        self._bound = await self._stored_bindings()
 
     async def place(self) -> Placed:
-        """Work out, after `look`, all of what is decided that takes long. Asks nothing and changes nothing."""
+        """Work out, after `look_up_bindings`, all of what is decided that takes long. Asks and changes nothing."""
         moved, new = self._place(), await self._new()
-        rebound = tables.conversations.rebound(self._bound or {}, self._fold.stitcher.bindings)
-        return Placed(new, moved, *self._derive(new, moved), rebound)
+        return Placed(new, moved, *self._derive(new, moved), self._rebound())
 
     async def save_in(self, connection: asyncpg.Connection, version: int, now: datetime, placed: Placed) -> None:
         """Do what `save` does, as of now and within another transaction than the one that looked.
@@ -95,9 +96,9 @@ class Saving:
     async def _write_conversations(self, rows: Sequence[StoredConversation], gone: Sequence[UUID]) -> list[Entry]:
         """Store conversations; return the entries that follow a conversation to another owner."""
         known = self._batch.conversations
-        others = (row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id)
-        await self._keep(conversations=(*others, *gone))
-        await tables.conversations.save_conversations(self._connection, self._tenant, rows, gone)
+        regrouped = [row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id]
+        now = self._batch.now
+        await tables.conversations.save_conversations(self._connection, self._tenant, rows, regrouped, gone, now)
         reowned = await self._reown(rows)
         sightings: Sightings = {}
         for entry in sorted(reowned, key=lambda entry: entry.occurred_at):
@@ -108,10 +109,8 @@ class Saving:
 
     async def _write_people(self, seen: Mapping[UUID, Seen], sightings: Rows) -> None:
         people, renewal = self._people, self._batch.renewal
-        stood = (leaf for node in people.moved if (leaf := people.leaves[node]).seq is not None)
-        await self._keep(leaves=(leaf.leaf_id for leaf in stood))
         changed = [people.leaves[node] for node in people.changed]
-        await tables.leaves.save_leaves(self._connection, self._tenant, changed, renewal, seen)
+        await tables.leaves.save_leaves(self._connection, self._tenant, changed, renewal, seen, self._batch.now)
         await tables.renewals.remove_links(self._connection, self._tenant, self._batch.unsaid)
         await tables.leaves.save_links(self._connection, self._tenant, self._batch.evidence, renewal)
         await tables.leaves.save_sightings(self._connection, self._tenant, sightings)
@@ -119,15 +118,13 @@ class Saving:
     async def _write_ways(self, moved: Sequence[Entry], placed: Placed | None) -> None:
         """Store by which ways conversations are found again: who takes part, and the keys that they are named by."""
         await self._save_participations(moved)
-        if placed is not None:
-            rebound = placed.rebound
-        else:
-            rebound = tables.conversations.rebound(await self._stored_bindings(), self._fold.stitcher.bindings)
+        if placed is None:
+            await look_up_bindings(self._batch)
+        rebound = self._rebound() if placed is None else placed.rebound
         await tables.conversations.save_bindings(self._connection, self._tenant, rebound)
 
-    async def _stored_bindings(self) -> dict[UUID, set[tables.conversations.Said]]:
-        again = [*self._batch.stored, *self._batch.displaced]
-        return await tables.conversations.bindings_of(self._connection, self._tenant, again)
+    def _rebound(self) -> tables.conversations.Rebound:
+        return tables.conversations.rebound(self._batch.bindings, self._fold.stitcher.bindings)
 
     async def _write_entries(
         self, added: Sequence[Entry], moved: Sequence[Entry], stale: Sequence[Entry], kept: Sequence[Entry]
@@ -135,12 +132,12 @@ class Saving:
         gone = [entry.entry_id for entry in (*stale, *self._batch.displaced.values())]
         # What follows from another entry may say something else than before: a late one was between.
         told_otherwise = [e for e in kept if e.data != self._batch.derived[e.entry_id].data]
-        await self._keep(moved=(entry.entry_id for entry in moved), gone=(*gone, *(e.entry_id for e in told_otherwise)))
-        await tables.entries.delete_entries(self._connection, self._tenant, gone)
+        now = self._batch.now
+        await tables.entries.delete_entries(self._connection, self._tenant, gone, now)
         await copies.save(self._connection, self._tenant, self._batch.copies, self._batch.displaced)
         await tables.entries.insert_entries(self._connection, added)
-        await tables.entries.move_entries(self._connection, self._tenant, moved)
-        await tables.entries.rewrite_entries(self._connection, self._tenant, told_otherwise)
+        await tables.entries.move_entries(self._connection, self._tenant, moved, now)
+        await tables.entries.rewrite_entries(self._connection, self._tenant, told_otherwise, now)
 
     async def _write_changes(
         self, added: Container[UUID], changed: Sequence[Entry], stale: Sequence[Entry], reowned: Sequence[Entry]
@@ -293,9 +290,6 @@ class Saving:
             if merged or (row.id in self._batch.rebuilt and owner != was):
                 owners.append((row.id, owner))
         return await tables.entries.reown_entries(self._connection, self._tenant, owners, self._batch.now)
-
-    async def _keep(self, **ids: Iterable[UUID]) -> None:
-        await past.keep(self._connection, self._tenant, self._batch.now, **ids)
 
     def _seen(self, moved: Sequence[Entry]) -> tuple[Mapping[UUID, Seen], Rows]:
         """Return what the new entries say of the handles they name and of their owners, and what was seen where."""

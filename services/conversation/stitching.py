@@ -75,7 +75,7 @@ class Conversation:
 
 
 class Binding(NamedTuple):
-    """A key means a conversation from `order` on; None: an event named the key and was placed nowhere."""
+    """A key means a conversation from `order` on; None: an event named the key, which finds none because of that."""
 
     key: Key
     order: Order
@@ -183,8 +183,7 @@ class Stitcher:
             self._open(event, leaf or person, follow_up_of, conversation_id)
         conversation = self.conversation(conversation_id)
         self._live(event, conversation, leaf)
-        self.placed.update(dict.fromkeys((event.entry_id, *(c.entry_id for c in event.copies)), conversation_id))
-        conversation.tickets.update(key for key in event.tokens if key.startswith("ticket:"))
+        self._put(event, conversation_id, conversation)
 
     def replay_merge(
         self, gone: ConversationId, into: ConversationId
@@ -291,9 +290,9 @@ class Stitcher:
             return None
         owned: set[ConversationId] = set()
         if leaf is not None:
-            for other in self._customers_at(leaf, event.occurred_at + self._policy.open_window):
-                if opened := self.owned.get(other):  # of a person's many leaves most have none
-                    owned.update(self.canonical.get(c, c) for c in opened)
+            together = self._customers_at(leaf, event.occurred_at + self._policy.open_window)
+            for other in self.owned.keys() & together:  # of a person's many leaves most have none
+                owned.update(self.canonical.get(c, c) for c in self.owned[other])
         elif person is not None:
             theirs = {self.canonical.get(c, c) for c in self.owned.get(person, ())}
             owned = {c for c in theirs if self.conversations[c].owner_leaf == person}
@@ -386,14 +385,16 @@ class Stitcher:
 
     def _bind(self, event: Facts, conversation_id: ConversationId | None, leaf: LeafId | None) -> None:
         """Bind every key of the event; store only bindings that change something (mail threads name all before)."""
-        keys = tuple(key for key in event.keys if key not in self._bulk)
-        if leaf is not None:
-            keys += tuple(bulk_key(key, leaf) for key in event.mails if key in self._bulk)
-        for mail in self._bulk.intersection(event.mails):
-            self.bindings.append(Binding(naming_key(mail), event.order, event.entry_id, None))
+        keys = event.keys
+        if self._bulk:
+            keys = tuple(key for key in keys if key not in self._bulk)
+            if leaf is not None:
+                keys += tuple(bulk_key(key, leaf) for key in event.mails if key in self._bulk)
+            for mail in self._bulk.intersection(event.mails):
+                self.bindings.append(Binding(naming_key(mail), event.order, event.entry_id, None))
         if event.sent_mail:
-            # Stored always: these tell which mails were sent to several customers.
-            self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, conversation_id))
+            # Stored always: these tell which mails were sent to several customers. They find no conversation.
+            self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, None))
         keys = (*keys, *(f"conversation:{written}" for written in event.named))
         if event.entry_id in self.joined:
             keys = (*keys, f"conversation:{self.joined[event.entry_id]}")
@@ -407,12 +408,18 @@ class Stitcher:
             if conversation_id is not None:
                 self.bound[key] = conversation_id
         if event.copy_key:
-            # Stored always: it tells which entry stands for a mail.
-            self.bindings.append(Binding(event.copy_key, event.order, event.entry_id, conversation_id))
+            # Stored always: it tells which entry stands for a mail. It finds no conversation.
+            self.bindings.append(Binding(event.copy_key, event.order, event.entry_id, None))
         if conversation_id is not None:
-            self.placed.update(dict.fromkeys((event.entry_id, *(c.entry_id for c in event.copies)), conversation_id))
-            tickets = (key for key in event.tokens if key.startswith("ticket:"))
-            self.conversations[conversation_id].tickets.update(tickets)
+            self._put(event, conversation_id, self.conversations[conversation_id])
+
+    def _put(self, event: Facts, placed_in: ConversationId, conversation: Conversation) -> None:
+        """Remember where an event is; `placed_in` may have become part of `conversation`."""
+        self.placed[event.entry_id] = placed_in
+        for copy in event.copies:
+            self.placed[copy.entry_id] = placed_in
+        if event.tokens:
+            conversation.tickets.update(key for key in event.tokens if key.startswith("ticket:"))
 
     def _merge_mails(self, event: Facts, leaf: LeafId | None) -> tuple[tuple[ConversationId, ConversationId], ...]:
         """Make one of all live conversations whose mails this event names."""

@@ -25,8 +25,9 @@ from services.conversation.large import TooLarge
 from services.conversation.loading import Loading
 from services.conversation.policy import Policy
 from services.conversation.renewing import Renewing, stale
-from services.conversation.saving import Saving
+from services.conversation.saving import Saving, look_up_bindings
 from services.conversation.touched import packed, touched
+from services.conversation.writing import Writing, breathe
 from shared.entry_ids import entry_id_of
 from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent, TimelineRecord
 
@@ -220,11 +221,20 @@ async def _load(batch: Batch, events: Sequence[InboundEvent]) -> Fold | None:
     await loading.take(events)
     if not batch.followed:
         return None
-    fold = Fold(batch)
-    fold.run()
+    fold = await _fold(batch)
     while fold.differing:
         await loading.take_differing(fold.differing)
-        fold = Fold(batch)
+        fold = await _fold(batch)
+    return fold
+
+
+async def _fold(batch: Batch) -> Fold:
+    """Decide what was loaded. Meanwhile the database looks up what there is to compare it with."""
+    fold = Fold(batch)
+    async with Writing() as at_work:
+        if batch.stored or batch.displaced:
+            at_work.begin(look_up_bindings, batch)
+            await breathe()
         fold.run()
     return fold
 
@@ -235,8 +245,7 @@ async def decide(batch: Batch, fold: Fold | None = None, *, anything: bool = Fal
     `anything`: what it had to do with may be more than what was loaded.
     """
     if fold is None:
-        fold = Fold(batch)
-        fold.run()
+        fold = await _fold(batch)
     await Saving(batch, fold).save()
     if batch.aside:
         names = None if anything else packed(touched(batch, fold))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation import past
 from services.conversation.stitching import Binding, Conversation
 from services.conversation.summary import Summary
 from services.conversation.tables.rows import columns
@@ -202,10 +202,17 @@ LATERAL (SELECT key, occurred_at, conversation_id FROM conversation.binding
          WHERE tenant_id = $1 AND entry_id = w.entry_id OFFSET 0) AS b
 """
 
-DELETE_BINDINGS = "DELETE FROM conversation.binding WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
+DELETE_BINDINGS = """
+DELETE FROM conversation.binding b
+USING unnest($2::uuid[], $3::text[], $4::timestamptz[]) AS w (entry_id, key, occurred_at)
+WHERE b.tenant_id = $1 AND b.key = w.key AND b.occurred_at = w.occurred_at AND b.entry_id = w.entry_id
+"""
 
-DELETE_CONVERSATIONS = """
-DELETE FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[])
+MOVE_BINDINGS = """
+UPDATE conversation.binding b SET conversation_id = w.conversation_id
+FROM unnest($2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[])
+    AS w (entry_id, key, occurred_at, conversation_id)
+WHERE b.tenant_id = $1 AND b.key = w.key AND b.occurred_at = w.occurred_at AND b.entry_id = w.entry_id
 """
 
 DELETE_PARTICIPATIONS = """
@@ -223,6 +230,20 @@ INSERT INTO conversation.participation (tenant_id, leaf_id, conversation_id, act
 SELECT $1, p.leaf_id, p.conversation_id, {WEEK.format("p.active_at")}
 FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[]) AS p (leaf_id, conversation_id, active_at)
 ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+# The same where of some conversations ($5) these are all. NOT IN is looked up in a hash, however many they are.
+REPLACE_PARTICIPATIONS = f"""
+WITH told AS (
+    SELECT p.leaf_id, p.conversation_id, {WEEK.format("p.active_at")} AS active_week
+    FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[]) AS p (leaf_id, conversation_id, active_at)),
+gone AS (
+    DELETE FROM conversation.participation WHERE tenant_id = $1 AND conversation_id = ANY ($5::uuid[])
+        AND (leaf_id, conversation_id) NOT IN (SELECT leaf_id, conversation_id FROM told))
+INSERT INTO conversation.participation AS p (tenant_id, leaf_id, conversation_id, active_week)
+SELECT $1, leaf_id, conversation_id, active_week FROM told
+ON CONFLICT (tenant_id, leaf_id, conversation_id) DO UPDATE SET active_week = excluded.active_week
+WHERE p.active_week <> excluded.active_week
 """  # noqa: S608
 
 # Nobody's week may be before that of the conversation's last entry; one behind it only costs a look.
@@ -253,44 +274,50 @@ ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
     waiting_since = excluded.waiting_since, entries = excluded.entries
 """  # noqa: S608
 
+# The same where some become part of another one ($3), or are no more ($4), until an instant ($5).
+REPLACE_CONVERSATIONS = f"""
+WITH stood AS ({past.conversations_stood("$3::uuid[] || $4::uuid[]", "$5")}),
+gone AS (DELETE FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY ($4::uuid[]))
+{SAVE_CONVERSATIONS}
+"""  # noqa: S608
 
-Said = tuple[str, datetime, UUID | None]
-"""What one binding of an entry says: key, occurred_at, and the conversation that it means or None."""
+
+Named = tuple[UUID, str, datetime]
+"""What one binding is known by: entry, key, occurred_at."""
 
 
-async def bindings_of(connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]) -> dict[UUID, set[Said]]:
-    """Return entry → what its stored bindings say, for all of these entries."""
-    found: dict[UUID, set[Said]] = {entry_id: set() for entry_id in entries}
-    if found:
-        for entry_id, *said in await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(found)):
-            found[entry_id].add(tuple(said))
-    return found
+async def bindings_of(connection: asyncpg.Connection, tenant: str, entries: Iterable[UUID]) -> dict[Named, UUID | None]:
+    """Return what the stored bindings of these entries mean: a conversation or None."""
+    rows = await connection.fetch(BINDINGS_OF_ENTRIES, tenant, list(entries))
+    return {(row[0], row[1], row[2]): row[3] for row in rows}
 
 
 class Rebound(NamedTuple):
-    """What to do about bindings: the entries whose stored ones go, and those that come."""
+    """What to do about bindings: those that go, those that mean another conversation, and those that come."""
 
-    stale: list[UUID]
+    stale: list[Named]
+    moved: list[Binding]
     new: list[Binding]
 
 
-def rebound(before: Mapping[UUID, Collection[Said]], bindings: Iterable[Binding]) -> Rebound:
+def rebound(before: Mapping[Named, UUID | None], bindings: Iterable[Binding]) -> Rebound:
     """Return how to get from the stored bindings of entries decided again to `bindings`, those of new entries included.
 
     What says the same as before stays as it is. Pure.
     """
-    now: dict[UUID, dict[Said, Binding]] = defaultdict(dict)
-    for b in bindings:
-        now[b.entry_id][b.key, b.order[0], b.conversation_id] = b
-    stale = [entry_id for entry_id, rows in before.items() if rows and rows != now[entry_id].keys()]
-    changed = (rows for entry_id, rows in now.items() if rows.keys() != before.get(entry_id))
-    return Rebound(stale, [binding for rows in changed for binding in rows.values()])
+    now = {(b.entry_id, b.key, b.order[0]): b for b in bindings}
+    stale = [named for named in before if named not in now]
+    moved = [now[named] for named, id_ in before.items() if named in now and now[named].conversation_id != id_]
+    return Rebound(stale, moved, [b for named, b in now.items() if named not in before])
 
 
 async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: Rebound) -> None:
     """Store what is new of bindings."""
     if bindings.stale:
-        await connection.execute(DELETE_BINDINGS, tenant, bindings.stale)
+        await connection.execute(DELETE_BINDINGS, tenant, *columns(bindings.stale, 3))
+    if bindings.moved:
+        rows = [(b.entry_id, b.key, b.order[0], b.conversation_id) for b in bindings.moved]
+        await connection.execute(MOVE_BINDINGS, tenant, *columns(rows, 4))
     if bindings.new:
         await connection.copy_records_to_table(
             "binding",
@@ -301,13 +328,22 @@ async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: R
 
 
 async def save_conversations(
-    connection: asyncpg.Connection, tenant: str, rows: Sequence[StoredConversation], gone: Iterable[UUID]
+    connection: asyncpg.Connection,
+    tenant: str,
+    rows: Sequence[StoredConversation],
+    regrouped: Sequence[UUID],
+    gone: Sequence[UUID],
+    now: datetime,
 ) -> None:
-    """Store conversations; those in `gone` are no more."""
-    if ids := list(gone):
-        await connection.execute(DELETE_CONVERSATIONS, tenant, ids)
-    if rows:
-        await connection.execute(SAVE_CONVERSATIONS, tenant, [_conversation_row(row) for row in rows])
+    """Store conversations; those in `gone` are no more.
+
+    What these and the `regrouped` ones, which are part of another one than before, were part of until now is kept.
+    """
+    stored = [_conversation_row(row) for row in rows]
+    if regrouped or gone:
+        await connection.execute(REPLACE_CONVERSATIONS, tenant, stored, list(regrouped), list(gone), now)
+    elif stored:
+        await connection.execute(SAVE_CONVERSATIONS, tenant, stored)
 
 
 def _text(id_: UUID | None) -> str | None:
@@ -356,10 +392,11 @@ async def save_participations(
     connection: asyncpg.Connection, tenant: str, rebuilt: Iterable[UUID], rows: Iterable[tuple[UUID, UUID, datetime]]
 ) -> None:
     """Store who (leaf) takes part in what (conversation, with its last entry's instant); `rebuilt` are told anew."""
+    found = columns(rows, 3)
     if ids := list(rebuilt):
-        await connection.execute(DELETE_PARTICIPATIONS, tenant, ids)
-    if found := list(rows):
-        await connection.execute(SAVE_PARTICIPATIONS, tenant, *columns(found, 3))
+        await connection.execute(REPLACE_PARTICIPATIONS, tenant, *found, ids)
+    elif found[0]:
+        await connection.execute(SAVE_PARTICIPATIONS, tenant, *found)
 
 
 async def save_weeks(connection: asyncpg.Connection, tenant: str, active: Iterable[tuple[UUID, datetime]]) -> None:

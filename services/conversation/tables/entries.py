@@ -220,21 +220,26 @@ async def calls_of_contacts(
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-MOVE_ENTRIES = """
+MOVE_ENTRIES = f"""
+WITH stood AS ({past.entries_stood("$2::uuid[]", "$10")})
 UPDATE conversation.entry e
 SET leaf_id = m.leaf_id, conversation_id = m.conversation_id, rule = m.rule, stitch_key = m.stitch_key,
     version = m.version, automatic = m.automatic, by_conversation = m.by_conversation
 FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::boolean[], $9::boolean[])
     AS m (entry_id, leaf_id, conversation_id, rule, stitch_key, version, automatic, by_conversation)
 WHERE e.tenant_id = $1 AND e.entry_id = m.entry_id
-"""
+"""  # noqa: S608
 
-REWRITE_ENTRIES = """
+REWRITE_ENTRIES = f"""
+WITH stood AS ({past.entries_said("conversation.entry WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[])", "$4")})
 UPDATE conversation.entry e SET data = m.data FROM unnest($2::uuid[], $3::jsonb[]) AS m (entry_id, data)
 WHERE e.tenant_id = $1 AND e.entry_id = m.entry_id
-"""
+"""  # noqa: S608
 
-DELETE_ENTRIES = "DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
+DELETE_ENTRIES = f"""
+WITH gone AS (DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY ($2::uuid[]) RETURNING *)
+{past.entries_said("gone", "$3")}
+"""  # noqa: S608
 
 # Entries that belong to whoever owns their conversation follow its owner.
 TO_REOWN = """
@@ -244,6 +249,7 @@ WHERE e.by_conversation AND e.leaf_id <> o.leaf_id
 """
 
 REOWN_ENTRIES = f"""
+WITH stood AS ({past.entries_stood("$4::uuid[]", "$5")})
 UPDATE conversation.entry e SET leaf_id = o.leaf_id, version = e.version + 1
 FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
 WHERE e.tenant_id = $1 AND e.conversation_id = o.conversation_id AND e.by_conversation AND e.leaf_id <> o.leaf_id
@@ -263,26 +269,26 @@ async def insert_entries(connection: asyncpg.Connection, entries: Sequence[Entry
     )
 
 
-async def move_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry]) -> None:
-    """Store the new place of entries that are there."""
+async def move_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry], now: datetime) -> None:
+    """Store the new place of entries that are there, and keep where they stood until now."""
     rows = [
         (e.entry_id, e.leaf_id, e.conversation_id, e.rule, e.stitch_key, e.version, e.automatic, e.by_conversation)
         for e in entries
     ]
     if rows:
-        await connection.execute(MOVE_ENTRIES, tenant, *columns(rows, 8))
+        await connection.execute(MOVE_ENTRIES, tenant, *columns(rows, 8), now)
 
 
-async def rewrite_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry]) -> None:
-    """Store what derived entries that are there say now."""
+async def rewrite_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry], now: datetime) -> None:
+    """Store what derived entries that are there say now, and keep what they said until now, and where."""
     if entries:
-        await connection.execute(REWRITE_ENTRIES, tenant, *columns([(e.entry_id, e.data) for e in entries], 2))
+        await connection.execute(REWRITE_ENTRIES, tenant, *columns([(e.entry_id, e.data) for e in entries], 2), now)
 
 
-async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> None:
-    """Remove derived entries that no longer hold."""
+async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID], now: datetime) -> None:
+    """Remove entries that no longer hold, and keep what they said until now, and where."""
     if ids := list(ids):
-        await connection.execute(DELETE_ENTRIES, tenant, ids)
+        await connection.execute(DELETE_ENTRIES, tenant, ids, now)
 
 
 async def reown_entries(
@@ -296,5 +302,4 @@ async def reown_entries(
     ids = [row[0] for row in await connection.fetch(TO_REOWN, tenant, *owned)]
     if not ids:
         return []
-    await past.keep(connection, tenant, now, moved=ids)
-    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *owned)]
+    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *owned, ids, now)]

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation import past
 from services.conversation.identity import Evidence, EvidenceKey, Node
 from services.conversation.people import Leaf
 from services.conversation.regrouping import ASKING, Active, Open
@@ -66,15 +67,16 @@ SET renewal = excluded.renewal, occurred_at = excluded.occurred_at, source = exc
     event_id = excluded.event_id, rule = excluded.rule
 """
 
-SAVE_LEAVES = """
-INSERT INTO conversation.leaf
-    (tenant_id, renewal, leaf_id, node, component_id, customer_id, was_customer, shared, linked_at)
-SELECT $1, $2, * FROM unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::boolean[], $8::boolean[],
-                             $9::timestamptz[])
-ON CONFLICT (tenant_id, leaf_id) DO UPDATE
-SET renewal = excluded.renewal, component_id = excluded.component_id, customer_id = excluded.customer_id,
-    was_customer = excluded.was_customer, shared = excluded.shared, linked_at = excluded.linked_at
-"""
+SAVE_LEAVES = f"""
+WITH s AS (
+    SELECT * FROM unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::boolean[], $7::boolean[], $8::timestamptz[])
+        AS s (leaf_id, component_id, customer_id, was_customer, shared, linked_at)),
+stood AS ({past.leaves_stood("s", "$9")})
+UPDATE conversation.leaf l
+SET renewal = $2, component_id = s.component_id, customer_id = s.customer_id, was_customer = s.was_customer,
+    shared = s.shared, linked_at = s.linked_at
+FROM s WHERE l.tenant_id = $1 AND l.leaf_id = s.leaf_id
+"""  # noqa: S608
 
 # The columns of a leaf that is new; the database numbers them in their order.
 _NEW_LEAF = (
@@ -160,36 +162,41 @@ async def links_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Ite
 
 
 # What each leaf has to do with the time from `since` on, when what went on from `open_since` on may still be open. Most
-# of many leaves have done nothing since then, which is known of them: theirs need not be looked for. A bulk mail's id
-# is bound as `<id>|<leaf>` (index binding_bulk).
+# of many leaves have nothing to do with it, and are not told of. A bulk mail's id is bound as `<id>|<leaf>` (index
+# binding_bulk).
 ACTIVE = f"""
-SELECT l.leaf_id,
-    CASE WHEN l.since IS NULL THEN '{{}}' ELSE ARRAY(
-        SELECT occurred_at FROM conversation.entry
-        WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= l.since AND rule = ANY($5::text[])) END,
-    o.opened_at, o.last_activity_at, o.resolved_at,
-    EXISTS (SELECT FROM conversation.binding
-            WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%')
-FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS l (leaf_id, since, open_since), LATERAL (
-    SELECT array_agg(k.opened_at) AS opened_at, array_agg(k.last_activity_at) AS last_activity_at,
-           array_agg(k.resolved_at) AS resolved_at
-    FROM (SELECT conversation_id FROM conversation.participation
-          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("l.open_since")}
-          OFFSET 0) AS p,
-    LATERAL (SELECT canonical_id FROM conversation.conversation
-             WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
-    LATERAL (SELECT opened_at, last_activity_at, resolved_at FROM conversation.conversation
-             WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-    WHERE k.last_activity_at >= l.open_since) AS o
+SELECT leaf_id, asked_at, opened_at, last_activity_at, resolved_at, bulk FROM (
+    SELECT l.leaf_id,
+        CASE WHEN l.since IS NULL THEN '{{}}' ELSE ARRAY(
+            SELECT occurred_at FROM conversation.entry
+            WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND occurred_at >= l.since AND rule = ANY($5::text[]))
+        END AS asked_at,
+        EXISTS (SELECT FROM conversation.binding
+                WHERE tenant_id = $1 AND right(key, 36) = l.leaf_id::text AND key LIKE 'mail:%|%') AS bulk,
+        o.*
+    FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS l (leaf_id, since, open_since), LATERAL (
+        SELECT count(*) AS parts, array_agg(k.opened_at) FILTER (WHERE k.last_activity_at >= l.open_since) AS opened_at,
+               array_agg(k.last_activity_at) FILTER (WHERE k.last_activity_at >= l.open_since) AS last_activity_at,
+               array_agg(k.resolved_at) FILTER (WHERE k.last_activity_at >= l.open_since) AS resolved_at
+        FROM (SELECT conversation_id FROM conversation.participation
+              WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("l.open_since")}
+              OFFSET 0) AS p,
+        LATERAL (SELECT canonical_id FROM conversation.conversation
+                 WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+        LATERAL (SELECT opened_at, last_activity_at, resolved_at FROM conversation.conversation
+                 WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k) AS o
+    OFFSET 0) AS a
+WHERE parts > 0 OR bulk OR asked_at <> '{{}}'
 """  # noqa: S608
 
 
 async def active(
     connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime | None, datetime]]
 ) -> dict[UUID, Active]:
-    """Return for each (leaf, since, open since) what the leaf has to do with the time from `since` on.
+    """Return for each (leaf, since, open since) what the leaf has to do with the time from `since` on, if anything.
 
-    None: it has done nothing since then. What went on from `open since` on may be open then.
+    None: it has done nothing since then. What went on from `open since` on may be open then. A leaf that is not told of
+    took part in nothing that did.
     """
     rows = await connection.fetch(ACTIVE, tenant, *columns(wanted, 3), ASKING)
     return {row[0]: Active(row[1], list(map(Open, *(times or () for times in row[2:5]))), row[5]) for row in rows}
@@ -208,24 +215,30 @@ async def clear_links(connection: asyncpg.Connection, tenant: str) -> None:
 
 
 async def save_leaves(
-    connection: asyncpg.Connection, tenant: str, leaves: Iterable[Leaf], renewal: int, seen: Mapping[UUID, Seen]
+    connection: asyncpg.Connection,
+    tenant: str,
+    leaves: Iterable[Leaf],
+    renewal: int,
+    seen: Mapping[UUID, Seen],
+    now: datetime,
 ) -> None:
     """Store leaves, decided under the policy whose `renewal` this is, and what is new of each.
 
+    Of those that are another customer's than before, whose they were until now is kept.
     A new leaf is written whole at once: it stands in seven indexes, and to write it again costs as much as to write it.
     """
     fresh, known = [], []
     for leaf in sorted(leaves, key=lambda leaf: leaf.age):
-        ids = leaf.leaf_id, leaf.node, leaf.component_id, leaf.customer_id
-        row = (*ids, leaf.was_customer, leaf.shared, leaf.linked_at)
+        row = (leaf.component_id, leaf.customer_id, leaf.was_customer, leaf.shared, leaf.linked_at)
         if leaf.seq is None:
-            fresh.append((tenant, renewal, *row, *_first_seen(seen.get(leaf.leaf_id) or Seen(leaf.leaf_id))))
+            first = _first_seen(seen.get(leaf.leaf_id) or Seen(leaf.leaf_id))
+            fresh.append((tenant, renewal, leaf.leaf_id, leaf.node, *row, *first))
         else:
-            known.append(row)
+            known.append((leaf.leaf_id, *row))
     if fresh:
         await connection.copy_records_to_table("leaf", schema_name="conversation", columns=_NEW_LEAF, records=fresh)
     if known:
-        await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(known, 7))
+        await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(known, 6), now)
     written = {row[2] for row in fresh}
     if rows := [_SEEN(one) for leaf_id, one in seen.items() if leaf_id not in written]:
         await connection.execute(SAVE_SEEN, tenant, *columns(rows, 11))
