@@ -32,7 +32,7 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Most entries of a page."
 Choice = Annotated[list[str] | None, Query(description="Repeat it or separate with commas to allow several.")]
 
 
-def _page(
+async def _page(
     limit: Limit = 50,
     before: str | None = None,
     after: str | None = None,

@@ -309,6 +309,25 @@ async def test_what_is_posted_is_read(timelines: Timelines) -> None:
     await until(partial(shown), "the customer is found by the handle")
 
 
+async def test_no_reader_waits_for_a_thread(
+    pool: asyncpg.Pool, timelines: Timelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(pool, [a_chat(1, 0, customer={"handles": [{"kind": "email", "value": "ann@a.example"}]})])
+    customer = await timelines.customer("email:ann@a.example")
+    assert customer is not None
+    [conversation] = customer["open_conversations"]
+    # A route or a dependency that is no coroutine is handed to a thread and waited for: it took a sixth of a page.
+    monkeypatch.setattr("anyio.to_thread.run_sync", None)
+    person = f"/v1/customers/{customer['id']}"
+    paths = (person, f"{person}/timeline", f"{person}/context", f"{person}/identity", f"{person}/export",
+             f"/v1/conversations/{conversation}", f"/v1/conversations/{conversation}/entries")  # fmt: skip
+    for path in paths:
+        assert (await timelines.call("GET", path)).status_code == 200, path
+    for path in ("/v1/customers", "/v1/conversations"):
+        assert await timelines.get(path)
+    assert (await timelines.get("/v1/search", q="number"))["hits"]
+
+
 async def test_the_entries_of_a_conversation_are_narrowed_as_a_timeline_is(timelines: Timelines) -> None:
     ann = "email:ann@a.example"
     await timelines.post(
