@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -86,16 +86,28 @@ def _filters(query: Query, page: Page) -> None:
             query.add(f"(e.occurred_at, e.source, e.event_id) {sign} ({{}}, {{}}, {{}})", *place)
 
 
+def _forward(page: Page) -> bool:
+    """Tell whether a page takes the oldest of what is newer than a cursor; every other takes the newest."""
+    return page.after is not None and page.before is None
+
+
 def _ordered(page: Page) -> str:
-    # Reading forward from a cursor takes the oldest of the newer ones; everything else the newest.
-    way = "ASC" if page.after is not None and page.before is None else "DESC"
+    way = "ASC" if _forward(page) else "DESC"
     return f"ORDER BY e.occurred_at {way}, e.source {way}, e.event_id {way} LIMIT {page.limit + 1}"
 
 
 WAYS_OF_ASKING = 512
 """Statements kept for each kind of page: a limit of its own with filters of its own is a way of asking."""
 
-_MINE = "mine AS MATERIALIZED (SELECT leaf_id FROM conversation.leaf WHERE tenant_id = $1 AND customer_id = $2)"
+
+class Nearest(NamedTuple):
+    """From where on, and which way, a page is read for which nothing but times narrows what may be on it."""
+
+    start: str
+    """A condition on entries `e`: no nearer than where the page starts. Empty where it starts at the newest."""
+    forward: bool
+    limit: int
+
 
 _PLACE = f"conversation_id, canonical_id, merged_source = '{DERIVED_SOURCE}' AS joined_whole"
 
@@ -164,11 +176,11 @@ async def timeline(
             "WHERE tenant_id = $1 AND canonical_id = {})",
             page.conversation_id,
         )
+    narrowed, ordered, nearest = query.text(), _ordered(page), _nearest(query, page)
     if page.own_only:
-        statement = _own_timeline(query.text(), _ordered(page))
+        statement = _own_timeline(narrowed, ordered, nearest)
     else:
-        begins = query.parameter(_begins(page))
-        statement = _whole_timeline(query.text(), _ordered(page), begins, _oldest(page))
+        statement = _whole_timeline(narrowed, ordered, nearest, query.parameter(_begins(page)), _oldest(page))
     return await _page(connection, statement, query.arguments, page, customer_id)
 
 
@@ -176,14 +188,14 @@ async def timeline(
 
 
 @lru_cache(maxsize=WAYS_OF_ASKING)
-def _own_timeline(narrowed: str, ordered: str) -> str:
+def _own_timeline(narrowed: str, ordered: str, nearest: Nearest | None) -> str:
     met = _met("SELECT DISTINCT conversation_id FROM own")
-    tables = f"{_MINE}, {_own(narrowed, ordered)}, {met}"
+    tables = f"{_own(narrowed, ordered, nearest)}, {met}"
     return f"WITH {tables} SELECT {_ANSWER} FROM ({_OWN}) AS e {ordered}"  # noqa: S608
 
 
 @lru_cache(maxsize=WAYS_OF_ASKING)
-def _whole_timeline(narrowed: str, ordered: str, begins: str, oldest: str) -> str:
+def _whole_timeline(narrowed: str, ordered: str, nearest: Nearest | None, begins: str, oldest: str) -> str:
     said = f"""SELECT {_LINES}, others.canonical_id, others.joined_whole, l.customer_id FROM others, LATERAL (
             SELECT {LINE}, e.leaf_id FROM conversation.entry e
             WHERE e.tenant_id = $1 AND e.conversation_id = others.conversation_id
@@ -192,26 +204,59 @@ def _whole_timeline(narrowed: str, ordered: str, begins: str, oldest: str) -> st
                      WHERE tenant_id = $1 AND leaf_id = e.leaf_id OFFSET 0) AS l"""  # noqa: S608
     week = WEEK.format(f"greatest({begins}::timestamptz, ({oldest}))")
     reach = f"reach AS MATERIALIZED (SELECT coalesce({week}, {-(2**31)}) AS week)"
-    tables = f"{_MINE}, {_own(narrowed, ordered)}, {reach}, {_met(_REACHED)}, {_OTHERS}"
+    tables = f"{_own(narrowed, ordered, nearest)}, {reach}, {_met(_REACHED)}, {_OTHERS}"
     return f"WITH {tables} SELECT {_ANSWER} FROM ({_OWN} UNION ALL {said}) AS e {ordered}"  # noqa: S608
 
 
-def _own(narrowed: str, ordered: str) -> str:
-    return f"""own AS MATERIALIZED (SELECT e.* FROM mine, LATERAL (
+def _own(narrowed: str, ordered: str, nearest: Nearest | None) -> str:
+    """Return SQL for `mine`, the customer's leaves, and `own`, those of their entries that the page may hold.
+
+    Of many leaves most have nothing on a page. Where each has its entry that is nearest to the start of the page tells
+    an index by itself, and all that the page leaves to the others lies before the end of a page of the nearest one.
+    """
+    near = reached = ""
+    if nearest is not None:
+        way, within, never = ("ASC", "<=", "infinity") if nearest.forward else ("DESC", ">=", "-infinity")
+        near = f""", (SELECT e.occurred_at FROM conversation.entry e
+            WHERE e.tenant_id = $1 AND e.leaf_id = l.leaf_id{nearest.start}
+            ORDER BY e.occurred_at {way} LIMIT 1) AS nearest"""  # noqa: S608
+        reached = f""" WHERE mine.nearest {within} coalesce((
+            SELECT e.occurred_at FROM conversation.entry e WHERE e.tenant_id = $1
+                AND e.leaf_id = (SELECT leaf_id FROM mine ORDER BY nearest {way} NULLS LAST LIMIT 1){narrowed}
+            ORDER BY e.occurred_at {way} OFFSET {nearest.limit} LIMIT 1), '{never}')"""  # noqa: S608
+    return f"""mine AS MATERIALIZED (
+        SELECT l.leaf_id{near} FROM conversation.leaf l WHERE l.tenant_id = $1 AND l.customer_id = $2),
+    own AS MATERIALIZED (SELECT e.* FROM mine, LATERAL (
         SELECT {LINE} FROM conversation.entry e
-        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{narrowed} {ordered}) AS e {ordered})"""  # noqa: S608
+        WHERE e.tenant_id = $1 AND e.leaf_id = mine.leaf_id{narrowed} {ordered}) AS e{reached} {ordered})"""  # noqa: S608
+
+
+def _nearest(query: Query, page: Page) -> Nearest | None:
+    """Return where a page starts; None where what is rare may be asked for: to look for that once costs enough."""
+    if page.channels or page.families or page.kinds or page.conversation_id is not None:
+        return None
+    forward = _forward(page)
+    at = _begins(page) if forward else _ends(page)
+    start = "" if at is None else f" AND e.occurred_at {'>=' if forward else '<='} {query.parameter(at)}"
+    return Nearest(start, forward, page.limit)
 
 
 def _oldest(page: Page) -> str:
     """Return SQL for what a full page of the customer's own entries ends with; nothing older can be on it."""
-    forward = page.after is not None and page.before is None
-    return "NULL" if forward else f"SELECT min(occurred_at) FROM own HAVING count(*) > {page.limit}"  # noqa: S608
+    full = f"SELECT min(occurred_at) FROM own HAVING count(*) > {page.limit}"  # noqa: S608
+    return "NULL" if _forward(page) else full
 
 
 def _begins(page: Page) -> datetime | None:
     """Return an instant before which nothing is on the page, where what was asked for says one."""
     after = page.after.occurred_at if page.after else None
     return max((at for at in (page.since, after) if at), default=None)
+
+
+def _ends(page: Page) -> datetime | None:
+    """Return an instant after which nothing is on the page, where what was asked for says one."""
+    before = page.before.occurred_at if page.before else None
+    return min((at for at in (page.until, before) if at), default=None)
 
 
 async def _timeline_as_of(
@@ -266,7 +311,7 @@ async def _page(
     rows = await connection.fetch(statement, *arguments)
     more = len(rows) > page.limit
     rows = rows[: page.limit]
-    if page.after is not None and page.before is None:
+    if _forward(page):
         rows.reverse()
     who = str(reader) if reader else None
     return [seen_by(who, row) for row in rows], more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import AsyncIterator
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import orjson
 import pytest
 
 from services.conversation.reading import timelines as pages
-from services.conversation.reading.timelines import Page
+from services.conversation.reading.timelines import Cursor, Page
 from services.conversation.update import put_events
 from shared.database.engine import open_pool, tenant_reader
 from shared.events import FAMILY, InboundEvent, parse_rfc3339
@@ -109,6 +110,49 @@ async def test_pages_of_any_size_show_each_entry_of_a_timeline_once_in_order(
 def _cursor(entry: dict[str, Any]) -> str:
     parts = [entry["occurred_at"], entry["source"], entry["event_id"]]
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+async def test_a_page_over_many_leaves_leaves_nothing_out_wherever_it_starts(pool: asyncpg.Pool, seed: int) -> None:
+    rng = random.Random(seed)
+    ann = {"handles": [{"kind": "email", "value": "ann@a.example"}]}
+    # Some chats were long, some short, most are over; much happens at the same instant.
+    chats = [(f"s{number}", rng.uniform(0, 100), rng.choice([2, 9, 30])) for number in range(8)]
+    events = [a_chat(number, 0, contact, customer=ann) for number, (contact, _, _) in enumerate(chats)]
+    for contact, begin, count in chats:
+        minutes = [int(begin + rng.expovariate(0.3)) for _ in range(count)]
+        events += [a_chat(len(events) + number, minute, contact) for number, minute in enumerate(minutes)]
+    await put(pool, events)
+    [customer] = {row[0] for row in await pool.fetch("SELECT DISTINCT customer_id FROM conversation.leaf")}
+    assert await pool.fetchval("SELECT count(DISTINCT leaf_id) FROM conversation.entry") == 9
+    async with tenant_reader(pool, "acme") as connection:
+
+        async def read(page: Page) -> list[tuple[datetime, str, str]]:
+            entries, more = await pages.timeline(connection, "acme", customer, page)
+            assert more == (len(within(page)) > page.limit)
+            return [order_of(entry) for entry in entries]
+
+        def within(page: Page) -> list[tuple[datetime, str, str]]:
+            return [
+                place
+                for place in whole
+                if (page.before is None or place < astuple(page.before))
+                and (page.after is None or place > astuple(page.after))
+                and (page.since is None or place[0] >= page.since)
+                and (page.until is None or place[0] < page.until)
+            ]
+
+        rows = await pool.fetch("SELECT occurred_at, source, event_id FROM conversation.entry")
+        whole = sorted((tuple(row) for row in rows), reverse=True)
+        for _ in range(150):
+            bounds = dict.fromkeys(rng.sample(["before", "after", "since", "until"], rng.choice([0, 1, 1, 2])))
+            for name in bounds:
+                at = rng.choice(whole)
+                bounds[name] = Cursor(*at) if name in ("before", "after") else at[0]
+            page = Page(limit=rng.choice([1, 3, 10, 50]), own_only=rng.random() < 0.5, **bounds)
+            forward = page.after is not None and page.before is None
+            wanted = within(page)[-page.limit :] if forward else within(page)[: page.limit]
+            assert await read(page) == wanted, page
 
 
 async def test_entries_that_arrive_between_two_pages_shift_none_of_the_others(
