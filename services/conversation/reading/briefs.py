@@ -9,33 +9,34 @@ import asyncpg
 
 from services.conversation import context as brief
 from services.conversation.reading.conversations import conversation
-from services.conversation.reading.customers import MOST_OPEN, customer
+from services.conversation.reading.customers import MOST_OPEN, TAKEN_PART, customer
 from services.conversation.reading.shown import IS_OPEN, LINE, SHOWN_LINE, seen_by
 from services.conversation.reading.timelines import Page, conversation_entries, timeline
 
 SURVEYS = 20
 """Answered surveys that a brief tells of, the latest."""
 
+_MATTER = "conversation_id, canonical_id, resolved_at, last_activity_at, last_entry_at, topic"
+
 # The matter at hand (the open conversation last active, or the last one where all are resolved), what the latest were
-# about, and which are open. A long life has many: they are looked up once for all of it, nested and in this order
-# (OFFSET 0): a new tenant, of whom there are no statistics, counts as one row for the planner.
+# about, and which are open. A long life has many: they are looked up once for all of it, and again only where they
+# became part of others.
 MATTERS = f"""
-WITH met AS MATERIALIZED (
-    SELECT k.conversation_id, k.resolved_at, k.last_activity_at, k.last_entry_at, k.topic FROM conversation.leaf l
-    CROSS JOIN LATERAL (SELECT conversation_id FROM conversation.participation
-                        WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p
-    CROSS JOIN LATERAL (SELECT canonical_id FROM conversation.conversation
-                        WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
-    CROSS JOIN LATERAL (SELECT conversation_id, resolved_at, last_activity_at, last_entry_at, topic
-                        FROM conversation.conversation
-                        WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-    WHERE l.tenant_id = $1 AND l.customer_id = $2)
+WITH {TAKEN_PART.format("$2")},
+placed AS MATERIALIZED (
+    SELECT {_MATTER} FROM conversation.conversation
+    WHERE tenant_id = $1 AND conversation_id = ANY (ARRAY(SELECT conversation_id FROM part))),
+met AS MATERIALIZED (
+    SELECT {_MATTER} FROM placed WHERE canonical_id = conversation_id
+    UNION
+    SELECT {_MATTER} FROM conversation.conversation WHERE tenant_id = $1 AND conversation_id = ANY (ARRAY(
+        SELECT canonical_id FROM placed WHERE canonical_id <> conversation_id)))
 SELECT (SELECT conversation_id FROM met k
         ORDER BY NOT ({IS_OPEN}), last_activity_at DESC NULLS LAST, conversation_id LIMIT 1),
        ARRAY(SELECT topic FROM met WHERE topic IS NOT NULL
              GROUP BY topic ORDER BY max(last_entry_at) DESC, topic LIMIT 5),
-       ARRAY(SELECT conversation_id FROM met k WHERE {IS_OPEN} GROUP BY conversation_id
-             ORDER BY max(last_activity_at) DESC NULLS LAST, conversation_id LIMIT {MOST_OPEN})
+       ARRAY(SELECT conversation_id FROM met k WHERE {IS_OPEN}
+             ORDER BY last_activity_at DESC, conversation_id LIMIT {MOST_OPEN})
 """  # noqa: S608
 
 # The condition is spelled out, as the index on answered surveys has it: a long life is not read for a few of its lines.
@@ -60,7 +61,7 @@ MOST_ENTRIES_OF_A_BRIEF = 500
 
 async def context(connection: asyncpg.Connection, tenant: str, customer_id: UUID, recent: int) -> dict[str, Any]:
     """Return the answer of `GET /v1/customers/{id}/context` for a surviving customer."""
-    current, topics, open_ids = await connection.fetchrow(MATTERS, tenant, customer_id)
+    current, topics, open_ids = await connection.fetchrow(MATTERS, tenant, [customer_id])
     found: dict[str, Any] | None = None
     entries: list[dict[str, Any]] = []
     if current is not None:

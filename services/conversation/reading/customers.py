@@ -45,16 +45,28 @@ WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) GROUP BY l.customer_i
 MOST_OPEN = 50
 """Open conversations that are named with a customer, the last active first."""
 
-# OFFSET 0 keeps the look-ups nested and in this order, whatever the planner takes a new tenant for.
+TAKEN_PART = """part AS MATERIALIZED (
+    SELECT p.conversation_id FROM conversation.leaf l,
+    LATERAL (SELECT conversation_id FROM conversation.participation
+             WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p
+    WHERE l.tenant_id = $1 AND l.customer_id = ANY({}::uuid[]))"""
+"""SQL for which conversations customers take part in. OFFSET 0 keeps the look-ups nested, whatever the planner takes a
+new tenant for. What these conversations are is looked up as a list: one by one it takes twice as long."""
+
+# Of a life next to nothing is open. Only of that it is asked whose it is, and of what became part of others.
 OPEN_OF_CUSTOMERS = f"""
-SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM conversation.leaf l,
-LATERAL (SELECT conversation_id FROM conversation.participation
-         WHERE tenant_id = $1 AND leaf_id = l.leaf_id OFFSET 0) AS p,
-LATERAL (SELECT canonical_id FROM conversation.conversation
-         WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c,
+WITH {TAKEN_PART.format("$2")},
+met AS MATERIALIZED (
+    SELECT conversation_id, canonical_id FROM conversation.conversation k
+    WHERE tenant_id = $1 AND conversation_id = ANY (ARRAY(SELECT conversation_id FROM part))
+        AND (canonical_id <> conversation_id OR ({IS_OPEN})))
+SELECT DISTINCT l.customer_id, k.conversation_id, k.last_activity_at FROM met,
 LATERAL (SELECT conversation_id, resolved_at, last_activity_at FROM conversation.conversation
-         WHERE tenant_id = $1 AND conversation_id = c.canonical_id OFFSET 0) AS k
-WHERE l.tenant_id = $1 AND l.customer_id = ANY($2::uuid[]) AND {IS_OPEN}
+         WHERE tenant_id = $1 AND conversation_id = met.canonical_id OFFSET 0) AS k,
+LATERAL (SELECT leaf_id FROM conversation.participation
+         WHERE tenant_id = $1 AND conversation_id = met.conversation_id OFFSET 0) AS p,
+LATERAL (SELECT customer_id FROM conversation.leaf WHERE tenant_id = $1 AND leaf_id = p.leaf_id OFFSET 0) AS l
+WHERE l.customer_id = ANY($2::uuid[]) AND {IS_OPEN}
 ORDER BY k.last_activity_at DESC, k.conversation_id
 """  # noqa: S608
 
