@@ -126,6 +126,11 @@ FROM conversation.entry
 """
 
 
+ENTRIES_READ = """
+SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'conversation.entry'::regclass
+"""
+
+
 async def test_of_a_word_in_very_many_entries_the_newest_are_ranked_and_a_narrower_question_finds_the_rest(
     pool: asyncpg.Pool,
 ) -> None:
@@ -140,7 +145,9 @@ async def test_of_a_word_in_very_many_entries_the_newest_are_ranked_and_a_narrow
 
     best_of_all = {f"e3-{n}" for n in range(90, 100)}
     async with tenant_reader(pool, persons.TENANT) as connection:
+        before = await connection.fetchval(ENTRIES_READ)
         assert set(await found(connection, "common")) == {f"e3-{n}" for n in range(10)}
+        assert await connection.fetchval(ENTRIES_READ) - before < 50
         assert set(await found(connection, "common", beyond=10)).isdisjoint(best_of_all)
         assert set(await found(connection, "common", until=early)) == best_of_all
         assert set(await found(connection, "rare")) == best_of_all

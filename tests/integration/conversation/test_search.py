@@ -90,6 +90,20 @@ async def test_pages_of_a_search_hold_each_hit_once(timelines: Timelines) -> Non
     assert len(seen) == len(set(seen)) == 12
 
 
+async def test_a_page_of_a_search_is_full_although_some_entries_are_gone_whose_words_are_still_there(
+    pool: asyncpg.Pool, timelines: Timelines
+) -> None:
+    await timelines.post(*(timelines.message(f"09:00:{n:02}", f"crm:{n}", text="lost key") for n in range(12)))
+    found = [hit["entry"]["id"] for hit in await hits(timelines, "key", 12)]
+    gone = found[1:4]
+    await pool.execute("DELETE FROM conversation.entry WHERE entry_id = ANY ($1::uuid[])", gone)
+    first = await timelines.get("/v1/search", q="key", limit=5)
+    rest = await timelines.get("/v1/search", q="key", limit=5, cursor=first["next"])
+    assert rest["next"] is None
+    assert [hit["entry"]["id"] for hit in (*first["hits"], *rest["hits"])] == [id_ for id_ in found if id_ not in gone]
+    assert len(first["hits"]) == 5
+
+
 async def test_another_tenant_finds_nothing(timelines: Timelines) -> None:
     await timelines.post(timelines.message("09:00:00", "crm:1", text="the parcel"))
     await hits(timelines, "parcel", 1)
