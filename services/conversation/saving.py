@@ -298,20 +298,32 @@ class Saving:
         said = [(arrival.facts, arrival.event, self._leaf_of[id_]) for id_, arrival in self._batch.arrivals.items()]
         said += [(copy.facts, copy.event, self._leaf_of[copy.stands_for]) for copy in self._batch.copies]
         for fact, event, leaf_id in sorted(said, key=lambda item: item[0].order):
-            at = fact.occurred_at
-            for claim in fact.claims:
-                if not claim.usable:
-                    continue
-                leaf = self._people.leaves.get(claim.node)
-                if leaf is not None:
-                    seen.of(leaf.leaf_id).claimed(claim, at)
+            self._claimed(seen, fact)
             sighted(sightings, fact, leaf_id)
             self._owned(seen, leaf_id, fact, event.data)
+        for fact in self._read_again():
+            self._claimed(seen, fact)
+            sighted(sightings, fact, self._leaf_of[fact.entry_id])
         for entry in sorted(moved, key=lambda entry: entry.occurred_at):
             fact = self._batch.facts[entry.entry_id]
             sighted(sightings, fact, entry.leaf_id)
             self._owned(seen, entry.leaf_id, fact, entry.data)
         return seen.by_leaf(), list(sightings.values())
+
+    def _read_again(self) -> list[Facts]:
+        """Return what entries say that are decided again without anything new, in their order.
+
+        The policy may let handles count that it did not when they came: nothing is known yet of their being seen.
+        """
+        if self._batch.arrivals or self._batch.copies:
+            return []
+        return sorted((self._batch.facts[id_] for id_ in self._batch.stored), key=lambda fact: fact.order)
+
+    def _claimed(self, seen: SeenLeaves, fact: Facts) -> None:
+        for claim in fact.claims:
+            leaf = self._people.leaves.get(claim.node) if claim.usable else None
+            if leaf is not None:
+                seen.of(leaf.leaf_id).claimed(claim, fact.occurred_at)
 
     def _owned(self, seen: SeenLeaves, leaf_id: UUID, fact: Facts, data: Mapping[str, Any]) -> None:
         own = (self._people.leaves.get(node) for node in (*fact.claimants, fact.nobody))

@@ -115,6 +115,7 @@ SET first_seen_at = least(s.first_seen_at, excluded.first_seen_at),
     last_seen_at = greatest(s.last_seen_at, excluded.last_seen_at),
     verified = s.verified OR excluded.verified
 WHERE excluded.first_seen_at < s.first_seen_at OR excluded.last_seen_at > s.last_seen_at
+    OR excluded.verified AND NOT s.verified
 """
 
 
