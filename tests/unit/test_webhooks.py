@@ -208,6 +208,12 @@ def test_a_derived_entry_is_told_as_new_though_its_record_is_numbered_by_the_ten
     assert told(first).webhook_id != told(later).webhook_id
 
 
+def test_an_agents_word_and_what_is_large_are_read_from_their_rows() -> None:
+    word, removal = a_record(type="threadline.customer.merged"), a_record(2, True, type="threadline.customer.merged")
+    assert told(word).from_row and told(a_record(large=True)).from_row
+    assert not told(a_record()).from_row and not told(removal).from_row
+
+
 def test_the_body_is_the_entry_as_the_api_gives_it_with_the_ids_that_answer_now() -> None:
     customer, talk = UUID(int=8), UUID(int=9)
     body = orjson.loads(body_of(told(a_record()), customer, talk))

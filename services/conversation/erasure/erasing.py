@@ -244,9 +244,7 @@ async def _carry_out(batch: Batch, log: Log, erasure: Erasure, condemned: Condem
     traces = Traces(batch, log, erasure, condemned.leaves, entries, condemned.copies, condemned.restated)
     await traces.read()
     await store.restate(connection, tenant, condemned.restated)
-    forgetting = Forgetting(
-        batch, [entry.entry_id for entry in traces.derived], [*condemned.copies, *condemned.orphans]
-    )
+    forgetting = Forgetting(batch, traces.derived_ids, [*condemned.copies, *condemned.orphans])
     leaves = [row["leaf_id"] for row in condemned.leaves]
     stands_for_others = await copies.that_stand(connection, tenant, condemned.copies) - condemned.entries.keys()
     whole = replayed or bool(stands_for_others)

@@ -27,7 +27,7 @@ class Forgetting(Loading):
     def __init__(self, batch: Batch, derived: Sequence[UUID], copies: Iterable[UUID]) -> None:
         super().__init__(batch)
         self._derived = derived
-        """Entries that were derived from those that go."""
+        """Entries that were derived from those that go, also once: something may be left of them."""
         self._copies = list(copies)
         """Copies of mails that go."""
         self.found: dict[str, int] = {}

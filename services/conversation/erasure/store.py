@@ -11,9 +11,10 @@ from datetime import datetime
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from services.conversation import tables
-from services.conversation.entries import Entry, digest_of
+from services.conversation.entries import Entry, digest_of, extra_of
 from services.conversation.identity import Node
 from shared.erasures import PATIENCE_S
 from shared.events import DECISIONS, TYPE_PREFIX, InboundEvent
@@ -66,6 +67,19 @@ FROM unnest($2::uuid[], $3::jsonb[], $4::bytea[]) AS r (entry_id, data, digest)
 WHERE e.tenant_id = $1 AND e.entry_id = r.entry_id
 """
 
+# As with entries that go (TOLD): whoever queues what is told of them holds their rows, and reads them anew afterwards.
+HOLD_RESTATED = """
+SELECT FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) ORDER BY entry_id FOR UPDATE
+"""
+TOLD_OF_RESTATED = """
+SELECT webhook_id, entry_id, body FROM conversation.webhook_event WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
+"""
+RETELL = "UPDATE conversation.webhook_event SET body = $3 WHERE tenant_id = $1 AND webhook_id = $2"
+# A receiver's answer may quote what it was told.
+FORGET_ANSWERS = """
+UPDATE conversation.webhook_attempt SET excerpt = '' WHERE tenant_id = $1 AND webhook_id = ANY($2::text[])
+"""
+
 CONFLICTS = """
 SELECT entry_id, type, occurred_at, received_at, data FROM conversation.conflict
 WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
@@ -84,8 +98,11 @@ BY_EVENT = {
     "copies of mails": "DELETE FROM conversation.copy WHERE tenant_id = $1 AND copy_id = ANY($2::uuid[])",
 }
 # Behind the entries and leaves: whoever queues what is told of them holds their rows. What is told of a leaf that
-# changed hands has its id in the place of an entry's.
-TOLD = "DELETE FROM conversation.webhook_event WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])"
+# changed hands has its id in the place of an entry's. That something is gone stays: it says nothing of what it was.
+TOLD = """
+DELETE FROM conversation.webhook_event
+WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) AND NOT type LIKE '%.deleted'
+"""
 DELETE_ENTRIES = """
 DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[]) RETURNING cause_id IS NOT NULL
 """
@@ -165,10 +182,20 @@ async def decisions_around(connection: asyncpg.Connection, tenant: str, nodes: I
 
 
 async def restate(connection: asyncpg.Connection, tenant: str, events: Sequence[tuple[UUID, InboundEvent]]) -> None:
-    """Store events anew that say less than before."""
-    if events:
-        ids, said = zip(*events, strict=True)
-        await connection.execute(RESTATE, tenant, ids, [e.data for e in said], [digest_of(e) for e in said])
+    """Store events anew that say less than before, also where webhooks told them, or still would."""
+    if not events:
+        return
+    ids, said = zip(*events, strict=True)
+    await connection.execute(HOLD_RESTATED, tenant, ids, timeout=PATIENCE_S)
+    await connection.execute(RESTATE, tenant, ids, [e.data for e in said], [digest_of(e) for e in said])
+    extra = {id_: extra_of(event.data) for id_, event in events}
+    told = await connection.fetch(TOLD_OF_RESTATED, tenant, ids)
+    for webhook_id, entry_id, body in told:
+        now = orjson.loads(body)
+        if not now["data"]["entry"].get("deleted"):
+            now["data"]["entry"]["extra"] = extra[entry_id]
+            await connection.execute(RETELL, tenant, webhook_id, orjson.dumps(now), timeout=PATIENCE_S)
+    await connection.execute(FORGET_ANSWERS, tenant, [row["webhook_id"] for row in told], timeout=PATIENCE_S)
 
 
 async def forget_keys(connection: asyncpg.Connection, tenant: str, names: Sequence[UUID]) -> None:

@@ -54,10 +54,7 @@ class TimelineConsumer:
         await deliveries.keep_endpoints(
             connection, sorted({tenant for tenant, _ in moved} | {t.tenant for t, _ in heard})
         )
-        if moved:
-            await deliveries.move(connection, moved)
-        if heard and (events := await _events(connection, heard)):
-            await deliveries.add(connection, events)
+        await deliveries.take_in(connection, moved, await _events(connection, heard))
         self._wake()
         return rejections
 
@@ -99,6 +96,8 @@ async def _events(connection: Connection, heard: Sequence[tuple[Told, list[UUID]
 
     Raises DatabaseUnavailable where an entry is just being removed: the batch comes again.
     """
+    if not heard:
+        return []
     wanted = [told for told, _ in heard]
     said = [told for told in wanted if told.change is None and not told.entry.get("deleted")]
     standing = await _standing(connection, said, deliveries.HELD, deliveries.STANDING)
@@ -114,8 +113,8 @@ async def _events(connection: Connection, heard: Sequence[tuple[Told, list[UUID]
     for told, endpoints in heard:
         if not told.entry.get("deleted") and told.entry_id not in standing:
             continue
-        if told.large:
-            # A statement for each, so that no more than one is here in whole: it is shortened right away.
+        if told.from_row:
+            # Few are. A statement for each, so that no more than one is here in whole: it is shortened right away.
             line = await connection.fetchrow(deliveries.WHOLE, told.tenant, told.entry_id)
             told = whole(told, tuple(line))
         customer = customers.get((told.tenant, told.leaf_id))

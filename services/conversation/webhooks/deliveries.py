@@ -3,7 +3,8 @@
 A lane is one customer at one endpoint. Whoever adds to or empties a lane holds its row, so that no delivery is ever
 left without a lane: a delivery without one would never be sent.
 
-Everybody locks endpoints first, then deliveries, then lanes: nobody waits for somebody who waits for them.
+Everybody locks endpoints first, then deliveries, then lanes, several lanes in the order of their customers: nobody
+waits for somebody who waits for them. Whoever takes lanes in hand has them first, and waits for nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ JOIN unnest($1::text[], $2::uuid[]) AS w (tenant_id, entry_id) USING (tenant_id,
 """
 HELD = f"{STANDING} FOR KEY SHARE OF e SKIP LOCKED"
 
-# One that the topic carries without its texts, as it is here.
+# One of which the topic does not tell all, or too much, as it is here.
 WHOLE = f"SELECT {SHOWN} FROM conversation.entry e WHERE e.tenant_id = $1 AND e.entry_id = $2"  # noqa: S608
 
 STANDING_LEAVES = """
@@ -111,21 +112,22 @@ class NewEvent:
 
 
 async def keep_endpoints(connection: Connection, tenants: Sequence[str]) -> None:
-    """Let nobody delete an endpoint of these tenants before the caller's transaction ends: `add` and `move` need it."""
+    """Let nobody delete an endpoint of these tenants before the caller's transaction ends: `take_in` needs it."""
     await connection.execute(KEEP_ENDPOINTS, list(tenants))
 
 
-async def add(connection: Connection, events: Sequence[NewEvent]) -> None:
-    """Store events with their deliveries, in this order; what is known already stays as it is."""
-    rows = [(e.tenant, e.webhook_id, e.leaf_id, e.entry_id, e.type, e.body) for e in events]
-    await connection.execute(ADD_EVENTS, *map(list, zip(*rows, strict=True)))
-    deliveries = [(e.tenant, endpoint, e.webhook_id, e.customer_id) for e in events for endpoint in e.endpoints]
-    await _open_lanes(connection, await connection.fetch(ADD_DELIVERIES, *map(list, zip(*deliveries, strict=True))))
+async def take_in(connection: Connection, moved: Sequence[tuple[str, UUID]], events: Sequence[NewEvent]) -> None:
+    """Let what is pending of the leaves that `moved` (tenant, leaf) follow them to the customers whose they are now.
 
-
-async def move(connection: Connection, leaves: Sequence[tuple[str, UUID]]) -> None:
-    """Let what is pending of `leaves` (tenant, leaf) follow them to the customers whose they are now."""
-    await _open_lanes(connection, await connection.fetch(MOVE, *map(list, zip(*leaves, strict=True))))
+    And store events with their deliveries, in this order; what is known already stays as it is.
+    """
+    lanes = list(await connection.fetch(MOVE, *map(list, zip(*moved, strict=True)))) if moved else []
+    if events:
+        rows = [(e.tenant, e.webhook_id, e.leaf_id, e.entry_id, e.type, e.body) for e in events]
+        await connection.execute(ADD_EVENTS, *map(list, zip(*rows, strict=True)))
+        deliveries = [(e.tenant, endpoint, e.webhook_id, e.customer_id) for e in events for endpoint in e.endpoints]
+        lanes += await connection.fetch(ADD_DELIVERIES, *map(list, zip(*deliveries, strict=True)))
+    await _open_lanes(connection, lanes)
 
 
 async def _open_lanes(connection: Connection, rows: Sequence[tuple[str, UUID, UUID]]) -> None:
@@ -179,12 +181,19 @@ CROSS JOIN LATERAL (
 JOIN conversation.webhook_event e ON e.tenant_id = $1 AND e.webhook_id = d.webhook_id
 """
 
+# What somebody changes at this moment (it moves with its customer, its person is erased) is not waited for: they wait
+# for lanes that are held here. Whoever moved it meanwhile has it in another lane.
 HOLD = """
-UPDATE conversation.webhook_delivery SET leased_until = now() + make_interval(secs => $4)
-WHERE tenant_id = $1 AND endpoint_id = $2 AND webhook_id = ANY($3::text[])
+UPDATE conversation.webhook_delivery d SET leased_until = now() + make_interval(secs => $5)
+FROM (
+    SELECT d.webhook_id FROM conversation.webhook_delivery d
+    JOIN unnest($3::text[], $4::uuid[]) AS w (webhook_id, customer_id) USING (webhook_id, customer_id)
+    WHERE d.tenant_id = $1 AND d.endpoint_id = $2 AND d.state = 'p' FOR NO KEY UPDATE OF d SKIP LOCKED) AS free
+WHERE d.tenant_id = $1 AND d.endpoint_id = $2 AND d.webhook_id = free.webhook_id
+RETURNING d.webhook_id
 """
 
-# A merge brought a delivery here that is on its way in its former lane.
+# A merge brought a delivery here that is on its way in its former lane, or takes it away just now.
 LATER = """
 UPDATE conversation.webhook_lane SET lease = NULL, leased_until = NULL, due_at = now() + interval '1 second'
 WHERE tenant_id = $1 AND endpoint_id = $2 AND customer_id = ANY($3::uuid[])
@@ -244,14 +253,16 @@ async def lease(
     if not customers:
         return []
     heads = await connection.fetch(FIRST_IN_LANE, tenant, endpoint_id, customers)
-    mine = [head for head in heads if not head["busy"]]
-    busy = [head["customer_id"] for head in heads if head["busy"]]
+    free = [head for head in heads if not head["busy"]]
+    names = [head["webhook_id"] for head in free], [head["customer_id"] for head in free]
+    held = {row["webhook_id"] for row in await connection.fetch(HOLD, tenant, endpoint_id, *names, lease_s)}
+    mine = [head for head in free if head["webhook_id"] in held]
+    busy = [head["customer_id"] for head in heads if head["webhook_id"] not in held]
     empty = set(customers) - {head["customer_id"] for head in heads}
     if busy:
         await connection.execute(LATER, tenant, endpoint_id, busy)
     if empty:
         await connection.execute(DROP_EMPTY_LANES, tenant, endpoint_id, list(empty))
-    await connection.execute(HOLD, tenant, endpoint_id, [head["webhook_id"] for head in mine], lease_s)
     return [
         Due(
             tenant, endpoint_id, endpoint["name"], endpoint["url"], endpoint["sealed"], endpoint["failures"],
@@ -300,10 +311,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 
 FREE_LANES = """
-UPDATE conversation.webhook_lane SET lease = NULL, leased_until = NULL, due_at = now() + make_interval(secs => $5)
-WHERE tenant_id = $1 AND endpoint_id = $2
-AND ((customer_id = $3 AND lease = $4) OR (customer_id = $6 AND $6 <> $3))
-RETURNING customer_id
+WITH held AS (
+    SELECT customer_id FROM conversation.webhook_lane WHERE tenant_id = $1 AND endpoint_id = $2
+    AND ((customer_id = $3 AND lease = $4) OR (customer_id = $6 AND $6 <> $3))
+    ORDER BY customer_id FOR UPDATE)
+UPDATE conversation.webhook_lane l SET
+    lease = NULL, leased_until = NULL, due_at = now() + make_interval(secs => $5)
+FROM held WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND l.customer_id = held.customer_id
+RETURNING l.customer_id
 """
 
 # What fails at the same time is one failure: eight posts that a restart breaks off are no run of eight.
@@ -323,8 +338,12 @@ RETURNING before.paused_until IS NOT NULL AS was_paused
 """
 
 EVERYTHING_NOW = """
-UPDATE conversation.webhook_lane SET due_at = now()
-WHERE tenant_id = $1 AND endpoint_id = $2 AND due_at > now() AND leased_until IS NULL
+WITH held AS (
+    SELECT customer_id FROM conversation.webhook_lane
+    WHERE tenant_id = $1 AND endpoint_id = $2 AND due_at > now() AND leased_until IS NULL
+    ORDER BY customer_id FOR UPDATE)
+UPDATE conversation.webhook_lane l SET due_at = now()
+FROM held WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND l.customer_id = held.customer_id
 """
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from services.conversation.entries import extra_of, shown
 from shared import handles
-from shared.events import DERIVED_SOURCE, TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
+from shared.events import DECISIONS, DERIVED_SOURCE, TYPE_PREFIX, TimelineRecord, parse_rfc3339, rfc3339
 
 UPDATED = ".updated"
 DELETED = ".deleted"
@@ -34,7 +34,9 @@ _SMALL_BYTES = 1_024
 # What the topic carries for its readers inside and an outsider has no use for.
 _INSIDE = frozenset({"leaf_id", "automatic", "received_at", "topic", "language", "data", "large"})
 
-# What a large entry has from its row, where the topic carries only what is small of it.
+_DECIDED = frozenset(TYPE_PREFIX + kind for kind in DECISIONS)
+
+# What is taken from the row even where the topic has something.
 _OF_THE_ROW = frozenset({"actor", "extra"})
 
 
@@ -56,8 +58,11 @@ class Told:
     entry: dict[str, Any]
     message: dict[str, Any] | None
     """What whoever delivers a message needs beyond the entry: to whom, and its ids in the provider's terms."""
-    large: bool = False
-    """Whether the topic left out what is long of it: see `whole`."""
+    from_row: bool = False
+    """Whether what it says is to be read from its row (`whole`).
+
+    The topic leaves out what is long, and an agent's word loses the handles of who is erased.
+    """
     change: dict[str, Any] | None = None
     """Whose a handle was and became, where it is told of one and of no entry: `entry_id` is then its leaf's."""
 
@@ -99,12 +104,12 @@ def told_by(record: TimelineRecord, changed_at: datetime) -> Told | None:
         occurred_at=parse_rfc3339(occurred) if occurred else None,
         entry=_deleted(record) if record.deleted else _shown(body),
         message=None if record.deleted or not own_type.startswith(MESSAGES) else _message(body.get("data") or {}),
-        large=bool(body.get("large")),
+        from_row=not record.deleted and (bool(body.get("large")) or own_type in _DECIDED),
     )
 
 
 def whole(told: Told, line: Sequence[Any]) -> Told:
-    """Return what is told of a large entry with all that is in it, from `line`, its row as `SHOWN`.
+    """Return what is told of an entry with all that is in it now, from `line`, its row as `SHOWN`.
 
     Where it stands and which version it is stay as they were told.
     """
@@ -112,7 +117,7 @@ def whole(told: Told, line: Sequence[Any]) -> Told:
     extra = extra_of(data)
     stood = {name: value for name, value in told.entry.items() if name not in _OF_THE_ROW}
     entry = {**shown((*line, told.entry["conversation_id"], False), extra), "extra": extra, **stood}
-    return replace(told, entry=entry, message=None if told.message is None else _message(data), large=False)
+    return replace(told, entry=entry, message=None if told.message is None else _message(data), from_row=False)
 
 
 def _change(record: TimelineRecord, changed_at: datetime) -> Told | None:

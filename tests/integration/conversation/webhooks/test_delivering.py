@@ -372,6 +372,22 @@ async def test_what_waits_follows_its_customer_through_a_merge_and_keeps_the_ord
     await pending(timelines, 0)
 
 
+async def test_a_delivery_that_is_just_being_moved_or_erased_holds_up_no_other(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), enabled=False)
+    await timelines.post(reply(timelines, "09:00:00", "email:ann@example.com", "ann's"))
+    await pending(timelines, 1)
+    async with timelines.platform.pool.acquire() as connection:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM conversation.webhook_delivery FOR UPDATE")
+            await put(timelines, receiver.url())
+            await timelines.post(reply(timelines, "09:01:00", "email:bob@example.com", "bob's"))
+            await taken(receiver, 1)
+            assert receiver.texts() == ["bob's"]
+        await taken(receiver, 2)
+
+
 async def test_what_waits_of_an_erased_person_vanishes_and_that_it_is_gone_is_told(
     timelines: Timelines, receiver: Receiver
 ) -> None:
@@ -393,6 +409,52 @@ async def test_what_waits_of_an_erased_person_vanishes_and_that_it_is_gone_is_to
     assert told[f"{SENT}.deleted"]["deleted"] and "forget" not in str(told)
     bodies = await timelines.platform.pool.fetch("SELECT body FROM conversation.webhook_event")
     assert not any(b"forget" in row["body"] or b"ann@" in row["body"] for row in bodies)
+
+
+async def test_what_waits_of_a_word_about_several_says_nothing_any_more_of_who_was_erased(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), event_types=["threadline.customer.*merged"])
+    ann, dan = "email:ann@example.com", "email:dan@example.com"
+    await timelines.post(timelines.message("09:00:00", ann))
+    await timelines.post(timelines.message("09:00:00", "phone:+31612345678", dan, type="customer.identified"))
+    one, two = await timelines.customer(ann), await timelines.customer(dan)
+    assert one and two
+    receiver.answer = lambda _: (500, {})
+    merged = {"with": two["id"], "reason": "Dan told me so"}
+    assert (await timelines.call("POST", f"/v1/customers/{one['id']}/merge", json=merged)).status_code == 200
+    await until(lambda: any("Dan" in one.body.decode() for one in receiver.seen), "their word was tried")
+    both = await timelines.customer(ann)
+    split = {"handles": [dan], "reason": "no"}
+    assert both and (await timelines.call("POST", f"/v1/customers/{both['id']}/split", json=split)).status_code == 200
+    apart = await timelines.customer(dan)
+    assert apart and (await timelines.call("DELETE", f"/v1/customers/{apart['id']}")).status_code == 200
+    bodies = [row["body"] for row in await timelines.platform.pool.fetch("SELECT body FROM conversation.webhook_event")]
+    assert not any(b"dan@" in body or b"Dan" in body for body in bodies)
+    receiver.answer, before = lambda _: 204, len(receiver.seen)
+    word = '"sides":[["email:ann@example.com"],["phone:+31612345678"]]'
+    await until_as_time_passes(timelines, lambda: any(word in one.body.decode() for one in receiver.taken), "told")
+    assert not any("dan@" in one.body.decode().lower() for one in receiver.seen[before:])
+
+
+async def test_what_waits_of_a_line_that_followed_from_an_erased_persons_and_is_no_more_vanishes(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), event_types=["threadline.conversation.escalated*"])
+    receiver.answer = lambda _: 503
+    ann = "email:ann@example.com"
+    await timelines.post(timelines.message("09:00:00", ann))
+    await timelines.post(timelines.message("09:05:00", ann, channel="sms", contact_id="thread-of-ann"))
+    await pending(timelines, 1)
+    # It was solved in between, as is known now: no matter went from one channel to another.
+    solved = {"type": "conversation.resolved", "actor": {"type": "agent", "id": "bo"}}
+    await timelines.post(timelines.message("09:02:00", ann, **solved))
+    await pending(timelines, 2)
+    customer = await timelines.customer(ann)
+    assert customer and (await timelines.call("DELETE", f"/v1/customers/{customer['id']}")).status_code == 200
+    rows = await timelines.platform.pool.fetch("SELECT type, body FROM conversation.webhook_event")
+    assert [row["type"] for row in rows] == ["threadline.conversation.escalated.deleted"]
+    assert b"thread-of-ann" not in rows[0]["body"]
 
 
 async def test_a_merge_by_evidence_is_told_and_what_waits_of_it_vanishes_with_the_person(
