@@ -2,8 +2,8 @@
 
 Each person has several addresses that their first words name together, sessions and threads of their own, and matters
 that are mostly still open when an agent says that two of them are one. What was made one is later taken apart again,
-with what came in between. Mails to many, tickets, tokens, joins, automatic mail and calls lie between them. A history
-is a function of its seed.
+with what came in between. Mails to many, tickets, tokens, automatic mail and calls lie between them. A history is a
+function of its seed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.conversation.policy import Limits, Policy
-from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent
-from tests.histories import BEGINNING, HOUR, REOPEN, SECOND, SECRET, WINDOW
+from tests.histories import BEGINNING, HOUR, REOPEN, SECOND, WINDOW
 
 ADDRESSES = [
     ["crm:1", "email:ann@a.example", "phone:+31612345671"],
@@ -25,6 +24,7 @@ ADDRESSES = [
     ["email:cem@c.example", "telegram:b/3"],
     ["crm:4", "phone:+31612345674"],
     ["email:eve@e.example"],
+    ["visitor:v2"],
 ]
 
 STEPS = [timedelta(), SECOND, 300 * SECOND, *[HOUR] * 4, *[4 * HOUR] * 2]
@@ -55,6 +55,8 @@ class _Tangle:
         self.events: list[InboundEvent] = []
         count = chance.choice([2, 2, 3, 4, 5])
         self.people = [_Person(chr(97 + n), list(handles)) for n, handles in enumerate(ADDRESSES[:count])]
+        if chance.random() < 0.25:
+            self.people.append(_Person("v", list(ADDRESSES[-1])))
         for person in self.people:
             del person.handles[chance.randint(1, 3) :]
         self.made_one: list[tuple[list[str], list[str]]] = []
@@ -156,23 +158,6 @@ class _Tangle:
             kind = "customer.merged"
         self.put(kind, {"actor": {"type": "agent"}, "sides": [one, other]}, "/threadline", "w")
 
-    def join(self) -> None:
-        """An agent puts one or two entries, or a whole conversation, elsewhere."""
-        chance = self.chance
-        posted = [event for event in self.events if event.source != "/threadline"]
-        into, *others = chance.sample([self.id_of(event) for event in posted], min(len(posted), 4))
-        data: dict[str, Any] = {"actor": {"type": "agent"}, "into": into}
-        if chance.random() < 0.6:
-            data |= {"entry_ids": others[:2]}
-            if chance.random() < 0.5:
-                data["kept"] = {others[0]: others[2:]}
-        else:
-            data |= {"from": others[0]}
-        self.put("conversation.joined", data, "/threadline", "j")
-
-    def id_of(self, event: InboundEvent) -> str:
-        return str(entry_id_of(SECRET, self.tenant, event.source, event.id))
-
 
 def _named(handles: Sequence[str]) -> dict[str, Any]:
     split = [handle.partition(":") for handle in handles]
@@ -196,7 +181,6 @@ def a_policy(chance: random.Random) -> Policy:
 def a_tangle(chance: random.Random, tenant: str, length: int) -> list[InboundEvent]:
     """Return about `length` events in the order in which they happened, agents' words between them."""
     tangle = _Tangle(chance, tenant, plain=chance.random() < 0.6)
-    joins = chance.random() < 0.3
     for person in tangle.people:
         tangle.put("customer.identified", {"customer": _named(person.handles), "contact_id": f"{person.name}0"})
     leap = chance.choice([0.0, 0.03, 0.1])
@@ -206,8 +190,6 @@ def a_tangle(chance: random.Random, tenant: str, length: int) -> list[InboundEve
         draw = chance.random()
         if len(tangle.events) > length // 3 and draw < words:
             tangle.word()
-        elif joins and len(tangle.events) > 8 and draw > 0.94:
-            tangle.join()
         else:
             tangle.step(chance.choice(WHAT))
     return tangle.events

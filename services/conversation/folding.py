@@ -33,6 +33,8 @@ class Together:
     def at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
         """Return all leaves that were one customer with this one."""
         leaf = self._people.by_id[leaf_id]
+        if leaf.by_itself:
+            return [leaf_id]
         until = self._linked_until.get(leaf.component_id)
         if until is None:
             until = self._linked_until[leaf.component_id] = self._people.linked_until(leaf.component_id) or BEGINNING

@@ -24,9 +24,11 @@ from services.conversation.identity import (
     overshared,
     pairs,
     resolve,
+    strength,
 )
 from services.conversation.policy import Policy
 from services.conversation.regrouping import Regrouping
+from shared.handles import WEAK
 
 
 @dataclass(slots=True)
@@ -45,6 +47,15 @@ class Leaf:
     last_entry_at: datetime | None = None
     renewal: int = 0
     """The version of the policy under which it was last decided, of those that may decide otherwise (`renewing`)."""
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it stands for nobody else than itself: a browser, and whoever gave no handle at all.
+
+        An agent may say whose they are, and their entries are that customer's then. To rule 4 they stay their own, as
+        their entries belong to whoever opened their conversation.
+        """
+        return strength(self.node) >= WEAK
 
     @property
     def age(self) -> tuple[bool, int, Node]:
@@ -371,13 +382,17 @@ class People:
         )
 
     def customers_at(self, leaf_id: UUID, at: datetime) -> list[UUID]:
-        """Return all leaves that are one customer with `leaf_id` by the evidence up to `at`, in the order of nodes."""
+        """Return all leaves that are one customer with `leaf_id` by the evidence up to `at`, in the order of nodes.
+
+        Those that stand by themselves are alone, whoever an agent says they are.
+        """
         leaf = self.by_id[leaf_id]
         nodes = self.members[leaf.component_id]
-        if len(nodes) == 1:
+        if len(nodes) == 1 or leaf.by_itself:
             return [leaf_id]
         if not any((linked := self.leaves[node].linked_at) is not None and linked > at for node in nodes):
-            return [o.leaf_id for node in sorted(nodes) if (o := self.leaves[node]).customer_id == leaf.customer_id]
+            now = (o for node in sorted(nodes) if (o := self.leaves[node]).customer_id == leaf.customer_id)
+            return [other.leaf_id for other in now if not other.by_itself]
         links = [link for link in self._links_of(nodes) if link.a in nodes and link.b in nodes]
         apart, links = _told_apart(links)
         links = [link for link in links if link.occurred_at <= at]
@@ -386,7 +401,8 @@ class People:
             shared = self.shared_nodes()
             past: Resolution = resolve(nodes, links, self.policy, shared=shared, do_not_link=apart)
             self._past[key] = {node: group for group in past.groups().values() for node in group}
-        return [self.leaves[node].leaf_id for node in self._past[key][leaf.node]]
+        past_ones = (self.leaves[node] for node in self._past[key][leaf.node])
+        return [other.leaf_id for other in past_ones if not other.by_itself]
 
 
 def _keep(found: dict[EvidenceKey, Evidence], evidence: Evidence) -> None:
