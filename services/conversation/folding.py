@@ -151,9 +151,10 @@ class Fold:
         stands |= {copy.entry_id: fact.entry_id for fact in known for copy in fact.copies}
         words = (fact for fact in self._batch.facts.values() if fact.entries_put)
         for fact in sorted(words, key=lambda fact: fact.order):
-            stitcher.joined.update(
-                dict.fromkeys((stands.get(id_, id_) for id_ in fact.joined), UUID(fact.conversation_id))
-            )
+            for entry_id in fact.joined:
+                entry_id = stands.get(entry_id, entry_id)
+                stitcher.joined[entry_id] = UUID(fact.conversation_id)
+                stitcher.kept.pop(entry_id, None)
             for entry_id, conversation_id in fact.kept:
                 entry_id = stands.get(entry_id, entry_id)
                 (stitcher.joined if entry_id in stitcher.joined else stitcher.kept)[entry_id] = conversation_id

@@ -82,6 +82,26 @@ async def test_what_is_joined_and_what_comes_later_by_its_key_are_in_one_place(t
     assert decision["extra"]["reason"] == "same parcel"
 
 
+async def test_what_stayed_when_others_left_may_be_joined_later(timelines: Timelines) -> None:
+    before = await two_matters(timelines)
+    one, other = before["e1"]["conversation_id"], before["e2"]["conversation_id"]
+    for moved in ("e3", "e4"):
+        answer = await timelines.call(
+            "POST", f"/v1/conversations/{one}/join", json={"entry_ids": [before[moved]["id"]]}
+        )
+        assert (answer.status_code, answer.json()["conversation_id"]) == (200, one)
+    after = await entries(timelines, "email:ann@home.example")
+    assert {after[id_]["conversation_id"] for id_ in ("e1", "e3", "e4", "e5")} == {one}
+    # And out of it again, and to where it had never been.
+    for into in (before["e4"]["id"], other):
+        joined = {"entry_ids": [before["e4"]["id"]]}
+        answer = await timelines.call("POST", f"/v1/conversations/{into}/join", json=joined)
+        assert (answer.status_code, answer.json()["conversation_id"]) == (200, into)
+        after = await entries(timelines, "email:ann@home.example")
+        assert after["e4"]["conversation_id"] == into
+        assert {after[id_]["conversation_id"] for id_ in ("e1", "e3", "e5")} == {one}
+
+
 async def test_what_else_is_open_is_suggested_until_it_is_joined(timelines: Timelines) -> None:
     before = await two_matters(timelines)
     one, two, three = (before[id_]["conversation_id"] for id_ in ("e1", "e2", "e3"))
