@@ -212,7 +212,7 @@ class Saving:
             if old and (old.leaf_id, old.conversation_id, old.data) != (
                 entry.leaf_id, entry.conversation_id, entry.data
             ):  # fmt: skip
-                kept.append(entry._replace(version=old.version + 1))
+                kept.append(entry._replace(version=old.version + 1, recorded_at=old.recorded_at))
         return fresh, stale, kept
 
     def _decided_again(self, entry: Entry) -> bool:

@@ -347,6 +347,24 @@ async def test_correction_is_an_event_of_its_own_and_is_not_the_reply_again(
         assert later.entry["version"] > entry["version"] and later.id != receiver.taken[0].id
 
 
+async def test_a_derived_line_that_changes_hands_is_told_as_the_api_shows_it(
+    timelines: Timelines, receiver: Receiver
+) -> None:
+    await put(timelines, receiver.url(), event_types=["threadline.conversation.escalated*"])
+    ann, matter = "email:ann@example.com", {"ticket": "T-1"}
+    await timelines.post(timelines.message("09:00:00", ann, channel="email", thread=matter))
+    await timelines.post(timelines.message("09:05:00", ann, channel="sms", thread=matter))
+    await taken(receiver, 1)
+    # Somebody else wrote before: the matter, and what follows from it, is theirs.
+    carl = "email:carl@example.com"
+    await timelines.post(timelines.message("08:00:00", carl, channel="email", thread=matter))
+    await taken(receiver, 2)
+    told = receiver.taken[1].json["data"]
+    path = f"/v1/customers/{told['customer_id']}/timeline"
+    (shown_,) = (await timelines.get(path, kind="threadline.conversation.escalated"))["entries"]
+    assert {**told["entry"], "via": "identity", "customer_id": told["customer_id"]} == shown_
+
+
 async def test_what_waits_follows_its_customer_through_a_merge_and_keeps_the_order(
     timelines: Timelines, receiver: Receiver
 ) -> None:
