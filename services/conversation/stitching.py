@@ -396,8 +396,9 @@ class Stitcher:
             # Stored always: these tell which mails were sent to several customers. They find no conversation.
             self.bindings.append(Binding(sent_key(event.sent_mail), event.order, event.entry_id, None))
         keys = (*keys, *(f"conversation:{written}" for written in event.named))
-        if event.entry_id in self.joined:
-            keys = (*keys, f"conversation:{self.joined[event.entry_id]}")
+        put = self.joined.get(event.entry_id) or self.kept.get(event.entry_id)
+        if put is not None and (event.entry_id in self.joined or self._called(put) == conversation_id):
+            keys = (*keys, f"conversation:{put}")
         for entry_id in event.entries_put:
             # Behind everything, so that whoever decides that entry, at whatever instant, meets this event.
             order = (NEVER, event.order[1], event.order[2])
