@@ -10,12 +10,16 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from traceback import extract_tb
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+FRAMES = 12
+"""So many of an error's innermost frames are told."""
 
 _SECRETS = (
     (re.compile(r"\btls?_[A-Za-z0-9_-]{16,}"), "tl_***"),
@@ -42,6 +46,20 @@ def _blot(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
+def frames_of(error: BaseException) -> list[str]:
+    """Return where an error was raised, the innermost last."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)][-FRAMES:]
+
+
+def _kind_and_frames(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Tell of an error, ours or a library's, its kind and place: its text may quote what a customer wrote."""
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["kind"], event["frames"] = type(error).__name__, frames_of(error)
+    return event
+
+
 def configure_logging(level: str = "info", *, json_lines: bool = True) -> None:
     """Send every log line of the process to stderr, as JSON or (at a terminal) as text. Safe to call again."""
     shared: list[Any] = [
@@ -50,7 +68,7 @@ def configure_logging(level: str = "info", *, json_lines: bool = True) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.format_exc_info,
+        _kind_and_frames,
         _blot,
     ]
     last = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -286,6 +285,4 @@ def _answer_to(error: Exception, scope: Scope) -> problems.Problem:
 
 
 def _log_bug(error: Exception, where: str) -> None:
-    # The frames say where; the message may quote what a customer wrote, so only its kind is kept.
-    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    logger().error("a bug", where=where, kind=type(error).__name__, frames=frames[-12:])
+    logger().error("a bug", where=where, exc_info=error)

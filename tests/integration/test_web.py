@@ -329,6 +329,17 @@ async def test_api_description_names_the_key(client: httpx.AsyncClient) -> None:
     assert "/v1/session" in description["paths"]
 
 
+def test_an_error_that_a_library_logs_is_told_by_kind_and_place_without_its_text(log_lines: io.StringIO) -> None:
+    try:
+        raise LookupError("what a customer wrote")
+    except LookupError:
+        logging.getLogger("some.library").warning("tried in vain; retrying", exc_info=True)
+    line = orjson.loads(log_lines.getvalue())
+    assert (line["event"], line["kind"]) == ("tried in vain; retrying", "LookupError")
+    assert line["frames"][-1].endswith("test_an_error_that_a_library_logs_is_told_by_kind_and_place_without_its_text")
+    assert "wrote" not in log_lines.getvalue() and "Traceback" not in log_lines.getvalue()
+
+
 def test_log_lines_are_json_without_secrets(log_lines: io.StringIO) -> None:
     logger().info("hello", key=SECRET, note=f"Bearer {SECRET}", url="postgresql://me:hunter2@db/x", password="hunter2")
     logging.getLogger("other").warning("connect to %s", "postgresql://me:hunter2@db/x")
