@@ -1,12 +1,13 @@
-"""Reading one person: a timeline page over 1, 20 and 100 merged leaves, the brief, and both among many more entries.
+"""Reading one person: a timeline page over 1, 20 and 100 merged leaves and the brief, among ever more entries.
 
 Three people with 10,000 entries each, in none, 19 and 99 chats beside their address, are read again and again: by the
 functions that the API calls, in the reader's transaction, and as a whole over HTTP from a `threadline up` that has
-nothing else to do. A page is compared, in the same transaction, with two bare asyncpg queries of the same shape: the
-newest of each leaf and of those the newest, in the order of a timeline, with the columns of a page. The first is given
-the leaves, so PostgreSQL plans it anew where they are few. The second is stricter: like the page's statement it looks
-the leaves up and is planned once, and it tells the conversation that each entry belongs to now. Neither knows what
-others said in those conversations.
+nothing else to do. There they themselves are asked for, too, and a word that is in all that they wrote. A page is
+compared, in the same transaction, with two bare asyncpg queries of the same shape: the newest of each leaf and of those
+the newest, in the order of a timeline, with the columns of a page. The first is given the leaves, so PostgreSQL plans
+it anew where they are few. The second is stricter: like the page's statement it looks the leaves up and is planned
+once, and it tells the conversation that each entry belongs to now. Neither knows what others said in those
+conversations.
 Then a crowd is loaded around them, first 100,000 entries, then ten times as many, and so on up to
 THREADLINE_BENCH_ENTRIES (1,000,000 unless told otherwise; 10,000,000 takes some 10 GB of disk), and the same is read
 again.
@@ -80,10 +81,12 @@ async def _read(pool: asyncpg.Pool, wire: ground.Wire, people: dict[int, UUID], 
         for base, took in (("bare query of the same shape", bare), ("one that looks its leaves up", strict)):
             rows.append(Row(name, quantile(page, 0.5), "ms", base, quantile(took, 0.5)))
         rows += await _asked(wire, f"/v1/customers/{customer_id}/timeline", f"GET it, {len(leaves)} leaves, {where}")
+        rows += await _asked(wire, f"/v1/customers/{customer_id}", f"GET the customer, {len(leaves)} leaves, {where}")
     last = people[SESSIONS[-1]]
     [brief] = await _timed(pool, lambda c: briefs.context(c, persons.TENANT, last, 20))
     rows.append(Row(f"brief of a customer with {ENTRIES:,} entries, {where}, p99", quantile(brief, 0.99), "ms"))
-    return rows + await _asked(wire, f"/v1/customers/{last}/context", f"GET it, {where}")
+    rows += await _asked(wire, f"/v1/customers/{last}/context", f"GET it, {where}")
+    return rows + await _asked(wire, "/v1/search?q=message", f"GET a search for a word of all three, {where}")
 
 
 async def _asked(wire: ground.Wire, path: str, name: str) -> list[Row]:
