@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class Reached:
 
 
 def quiet_settings(data: Path | None) -> Settings:
-    """Return the settings for a command that only prints its result."""
+    """Return the settings for a command that only prints its result, or one line that says why there is none."""
     configure_logging("error", json_lines=False)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it cannot do is raised, too
     return load(data=data)
 
 

@@ -149,7 +149,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def _print_addresses(command: str, url: str, settings: Settings, services: Sequence[Service], own_folder: bool) -> None:
-    lines = [f"Threadline ({command}) is ready at {url}"]
+    lines = [f"Threadline ({command}) is up at {url}"]
     lines += [f"  {title}: {url}{path}" for service in services for title, path in service.pages.items()]
     lines.append(f"  API description: {url}/openapi.json")
     if own_folder:

@@ -294,6 +294,20 @@ async def test_broker_that_is_away_is_a_fault_of_readiness_and_503_for_callers(
     assert code == 0, process.tail()
 
 
+@pytest.mark.parametrize("command", [("verify", "--timeout", "3"), ("replay",)])
+def test_command_that_cannot_reach_the_broker_says_so_in_one_line(
+    database: str, open_folder: Path, command: tuple[str, ...]
+) -> None:
+    env = {
+        "THREADLINE_DATABASE_URL": database,
+        "THREADLINE_SECRET_KEY": SECRET,
+        "THREADLINE_KAFKA": "127.0.0.1:1",
+        "THREADLINE_LOG_TIMEOUT_S": "2",
+    }
+    assert run("migrate", "--data", str(open_folder), env=env).returncode == 0
+    assert "Kafka" in _one_line(run(*command, "--data", str(open_folder), env=env))
+
+
 async def test_database_that_goes_away_is_503_and_a_fault_until_it_is_back(open_folder: Path) -> None:
     """The embedded server of one process stands in for a database of others, and is taken away and given back."""
     server_folder = open_folder / "server"
