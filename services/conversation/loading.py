@@ -299,7 +299,8 @@ class Loading:
         since = {id_: self._batch.since(id_) for id_ in self._batch.conversations}
         wanted = self._unasked("reach", ((id_, at) for id_, at in since.items() if at < NEVER))
         if wanted:
-            keys, found = await tables.conversations.reach(self._connection, self._tenant, wanted)
+            known = self._people.stored
+            keys, found = await tables.conversations.reach(self._connection, self._tenant, wanted, known)
             for key, id_ in keys:
                 self._scope.touch((key_name(key), self._batch.part_of(id_)))
             self._batch.participants.update((leaf_id, id_) for leaf_id, id_, _ in found)

@@ -82,6 +82,8 @@ class People:
     """Component → its nodes; a component is loaded whole or not at all."""
     links: dict[Node, dict[EvidenceKey, Evidence]] = field(default_factory=lambda: defaultdict(dict))
     """Node → the links it is part of."""
+    stored: set[UUID] = field(default_factory=set)
+    """Components as stored, of which all leaves are known."""
     linked: set[UUID] = field(default_factory=set)
     """Components whose links are loaded."""
     changed: set[Node] = field(default_factory=set)
@@ -97,6 +99,7 @@ class People:
         """Take leaves as stored."""
         for leaf in leaves:
             if leaf.leaf_id not in self.by_id:
+                self.stored.add(leaf.component_id)
                 self._add(leaf)
 
     def _add(self, leaf: Leaf) -> None:

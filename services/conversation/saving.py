@@ -20,7 +20,7 @@ from services.conversation.people import Leaf
 from services.conversation.seen import Seen, SeenLeaves
 from services.conversation.stitching import Placement
 from services.conversation.summary import Summary
-from services.conversation.tables.conversations import StoredConversation
+from services.conversation.tables.conversations import StoredConversation, week
 from services.conversation.tables.rows import Rows
 from services.conversation.writing import Writing, breathe, parts
 from shared import handles
@@ -353,11 +353,7 @@ class Saving:
         for id_, before in self._fold.active_before.items():
             if self._fold.holds(id_) and (id_ in told_anew or id_ not in self._batch.rebuilt):
                 at = self._fold.last_entry_at(id_)
-                if (
-                    id_ in told_anew
-                    or before is None
-                    or tables.conversations.week(before) != tables.conversations.week(at)
-                ):
+                if id_ in told_anew or before is None or (at != before and week(before) != week(at)):
                     found.append((id_, at))
         return found
 

@@ -71,8 +71,8 @@ WHERE c.last_entry_at >= $3 OR c.merged_into IS NOT NULL
 """  # noqa: S608
 
 # The keys of conversations that were named from an instant on: what they meant may depend on what happens before. And
-# those who take part in them, and whether they are, as the person they are, owners of later entries. OFFSET 0 keeps the
-# look-ups nested, as above.
+# those who take part in them, and whether they are, as the person they are, owners of later entries, which is not asked
+# of the components in $4. OFFSET 0 keeps the look-ups nested, as above.
 REACH = """
 SELECT DISTINCT c.conversation_id, b.key, NULL::uuid AS leaf_id, false AS seen_later
 FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
@@ -82,8 +82,9 @@ LATERAL (SELECT FROM conversation.binding
          WHERE tenant_id = $1 AND key = b.key AND occurred_at >= c.since LIMIT 1) AS later
 UNION ALL
 SELECT c.conversation_id, NULL, p.leaf_id,
-       EXISTS (SELECT FROM conversation.leaf
-               WHERE tenant_id = $1 AND component_id = l.component_id AND last_entry_at >= c.since)
+       l.component_id <> ALL ($4::uuid[])
+           AND EXISTS (SELECT FROM conversation.leaf
+                       WHERE tenant_id = $1 AND component_id = l.component_id AND last_entry_at >= c.since)
 FROM unnest($2::uuid[], $3::timestamptz[]) AS c (conversation_id, since),
 LATERAL (SELECT leaf_id FROM conversation.participation
          WHERE tenant_id = $1 AND conversation_id = c.conversation_id OFFSET 0) AS p,
@@ -156,13 +157,14 @@ async def plain_conversations(
 
 
 async def reach(
-    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]], known: Iterable[UUID]
 ) -> tuple[list[tuple[str, UUID]], list[tuple[UUID, UUID, bool]]]:
     """Return (key, conversation) and (leaf, conversation, whether seen later) of what may depend on conversations.
 
-    The keys were named from the given instant on; of those who take part, later is from then on, too.
+    The keys were named from the given instant on; of those who take part, later is from then on, too. Of the `known`
+    components it is not asked, and false.
     """
-    rows = await connection.fetch(REACH, tenant, *columns(wanted, 2))
+    rows = await connection.fetch(REACH, tenant, *columns(wanted, 2), list(known))
     keys = [(row[1], row[0]) for row in rows if row[2] is None]
     return keys, [(row[2], row[0], row[3]) for row in rows if row[2] is not None]
 
