@@ -63,6 +63,8 @@ async def measure(entries: int = ENTRIES, merges: int = MERGES, like_it: int = L
             await persons.live(pool, f"began{number}", 5, 0, days=1 / 24)
         for number in range(RECENT):
             await persons.live(pool, f"recent{number}", 10, 0, days=2)
+            await persons.live(pool, f"other{number}", 10, 0, days=2)
+        await persons.tell(pool, "endless", list(persons.an_endless_matter("endless", entries)))
         for number in range(like_it):
             await persons.live(pool, f"like{number}", entries, SESSIONS)
         await pool.execute("VACUUM (ANALYZE)", timeout=600)
@@ -78,6 +80,14 @@ async def measure(entries: int = ENTRIES, merges: int = MERGES, like_it: int = L
             took = await _take(pool, (_merge(f"{name}{number}") for number in range(count)))
             written = await pool.fetchval(CORRECTED) - before
             found += _rows(f"a customer with {entries:,} entries and {who}", took, message, written / count)
+        endless = f"a customer with one conversation of {entries:,} entries and somebody who has written for two days"
+        before = await pool.fetchval(CORRECTED)
+        took = await _take(pool, (_merge(f"other{number}", "endless") for number in range(RECENT)))
+        found += _rows(endless, took, message, (await pool.fetchval(CORRECTED) - before) / RECENT)
+        late = await _take(pool, (_late(number) for number in range(RECENT)))
+        base = quantile([one.clock_ms for one in message], 0.5)
+        middle = quantile([one.clock_ms for one in late], 0.5)
+        found.append(Row("a message that comes a day late into such a one", middle, "ms", "a message in order", base))
         older = await pool.fetchval(OLDER, persons.TENANT, persons.END - DEFAULT.open_window)
         return [*found, Row("entries older than the open window written again", older, "entries")]
 
@@ -99,8 +109,14 @@ def _message(number: int) -> InboundEvent:
     return persons.event(f"x{number}", "message.received", at, {"channel": "sms", "customer": handles, "text": "x"})
 
 
-def _merge(other: str) -> InboundEvent:
-    return persons.merged(f"m-{other}", "email:large@mail.example", f"email:{other}@mail.example")
+def _late(number: int) -> InboundEvent:
+    at = persons.END - timedelta(days=1, seconds=number)
+    *_, last = persons.an_endless_matter("endless", 1)
+    return persons.event(f"late{number}", "message.received", at, last.data)
+
+
+def _merge(other: str, one: str = "large") -> InboundEvent:
+    return persons.merged(f"m-{other}", f"email:{one}@mail.example", f"email:{other}@mail.example")
 
 
 async def _take(pool: asyncpg.Pool, events: Iterable[InboundEvent]) -> list[Took]:

@@ -50,6 +50,16 @@ def a_life(name: str, entries: int, sessions: int, days: float = 730) -> Iterato
         yield event(f"{name}-{number}", kind, at, data)
 
 
+def an_endless_matter(name: str, entries: int, days: float = 730) -> Iterator[InboundEvent]:
+    """Yield what one person said in a thread that nobody ever resolves and that never rests, over `days` until END."""
+    step = timedelta(days=days) / entries
+    handles = {"handles": [{"kind": "email", "value": f"{name}@mail.example"}]}
+    data = {"channel": "whatsapp", "contact_id": name, "thread": {"dm_thread": name}, "customer": handles}
+    for number in range(entries):
+        text = {"text": f"Message {number} of {name}.", "actor": {"type": "customer"}}
+        yield event(f"{name}-{number}", "message.received", END - step * (entries - number), data | text)
+
+
 def event(name: str, kind: str, at: datetime, data: dict[str, Any]) -> InboundEvent:
     """Return an event of the measured tenant."""
     return InboundEvent(TENANT, "/bench", name, f"threadline.{kind}", at, at, data)
@@ -70,7 +80,11 @@ async def put(pool: asyncpg.Pool, events: Sequence[InboundEvent]) -> Outcome:
 
 async def live(pool: asyncpg.Pool, name: str, entries: int, sessions: int, days: float = 730) -> UUID:
     """Put a life on timelines and return the customer's id."""
-    told = list(a_life(name, entries, sessions, days))
+    return await tell(pool, name, list(a_life(name, entries, sessions, days)))
+
+
+async def tell(pool: asyncpg.Pool, name: str, told: Sequence[InboundEvent]) -> UUID:
+    """Put what a person said on timelines, in its order, and return the customer's id."""
     for start in range(0, len(told), AT_ONCE):
         await put(pool, told[start : start + AT_ONCE])
     customer_id: UUID = await pool.fetchval(CUSTOMER_OF, TENANT, f"email:{name}@mail.example")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.conversation.checkpoints import Checkpoint
 from services.conversation.copies import Copy
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
@@ -122,8 +123,10 @@ class Batch:
     conversations: dict[UUID, StoredConversation] = field(default_factory=dict)
     rebuilt: set[UUID] = field(default_factory=set)
     """Conversations that are told anew from their entries."""
+    checkpoints: dict[UUID, Checkpoint] = field(default_factory=dict)
+    """From where on those are told, where not from their beginning."""
     history: list[tuple[Entry, Facts]] = field(default_factory=list)
-    """Entries of those from before their part of the scope begins."""
+    """Entries of those from there until their part of the scope begins."""
     bindings: dict[Named, UUID | None] = field(default_factory=dict)
     """What the stored bindings of entries that are decided again mean."""
     bindings_known: set[UUID] = field(default_factory=set)

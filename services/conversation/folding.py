@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from services.conversation import checkpoints
 from services.conversation.batch import BEGINNING, Batch
+from services.conversation.checkpoints import Checkpoint
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
 from services.conversation.outlines import ANSWERED, Differing, Followed, Outline
 from services.conversation.people import People
-from services.conversation.stitching import Conversation, Placement, Stitcher
+from services.conversation.stitching import NEVER, Placement, Stitcher
 from services.conversation.summary import Summary
 from services.conversation.tables.conversations import StoredConversation
 
@@ -67,6 +71,10 @@ class Fold:
         self._in_outline = followed.in_outline(stored, batch.rebuilt) if followed else set()
         self._instead: dict[UUID, UUID | None] = {}
         """Conversation in outline → the one in which its first entry is now."""
+        self.checkpoints: dict[UUID, list[Checkpoint]] = {}
+        """How far long conversations had come, in their order."""
+        self._owners: dict[UUID, set[UUID]] = defaultdict(set)
+        """Conversation → the leaves that own what it was given here."""
 
     def run(self) -> None:
         """Fold the events, new and again, over the state before them."""
@@ -98,7 +106,7 @@ class Fold:
             self._settle_owner(fact, placement)
             data = self._batch.arrivals[fact.entry_id].event.data if fact.entry_id in self._batch.arrivals else None
             data = data if data is not None else self._batch.stored[fact.entry_id].data
-            self._summary(placement.conversation_id).apply(fact, data)
+            self._apply(placement.conversation_id, fact, data, owner.leaf_id if owner else None)
 
     def holds(self, conversation_id: UUID) -> bool:
         """Tell whether there is such a conversation, itself or as part of another one."""
@@ -161,15 +169,14 @@ class Fold:
 
     def _set_state(self, stitcher: Stitcher) -> None:
         followed = self._batch.followed
-        begun = followed.begun if followed else ()
+        begun = followed.begun if followed else {}
         for id_, conversation in self._batch.conversations.items():
             if id_ in self._batch.rebuilt:
                 continue
             if id_ in self._in_outline:
                 self.summaries[id_] = conversation.summary
                 if id_ in begun:
-                    opened = conversation.state
-                    stitcher.conversations[id_] = Conversation(id_, opened.opened, opened.owner_leaf)
+                    stitcher.conversations[id_] = replace(begun[id_], tickets=set(begun[id_].tickets))
             elif conversation.canonical_id == id_:
                 # What is followed may be gone through several times.
                 state, summary = conversation.state, conversation.summary
@@ -182,12 +189,19 @@ class Fold:
                 continue  # from when on, its outlines say
             if conversation_id not in self._batch.rebuilt:
                 stitcher.owned[leaf_id].add(conversation_id)
+        told = {entry.entry_id for entry, _ in self._batch.history}
         for id_, (held_by, entry_id) in self._batch.named.items():
-            if entry_id not in self._batch.facts and held_by and held_by not in self._batch.rebuilt:
+            if held_by is None or entry_id in self._batch.facts:
+                continue
+            # What lies before a checkpoint is where it was.
+            if held_by not in self._batch.rebuilt or (held_by in self._batch.checkpoints and entry_id not in told):
                 stitcher.placed[id_] = held_by
 
     def _replay(self, stitcher: Stitcher) -> None:
         """Build the state of the conversations that are told anew, up to where the fold begins."""
+        for id_, checkpoint in self._batch.checkpoints.items():
+            if id_ in self._batch.rebuilt:
+                self._resume(id_, checkpoint)
         steps: list[tuple[Order, tuple[Entry, Facts] | StoredConversation]] = []
         for id_ in self._batch.rebuilt:
             conversation = self._batch.conversations[id_]
@@ -216,7 +230,49 @@ class Fold:
             known.state.follow_up_of if known else None,
         )
         self._own(conversation_id, fact)
-        self._summary(conversation_id).apply(fact, entry.data)
+        self._apply(conversation_id, fact, entry.data, owner.leaf_id if owner else None)
+
+    def _resume(self, id_: UUID, checkpoint: Checkpoint) -> None:
+        """Go on from where a conversation had come."""
+        state, summary = checkpoint.conversation.state, checkpoint.conversation.summary
+        self.stitcher.conversations[id_] = replace(state, tickets=set(state.tickets))
+        self.summaries[id_] = replace(summary, channels=list(summary.channels))
+        for leaf_id in checkpoint.participants:
+            self.stitcher.owned[leaf_id].add(id_)
+
+    def _apply(self, conversation_id: UUID, fact: Facts, data: dict[str, Any], owner: UUID | None) -> None:
+        """Let an entry count in its conversation, which owns it where nobody does; remember how far that has come."""
+        canonical = self.stitcher.canonical.get(conversation_id, conversation_id)
+        conversation, summary = self.stitcher.conversations[canonical], self._summary(canonical)
+        summary.apply(fact, data)
+        leaf_id = owner or conversation.owner_leaf
+        if leaf_id is not None:
+            self._owners[canonical].add(leaf_id)
+        made = self.checkpoints.get(canonical)
+        if made and made[-1].at == fact.occurred_at:
+            made.pop()  # it was not yet all of that instant
+        if summary.entries % checkpoints.EVERY == 0 and self._is_whole(canonical):
+            state = replace(conversation, tickets=set(conversation.tickets))
+            stored = StoredConversation(
+                canonical, canonical, None, None, state, replace(summary, channels=list(summary.channels))
+            )
+            participants = self._owners[canonical] | self._participants_before(canonical)
+            self.checkpoints.setdefault(canonical, []).append(
+                checkpoints.Checkpoint(fact.occurred_at, stored, participants)
+            )
+
+    def _is_whole(self, id_: UUID) -> bool:
+        """Tell whether all is known of a conversation, and nothing was merged with it."""
+        if id_ in self.stitcher.canonical.values():
+            return False
+        batch = self._batch
+        return id_ not in batch.conversations or id_ in batch.rebuilt or batch.since(id_) < NEVER
+
+    def _participants_before(self, id_: UUID) -> set[UUID]:
+        """Return the leaves that own what is in a conversation from before what was given to it here."""
+        if id_ in self._batch.rebuilt:
+            return set(self._batch.checkpoints[id_].participants) if id_ in self._batch.checkpoints else set()
+        return {leaf_id for leaf_id, conversation_id in self._batch.participants if conversation_id == id_}
 
     def _settle_owner(self, fact: Facts, placement: Placement) -> None:
         if placement.founded and placement.conversation_id is not None:

@@ -9,15 +9,18 @@ Source: docs/decisions/0015-merges-in-the-stream.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from services.conversation import tables
+from services.conversation.batch import BEGINNING
+from services.conversation.checkpoints import with_checkpoints
 from services.conversation.loading import Loading
 from services.conversation.outlines import Differing, Followed, are_plain, can_be_asked, were_theirs
 from services.conversation.scope import component_name
-from services.conversation.stitching import NEVER
+from services.conversation.stitching import NEVER, Conversation
+from services.conversation.tables.conversations import StoredConversation
 from shared.events import DECISIONS, InboundEvent
 
 MOST_ROUNDS = 4
@@ -64,16 +67,30 @@ class Following(Loading):
         if not are_plain(known.values()) or not were_theirs(customers, took_part, begun.values()):
             return None
         active = [leaf.leaf_id for leaf in leaves if leaf.last_entry_at and leaf.last_entry_at >= since]
+        states, known_until = await self._states_before(begun, before)
         outlines = await tables.entries.outlines(
-            self._connection, self._tenant, (gone_on, before), begun, (active, since)
+            self._connection, self._tenant, (gone_on, before), known_until, (active, since)
         )
         if not can_be_asked(outlines):
             return None
-        followed = Followed(component, since, outlines, set(begun), set(gone_on))
+        followed = Followed(component, since, outlines, states, set(gone_on))
         self._batch.conversations.update(known)
         self._batch.owned.update(took_part)
         self._batch.answered |= followed.calls_answered()
         return followed
+
+    async def _states_before(
+        self, begun: Mapping[UUID, StoredConversation], before: datetime
+    ) -> tuple[dict[UUID, Conversation], list[tuple[UUID, datetime]]]:
+        """Return how conversations had come, as far as a checkpoint before an instant tells, and until when it does."""
+        wanted = [(id_, before) for id_ in with_checkpoints(begun)]
+        found = await tables.checkpoints.latest(self._connection, self._tenant, wanted) if wanted else {}
+        states, known_until = {}, []
+        for id_, stored in begun.items():
+            opened = Conversation(id_, stored.state.opened, stored.state.owner_leaf)
+            states[id_] = found[id_].conversation.state if id_ in found else opened
+            known_until.append((id_, found[id_].at if id_ in found else BEGINNING))
+        return states, known_until
 
     async def take_differing(self, differing: Sequence[Differing]) -> None:
         """Load what is to be decided again because of these, whose people are only followed."""

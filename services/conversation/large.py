@@ -57,7 +57,8 @@ def check_parts(batch: Batch) -> None:
     latest: dict[Name, datetime] = {}
     for id_ in {batch.conversations[id_].canonical_id for id_, _ in batch.reached()}:
         part, summary = batch.scope.part(batch.part_of(id_)), batch.conversations[id_].summary
-        entries[part] += summary.entries
+        told = batch.checkpoints[id_].conversation.summary.entries if id_ in batch.checkpoints else 0
+        entries[part] += summary.entries - told
         latest[part] = max(summary.last_entry_at or BEGINNING, latest.get(part, BEGINNING))
     large = {part: latest[part] for part, count in entries.items() if count > batch.limits.entries}
     if large:

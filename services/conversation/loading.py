@@ -10,6 +10,7 @@ from uuid import UUID
 from services.conversation import large, tables
 from services.conversation.arriving import Arriving
 from services.conversation.batch import BEGINNING, Batch
+from services.conversation.checkpoints import with_checkpoints
 from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Key
 from services.conversation.regrouping import Regrouping, met_by_bulk_mail, placed_otherwise_since
@@ -218,6 +219,7 @@ class Loading:
             self._later.update(b.entry_id for b in bound if b.later)
             await self._load_named()
             await self._load_conversations(bound)
+            await self._load_checkpoints()
             large.check_parts(self._batch)
             await self._load_reach()
             await self._load_later()
@@ -291,6 +293,16 @@ class Loading:
                 self._scope.touch((*names, self._batch.part_of(entry.conversation_id)))
                 self._connected.add(id_)
 
+    async def _load_checkpoints(self) -> None:
+        """Look up from where on long conversations are told anew."""
+        checkpoints, may_have = self._batch.checkpoints, with_checkpoints(self._batch.conversations)
+        since = {id_: at for id_, at in self._batch.reached() if id_ in may_have} if may_have or checkpoints else {}
+        for id_ in [id_ for id_, one in checkpoints.items() if one.at >= since.get(id_, BEGINNING)]:
+            del checkpoints[id_]  # the scope reaches further back by now
+        wanted = self._unasked("checkpoint", ((id_, at) for id_, at in since.items() if at > BEGINNING))
+        if wanted:
+            checkpoints.update(await tables.checkpoints.latest(self._connection, self._tenant, wanted))
+
     async def _load_reach(self) -> None:
         """Find what was decided later in view of a conversation without being placed in it.
 
@@ -349,15 +361,18 @@ class Loading:
             self._scope.touch(self._names(fact), since)
 
     async def _load_history(self) -> None:
-        """Load what came before in conversations that are decided again from within."""
+        """Load what came before in conversations that are decided again from within, since their checkpoint."""
         wanted = self._batch.reached()
         self._batch.rebuilt.update(id_ for id_, _ in wanted)
         if wanted:
-            entries = await tables.entries.entries_before(self._connection, self._tenant, wanted)
+            known = self._batch.checkpoints
+            between = [(id_, known[id_].at if id_ in known else BEGINNING, before) for id_, before in wanted]
+            entries = await tables.entries.entries_between(self._connection, self._tenant, between)
             facts = list((await self._arriving.facts_of(entries)).values())
             self._batch.history = list(zip(entries, facts, strict=True))
             await self._load_leaves(facts)
             await self._load_leaves_by_id(entry.leaf_id for entry in entries)
+            await self._load_leaves_by_id(leaf_id for one in known.values() for leaf_id in one.participants)
             contacts = {fact.contact for fact in facts if fact.contact and fact.type.startswith("call.")}
             calls = await tables.entries.calls_of_contacts(self._connection, self._tenant, contacts) if contacts else []
             self._batch.answered.update(contact for contact, _, answered in calls if answered)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from services.conversation.facts import Facts, Order
-from services.conversation.stitching import Rule
+from services.conversation.stitching import Conversation, Rule
 from shared.events import TYPE_PREFIX
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Followed:
     """Their first question that may have another answer."""
     outlines: list[Outline]
     """In order: their conversations from an open window before that on, and what was placed in none."""
-    begun: Collection[UUID]
-    """Conversations that began before these outlines do."""
+    begun: Mapping[UUID, Conversation]
+    """Conversations that began before these outlines do, as far as it is known before the first of them."""
     conversations: Collection[UUID]
     """All that they had open since."""
     since: datetime = field(init=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-from services.conversation import copies, tables
-from services.conversation.batch import Batch
+from services.conversation import checkpoints, copies, tables
+from services.conversation.batch import BEGINNING, Batch
 from services.conversation.entries import Entry, derived, made_from, record_of
 from services.conversation.facts import UNITED, Facts
 from services.conversation.folding import Fold
@@ -99,6 +99,7 @@ class Saving:
         regrouped = [row.id for row in rows if row.id in known and row.canonical_id != known[row.id].canonical_id]
         now = self._batch.now
         await tables.conversations.save_conversations(self._connection, self._tenant, rows, regrouped, gone, now)
+        await self._save_checkpoints(gone)
         reowned = await self._reown(rows)
         sightings: Sightings = {}
         for entry in sorted(reowned, key=lambda entry: entry.occurred_at):
@@ -106,6 +107,16 @@ class Saving:
                 sighted(sightings, entry.facts(self._batch.policy), entry.leaf_id)
         await tables.leaves.save_sightings(self._connection, self._tenant, list(sightings.values()))
         return reowned
+
+    async def _save_checkpoints(self, gone: Collection[UUID]) -> None:
+        """Store how far long conversations had come; what is told anew, or no more, has none behind its instant."""
+        batch, stored = self._batch, self._batch.conversations
+        told_anew = [(id_, batch.since(id_)) for id_ in batch.rebuilt] + [(id_, BEGINNING) for id_ in gone]
+        if any(stored[id_].summary.entries >= checkpoints.EVERY for id_, _ in told_anew if id_ in stored):
+            await tables.checkpoints.delete(self._connection, self._tenant, told_anew)
+        made = [one for id_, ones in self._fold.checkpoints.items() if id_ not in gone for one in ones]
+        if made:
+            await tables.checkpoints.save(self._connection, self._tenant, made)
 
     async def _write_people(self, seen: Mapping[UUID, Seen], sightings: Rows) -> None:
         people, renewal = self._people, self._batch.renewal
@@ -339,6 +350,7 @@ class Saving:
         }
         if self._batch.rebuilt:
             rows |= {(e.leaf_id, e.conversation_id) for e, _ in self._batch.history if e.conversation_id}
+            rows |= {(leaf, id_) for id_, one in self._batch.checkpoints.items() for leaf in one.participants}
             placed = ((self._leaf_of[i], self._fold.placements[i].conversation_id) for i in self._batch.stored)
             rows |= {(leaf, conversation) for leaf, conversation in placed if conversation}
         known = [(leaf, id_, self._fold.last_entry_at(id_)) for leaf, id_ in rows if id_ is not None]

@@ -50,7 +50,8 @@ def differing(outlines: list[Outline], *begun: StoredConversation, since: float 
     batch.conversations = {c.id: c for c in begun} | {id_: stored(id_.int, 0, 500) for id_ in ids}
     batch.owned = {(cast(UUID, c.state.owner_leaf), c.id) for c in begun}
     ordered = sorted(outlines, key=lambda o: o.facts.order)
-    batch.followed = Followed(COMPONENT, at(since), ordered, {c.id for c in begun}, set(batch.conversations))
+    states = {c.id: Conversation(c.id, c.state.opened, c.state.owner_leaf) for c in begun}
+    batch.followed = Followed(COMPONENT, at(since), ordered, states, set(batch.conversations))
     fold = Fold(batch)
     fold.run()
     return [(one.entry_id.int, [id_.int for id_ in one.conversations]) for one in fold.differing]

@@ -7,6 +7,7 @@ one decider at any time. Source: docs/decisions/0004-one-decider-per-tenant.md
 from services.conversation.tables import (
     aside,
     changes,
+    checkpoints,
     conversations,
     entries,
     leaves,
@@ -20,6 +21,7 @@ from services.conversation.tables import (
 __all__ = [
     "aside",
     "changes",
+    "checkpoints",
     "conversations",
     "entries",
     "leaves",

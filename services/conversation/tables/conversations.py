@@ -27,14 +27,14 @@ FROM unnest($2::text[], $3::timestamptz[]) AS k (key, since), LATERAL (
      WHERE tenant_id = $1 AND key = k.key AND occurred_at >= k.since)) AS b
 """
 
-_CONVERSATION = """conversation_id, canonical_id, merged_into, merged_at, merged_source, merged_event_id,
+CONVERSATION = """conversation_id, canonical_id, merged_into, merged_at, merged_source, merged_event_id,
     opened_at, opened_source, opened_event_id, owner_leaf_id, last_entry_at, last_activity_at, resolved_at, tickets,
     follow_up_of, last_channel, escalation_posted_to, channels, assignee, team, topic, waiting_since, entries"""
 
 # Conversations by id, with all that were merged with them. OFFSET 0 keeps the look-ups nested: on tables without
 # statistics a join is planned as a scan of all conversations.
 CONVERSATIONS = f"""
-SELECT {_CONVERSATION} FROM (
+SELECT {CONVERSATION} FROM (
     SELECT DISTINCT canonical_id AS id FROM conversation.conversation
     WHERE tenant_id = $1 AND conversation_id = ANY($2::uuid[]) OFFSET 0) AS k,
 LATERAL (SELECT * FROM conversation.conversation WHERE tenant_id = $1 AND canonical_id = k.id OFFSET 0) AS c
@@ -65,7 +65,7 @@ FROM unnest($2::uuid[]) AS l (leaf_id),
 LATERAL (SELECT conversation_id FROM conversation.participation
          WHERE tenant_id = $1 AND leaf_id = l.leaf_id AND active_week >= {WEEK.format("$3::timestamptz")}
          OFFSET 0) AS p,
-LATERAL (SELECT {_CONVERSATION} FROM conversation.conversation
+LATERAL (SELECT {CONVERSATION} FROM conversation.conversation
          WHERE tenant_id = $1 AND conversation_id = p.conversation_id OFFSET 0) AS c
 WHERE c.last_entry_at >= $3 OR c.merged_into IS NOT NULL
 """  # noqa: S608
@@ -128,7 +128,7 @@ async def conversations(
 ) -> dict[UUID, StoredConversation]:
     """Return these conversations and all that are merged with them."""
     rows = await connection.fetch(CONVERSATIONS, tenant, list(ids))
-    return {row[0]: _conversation(row) for row in rows}
+    return {row[0]: conversation_of(row) for row in rows}
 
 
 async def open_conversations(
@@ -152,7 +152,7 @@ async def plain_conversations(
     found: dict[UUID, StoredConversation] = {}
     for row in rows:
         if row["conversation_id"] not in found:
-            found[row["conversation_id"]] = _conversation(row)
+            found[row["conversation_id"]] = conversation_of(row)
     return found, [(row[0], row["conversation_id"]) for row in rows]
 
 
@@ -169,7 +169,8 @@ async def reach(
     return keys, [(row[2], row[0], row[3]) for row in rows if row[2] is not None]
 
 
-def _conversation(row: asyncpg.Record) -> StoredConversation:
+def conversation_of(row: asyncpg.Record) -> StoredConversation:
+    """Return the conversation that a row with the columns of CONVERSATION holds."""
     state = Conversation(
         id=row["conversation_id"],
         opened=(row["opened_at"], row["opened_source"], row["opened_event_id"]),
@@ -255,15 +256,17 @@ FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, active_at)
 WHERE p.tenant_id = $1 AND p.conversation_id = w.conversation_id AND p.active_week <> {WEEK.format("w.active_at")}
 """  # noqa: S608
 
-# Lists in a row do not pass through unnest, so conversations travel as one JSON array.
-SAVE_CONVERSATIONS = f"""
-INSERT INTO conversation.conversation AS c (tenant_id, {_CONVERSATION})
-SELECT $1, {_CONVERSATION} FROM jsonb_to_recordset($2::jsonb) AS r (
+RECORD = """
     conversation_id uuid, canonical_id uuid, merged_into uuid, merged_at timestamptz, merged_source text,
     merged_event_id text, opened_at timestamptz, opened_source text, opened_event_id text, owner_leaf_id uuid,
     last_entry_at timestamptz, last_activity_at timestamptz, resolved_at timestamptz, tickets text[],
     follow_up_of uuid, last_channel text, escalation_posted_to text, channels text[], assignee text, team text,
-    topic text, waiting_since timestamptz, entries integer)
+    topic text, waiting_since timestamptz, entries integer"""
+
+# Lists in a row do not pass through unnest, so conversations travel as one JSON array.
+SAVE_CONVERSATIONS = f"""
+INSERT INTO conversation.conversation AS c (tenant_id, {CONVERSATION})
+SELECT $1, {CONVERSATION} FROM jsonb_to_recordset($2::jsonb) AS r ({RECORD})
 ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
     canonical_id = excluded.canonical_id, merged_into = excluded.merged_into, merged_at = excluded.merged_at,
     merged_source = excluded.merged_source, merged_event_id = excluded.merged_event_id,
@@ -341,7 +344,7 @@ async def save_conversations(
 
     What these and the `regrouped` ones, which are part of another one than before, were part of until now is kept.
     """
-    stored = [_conversation_row(row) for row in rows]
+    stored = [row_of(row) for row in rows]
     if regrouped or gone:
         await connection.execute(REPLACE_CONVERSATIONS, tenant, stored, list(regrouped), list(gone), now)
     elif stored:
@@ -353,7 +356,8 @@ def _text(id_: UUID | None) -> str | None:
     return None if id_ is None else str(id_)
 
 
-def _conversation_row(row: StoredConversation) -> dict[str, Any]:
+def row_of(row: StoredConversation) -> dict[str, Any]:
+    """Return a conversation as RECORD has it."""
     state, summary = row.state, row.summary
     merged_by = row.merged_by or (None, None, None)
     return {

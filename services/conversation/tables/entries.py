@@ -66,10 +66,12 @@ _WITHOUT_TEXT = ", ".join(
 )
 
 # Read to tell conversations anew up to an instant, perhaps very many: without what was written in them.
-ENTRIES_BEFORE = f"""
-SELECT {_WITHOUT_TEXT} FROM unnest($2::uuid[], $3::timestamptz[]) AS w (conversation_id, before)
+ENTRIES_BETWEEN = f"""
+SELECT {_WITHOUT_TEXT}
+FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS w (conversation_id, after, before)
 JOIN conversation.entry e
-    ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at < w.before AND e.cause_id IS NULL
+    ON e.tenant_id = $1 AND e.conversation_id = w.conversation_id AND e.occurred_at > w.after
+        AND e.occurred_at < w.before AND e.cause_id IS NULL
 """  # noqa: S608
 
 _LIFECYCLE = ("threadline.conversation.resolved", "threadline.conversation.reopened")
@@ -77,8 +79,8 @@ _LIFECYCLE = ("threadline.conversation.resolved", "threadline.conversation.reope
 _OUTLINE = """e.entry_id, e.occurred_at, e.source, e.event_id, e.type, e.automatic, e.contact_id,
        CASE WHEN NOT e.by_conversation THEN e.leaf_id END, e.conversation_id, e.rule"""
 
-# Conversations from $3 on; of those that began before it ($4) also when they were resolved and reopened, by whatever
-# brought that about; and what of leaves ($5) from $6 on is in no conversation.
+# Conversations from $3 on; of those that began before it ($4) also when they were resolved and reopened since $5, by
+# whatever brought that about; and what of leaves ($6) from $7 on is in no conversation.
 OUTLINES = f"""
 SELECT {_OUTLINE}
 FROM unnest($2::uuid[]) AS w (conversation_id),
@@ -88,17 +90,18 @@ LATERAL (SELECT * FROM conversation.entry
 UNION ALL
 SELECT e.entry_id, e.occurred_at, coalesce(c.source, e.source), coalesce(c.event_id, e.event_id), e.type,
        e.automatic AND e.cause_id IS NULL, e.contact_id, NULL, e.conversation_id, e.rule
-FROM unnest($4::uuid[]) AS w (conversation_id),
+FROM unnest($4::uuid[], $5::timestamptz[]) AS w (conversation_id, after),
 LATERAL (SELECT * FROM conversation.entry
-         WHERE tenant_id = $1 AND conversation_id = w.conversation_id AND occurred_at < $3 AND type = ANY ($7::text[])
+         WHERE tenant_id = $1 AND conversation_id = w.conversation_id AND occurred_at > w.after AND occurred_at < $3
+             AND type = ANY ($8::text[])
          OFFSET 0) AS e
 LEFT JOIN LATERAL (SELECT source, event_id FROM conversation.entry
                    WHERE tenant_id = $1 AND entry_id = e.cause_id OFFSET 0) AS c ON true
 UNION ALL
 SELECT {_OUTLINE}
-FROM unnest($5::uuid[]) AS w (leaf_id),
+FROM unnest($6::uuid[]) AS w (leaf_id),
 LATERAL (SELECT * FROM conversation.entry
-         WHERE tenant_id = $1 AND leaf_id = w.leaf_id AND occurred_at >= $6 AND conversation_id IS NULL
+         WHERE tenant_id = $1 AND leaf_id = w.leaf_id AND occurred_at >= $7 AND conversation_id IS NULL
          OFFSET 0) AS e
 """  # noqa: S608
 
@@ -163,27 +166,27 @@ async def entries_since(
     return [entry_of(row) for row in rows]
 
 
-async def entries_before(
-    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime]]
+async def entries_between(
+    connection: asyncpg.Connection, tenant: str, wanted: Iterable[tuple[UUID, datetime, datetime]]
 ) -> list[Entry]:
-    """Return the posted entries of these conversations before an instant, without their texts."""
-    return [entry_of(row) for row in await connection.fetch(ENTRIES_BEFORE, tenant, *columns(wanted, 2))]
+    """Return the posted entries of each (conversation, after, before) between those instants, without their texts."""
+    return [entry_of(row) for row in await connection.fetch(ENTRIES_BETWEEN, tenant, *columns(wanted, 3))]
 
 
 async def outlines(
     connection: asyncpg.Connection,
     tenant: str,
     conversations: tuple[Iterable[UUID], datetime],
-    begun: Iterable[UUID],
+    begun: Iterable[tuple[UUID, datetime]],
     leaves: tuple[Iterable[UUID], datetime],
 ) -> list[Outline]:
     """Return in order the outlines of conversations, and of what these leaves have in none, each from an instant on.
 
-    Of those that are `begun` by then also when they were resolved and reopened before it.
+    Of those that are `begun` by then also when they were resolved and reopened before it, since an instant.
     """
     (ids, since), (leaf_ids, asked_since) = conversations, leaves
     rows = await connection.fetch(
-        OUTLINES, tenant, list(ids), since, list(begun), list(leaf_ids), asked_since, _LIFECYCLE
+        OUTLINES, tenant, list(ids), since, *columns(begun, 2), list(leaf_ids), asked_since, _LIFECYCLE
     )
     found = [outline(row[0], (row[1], row[2], row[3]), *row[4:]) for row in rows]
     return sorted(found, key=lambda known: known.facts.order)

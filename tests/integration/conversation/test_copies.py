@@ -18,6 +18,8 @@ from tests.integration.conversation.test_histories import is_what_is_decided_fro
 from tests.timeline_app import Timelines, running_timelines
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
+
 ANN = "email:ann@home.example"
 
 

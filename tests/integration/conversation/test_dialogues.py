@@ -141,6 +141,10 @@ async def dump(pool: asyncpg.Pool, tenant: str) -> dict[str, list[Any]]:
         "conversation": "SELECT conversation_id, canonical_id, merged_into, merged_at, opened_at, owner_leaf_id, "
         "last_entry_at, last_activity_at, resolved_at, tickets, follow_up_of, last_channel, channels, assignee, team, "
         "topic, waiting_since, entries FROM conversation.conversation WHERE tenant_id = $1",
+        "checkpoint": "SELECT conversation_id, at, opened_at, owner_leaf_id, last_entry_at, last_activity_at, "
+        "resolved_at, tickets, follow_up_of, last_channel, escalation_posted_to, channels, assignee, team, topic, "
+        "waiting_since, entries, ARRAY(SELECT unnest(participants) ORDER BY 1) FROM conversation.checkpoint "
+        "WHERE tenant_id = $1",
         "participation": "SELECT leaf_id, conversation_id FROM conversation.participation WHERE tenant_id = $1",
         "link": "SELECT a, b, occurred_at, source, event_id FROM conversation.link WHERE tenant_id = $1",
         "copy": "SELECT copy_id, entry_id, digest FROM conversation.copy WHERE tenant_id = $1",

@@ -26,6 +26,8 @@ from tests.comparing import Reader, differences, places
 from tests.histories import BEGINNING, DAY, HOUR, SECRET, a_history, a_policy, arrivals, some_decisions
 from tests.integration.conversation.test_histories import decide_again, is_what_is_decided_from_scratch
 
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
+
 HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30")) // 3
 ONCE_WRONG = [110_019, 110_034, 110_055, 110_068, 110_128, 114_165]
 SEEDS = [*ONCE_WRONG, *range(110_200, 110_200 + HISTORIES)]
@@ -75,7 +77,8 @@ async def forget_all(pool: asyncpg.Pool) -> None:
     for table in (
         "conversation.leaf", "conversation.link", "conversation.sighting", "conversation.entry", "conversation.binding",
         "conversation.conversation", "conversation.participation", "conversation.conflict", "conversation.change",
-        "conversation.search", "conversation.copy", "privacy.tombstone", "privacy.erasure", "privacy.finding",
+        "conversation.search", "conversation.copy", "conversation.checkpoint", "privacy.tombstone", "privacy.erasure",
+        "privacy.finding",
     ):  # fmt: skip
         await pool.execute(f"TRUNCATE {table}")
 

@@ -31,6 +31,8 @@ from tests.histories import (
 )
 from tests.integration.conversation.test_dialogues import dump
 
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HISTORIES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
 ONCE_WRONG = [6, 14, 17, 39, 47, 58, 64, 115, 125, 141, 268, 530, 853, 10635, 20395, 30185, 90212]

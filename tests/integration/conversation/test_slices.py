@@ -33,6 +33,8 @@ from tests.integration.conversation.test_histories import (
     put,
 )
 
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
+
 SEEDS = range(40_000, 40_000 + 2 * HISTORIES)
 # Several times, as it went wrong by the chance of new ids: a mail was one to several customers, and then no longer.
 AGENTS_SEEDS = [*[50_007] * 5, *range(50_000, 50_000 + HISTORIES)]

@@ -23,6 +23,8 @@ from tests.integration.conversation.test_dialogues import dump
 from tests.integration.conversation.test_histories import OVERLOOKED
 from tests.tangles import a_policy, a_tangle, as_it_comes
 
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TANGLES = int(os.environ.get("THREADLINE_TEST_HISTORIES", "30"))
 WORDS = {TYPE_PREFIX + name for name in (*DECISIONS, JOINED)}

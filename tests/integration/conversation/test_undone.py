@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from services.conversation.deciding import telling
 from services.conversation.reading.timelines import Page, timeline
@@ -18,6 +19,8 @@ from shared.database.engine import tenant_reader
 from shared.events import InboundEvent
 from tests.histories import DAY, SECRET, a_history, a_policy
 from tests.integration.conversation.test_histories import NOW, decide_again, put
+
+pytestmark = pytest.mark.usefixtures("many_checkpoints")
 
 # All that numbers are made of. When it was recorded tells of the way, not of the result.
 NUMBERS = """
