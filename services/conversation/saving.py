@@ -289,7 +289,7 @@ class Saving:
 
     async def _reown(self, rows: Sequence[StoredConversation]) -> list[Entry]:
         """Entries without an owner of their own belong to whoever owns the conversation now."""
-        owners = []
+        owners: dict[UUID, UUID] = {}
         merged_into = {into for into, _ in self._fold.merges.values()}
         for row in rows:
             before = self._batch.conversations.get(row.id)
@@ -299,8 +299,8 @@ class Saving:
             was = self._batch.conversations[before.canonical_id].state.owner_leaf
             merged = before.canonical_id != row.canonical_id or row.id in merged_into
             if merged or (row.id in self._batch.rebuilt and owner != was):
-                owners.append((row.id, owner))
-        return await tables.entries.reown_entries(self._connection, self._tenant, owners, self._batch.now)
+                owners[row.canonical_id] = owner
+        return await tables.entries.reown_entries(self._connection, self._tenant, owners.items(), self._batch.now)
 
     def _seen(self, moved: Sequence[Entry]) -> tuple[Mapping[UUID, Seen], Rows]:
         """Return what the new entries say of the handles they name and of their owners, and what was seen where."""

@@ -244,18 +244,21 @@ WITH gone AS (DELETE FROM conversation.entry WHERE tenant_id = $1 AND entry_id =
 {past.entries_said("gone", "$3")}
 """  # noqa: S608
 
-# Entries that belong to whoever owns their conversation follow its owner.
+# Entries that belong to whoever owns their conversation follow its owner, also those of what became part of it before.
 TO_REOWN = """
-SELECT e.entry_id FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
-JOIN conversation.entry e ON e.tenant_id = $1 AND e.conversation_id = o.conversation_id
-WHERE e.by_conversation AND e.leaf_id <> o.leaf_id
+SELECT e.entry_id, o.leaf_id FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id),
+LATERAL (SELECT conversation_id FROM conversation.conversation
+         WHERE tenant_id = $1 AND canonical_id = o.conversation_id OFFSET 0) AS c,
+LATERAL (SELECT entry_id, leaf_id FROM conversation.entry
+         WHERE tenant_id = $1 AND conversation_id = c.conversation_id AND by_conversation OFFSET 0) AS e
+WHERE e.leaf_id <> o.leaf_id
 """
 
 REOWN_ENTRIES = f"""
-WITH stood AS ({past.entries_stood("$4::uuid[]", "$5")})
+WITH stood AS ({past.entries_stood("$2::uuid[]", "$4")})
 UPDATE conversation.entry e SET leaf_id = o.leaf_id, version = e.version + 1
-FROM unnest($2::uuid[], $3::uuid[]) AS o (conversation_id, leaf_id)
-WHERE e.tenant_id = $1 AND e.conversation_id = o.conversation_id AND e.by_conversation AND e.leaf_id <> o.leaf_id
+FROM unnest($2::uuid[], $3::uuid[]) AS o (entry_id, leaf_id)
+WHERE e.tenant_id = $1 AND e.entry_id = o.entry_id
 RETURNING {ENTRY_COLUMNS}
 """  # noqa: S608
 
@@ -297,12 +300,9 @@ async def delete_entries(connection: asyncpg.Connection, tenant: str, ids: Itera
 async def reown_entries(
     connection: asyncpg.Connection, tenant: str, owners: Iterable[tuple[UUID, UUID]], now: datetime
 ) -> list[Entry]:
-    """Give the ownerless entries of each (conversation, leaf) to that leaf; return those that changed."""
+    """Give the ownerless entries of each (canonical conversation, leaf) to that leaf; return those that changed."""
     rows = [row for row in owners if row[1] is not None]
-    if not rows:
+    found = await connection.fetch(TO_REOWN, tenant, *columns(rows, 2)) if rows else []
+    if not found:
         return []
-    owned = columns(rows, 2)
-    ids = [row[0] for row in await connection.fetch(TO_REOWN, tenant, *owned)]
-    if not ids:
-        return []
-    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *owned, ids, now)]
+    return [entry_of(row) for row in await connection.fetch(REOWN_ENTRIES, tenant, *columns(found, 2), now)]

@@ -325,6 +325,25 @@ WHERE e.tenant_id = $1 AND e.cause_id IS NULL ORDER BY e.event_id
 """
 
 
+async def test_what_nobody_owns_follows_the_owner_of_all_that_was_joined_before_too(pool: asyncpg.Pool) -> None:
+    def said(number: int, person: str, **data: Any) -> InboundEvent:
+        handles = {"handles": [{"kind": "email", "value": f"{person}@home.example"}]}
+        at, told = BEGINNING + number * HOUR, {"channel": "email", "message_id": f"<{number}@x.example>", **data}
+        told |= {"customer": handles} if person else {}
+        kind = "received" if person else "sent"
+        return InboundEvent("t", "/x", f"e{number}", f"threadline.message.{kind}", at, at, told)
+
+    events = [said(0, "cem"), said(1, "ann"), said(2, "bob"), said(3, "", thread={"in_reply_to": "<2@x.example>"})]
+    ids = [entry_id_of(SECRET, "t", event.source, event.id) for event in events]
+    # Bob's matter becomes part of Ann's, and then Cem's, which began before both.
+    joins = [Join(ids[1], BEGINNING + number * HOUR, whole=ids[whole]) for number, whole in ((4, 2), (5, 0))]
+    for event in [*events, *(join.event("t", None, {"type": "agent"}, join.at) for join in joins)]:
+        await put(pool, "t", [event])
+    owners = dict(await pool.fetch("SELECT event_id, leaf_id FROM conversation.entry WHERE cause_id IS NULL"))
+    assert owners["e3"] == owners["e0"], "an answer to nobody is the customer's whose entry is the first"
+    await is_what_is_decided_from_scratch(pool, "t", 0)
+
+
 async def test_joins_in_any_order_and_in_batches_of_any_size_give_the_same(pool: asyncpg.Pool) -> None:
     results = []
     for seed in range(25):
