@@ -203,10 +203,11 @@ class _Unions:
             self._counts[node] = {kind_of(node): 1}
 
     def _root(self, node: Node) -> Node:
-        self._add(node)
-        while self._parent[node] != node:
-            self._parent[node] = self._parent[self._parent[node]]
-            node = self._parent[node]
+        parent = self._parent
+        if node not in parent:
+            self._add(node)
+        while (above := parent[node]) != node:
+            parent[node] = node = parent[above]
         return node
 
     def join(self, link: Evidence) -> RefusalReason | None:
@@ -229,16 +230,18 @@ class _Unions:
         return None
 
     def _forbidden(self, left: Node, right: Node, *, manual: bool) -> RefusalReason | None:
-        kept_from = self._kept_from.get(left, ())
-        if any(node in self._parent and self._root(node) == right for node in kept_from):
+        kept_from = self._kept_from.get(left)
+        if kept_from and any(node in self._parent and self._root(node) == right for node in kept_from):
             return "do_not_link"
         mine, theirs = self._counts[left], self._counts[right]
         if mine.get("crm", 0) + theirs.get("crm", 0) > self._policy.limits.crm:
             return "two_crm_ids"
+        if manual:
+            return None
         # A kind that only one side holds is no more after the union: an agent may have put that side above its limit.
-        both = mine.keys() & theirs.keys()
-        if not manual and any(mine[kind] + theirs[kind] > self._policy.limit(kind) for kind in both):
-            return "limit"
+        for kind, count in theirs.items():
+            if kind in mine and mine[kind] + count > self._policy.limit(kind):
+                return "limit"
         return None
 
     def group_of(self) -> dict[Node, Node]:

@@ -320,7 +320,8 @@ class People:
         self._share(nodes, links)
         shared = self.shared_nodes()
         # Links to a shared handle hold nothing together.
-        inner = [link for link in links if link.a in nodes and link.b in nodes and not shared & {link.a, link.b}]
+        held = nodes - shared
+        inner = [link for link in links if link.a in held and link.b in held]
         apart, inner = _told_apart(inner)
         taken: set[UUID] = set()
         for piece in _pieces(nodes, inner):

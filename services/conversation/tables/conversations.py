@@ -13,7 +13,7 @@ import asyncpg
 from services.conversation import past
 from services.conversation.stitching import Binding, Conversation
 from services.conversation.summary import Summary
-from services.conversation.tables.rows import columns
+from services.conversation.tables.rows import columns, insert
 
 # For each key and instant: what it meant just before, and every entry that named it from then on.
 BINDINGS = """
@@ -323,13 +323,9 @@ async def save_bindings(connection: asyncpg.Connection, tenant: str, bindings: R
     if bindings.moved:
         rows = [(b.entry_id, b.key, b.order[0], b.conversation_id) for b in bindings.moved]
         await connection.execute(MOVE_BINDINGS, tenant, *columns(rows, 4))
-    if bindings.new:
-        await connection.copy_records_to_table(
-            "binding",
-            schema_name="conversation",
-            columns=["tenant_id", "key", "occurred_at", "entry_id", "conversation_id", "source", "event_id"],
-            records=[(tenant, b.key, b.order[0], b.entry_id, b.conversation_id, *b.order[1:]) for b in bindings.new],
-        )
+    names = ("tenant_id", "key", "occurred_at", "entry_id", "conversation_id", "source", "event_id")
+    new = [(tenant, b.key, b.order[0], b.entry_id, b.conversation_id, *b.order[1:]) for b in bindings.new]
+    await insert(connection, "binding", names, new)
 
 
 async def save_conversations(

@@ -11,7 +11,7 @@ import asyncpg
 from services.conversation import past
 from services.conversation.entries import COLUMNS, Entry
 from services.conversation.outlines import Outline, outline
-from services.conversation.tables.rows import Rows, columns
+from services.conversation.tables.rows import Rows, columns, insert
 
 DIGESTS = """
 SELECT entry_id, digest FROM conversation.entry WHERE tenant_id = $1 AND entry_id = ANY($2::uuid[])
@@ -264,15 +264,8 @@ RETURNING {ENTRY_COLUMNS}
 
 
 async def insert_entries(connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
-    """Append new entries by COPY; none of them may be there yet."""
-    if not entries:
-        return
-    await connection.copy_records_to_table(
-        "entry",
-        schema_name="conversation",
-        columns=["tenant_id" if name == "tenant" else name for name in COLUMNS],
-        records=entries,
-    )
+    """Append new entries; none of them may be there yet."""
+    await insert(connection, "entry", ["tenant_id" if name == "tenant" else name for name in COLUMNS], entries)
 
 
 async def move_entries(connection: asyncpg.Connection, tenant: str, entries: Sequence[Entry], now: datetime) -> None:

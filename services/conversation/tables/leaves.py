@@ -17,7 +17,7 @@ from services.conversation.people import Leaf
 from services.conversation.regrouping import ASKING, Active, Open
 from services.conversation.seen import Seen
 from services.conversation.tables.conversations import WEEK
-from services.conversation.tables.rows import Rows, columns
+from services.conversation.tables.rows import Rows, columns, insert
 
 KNOWN_NODES = """
 SELECT EXISTS (SELECT FROM conversation.leaf WHERE tenant_id = $1 AND node = ANY ($2::text[]))
@@ -30,6 +30,7 @@ async def knows_any(connection: asyncpg.Connection, tenant: str, nodes: Iterable
     return bool(await connection.fetchval(KNOWN_NODES, tenant, list(nodes)))
 
 
+# In the order in which a Leaf has them.
 _LEAF = "leaf_id, node, component_id, customer_id, seq, was_customer, shared, linked_at, last_entry_at, renewal"
 
 # OFFSET 0 keeps the look-ups nested: on a table without statistics the join is planned as a comparison of all with all.
@@ -121,32 +122,17 @@ WHERE excluded.first_seen_at < s.first_seen_at OR excluded.last_seen_at > s.last
 
 async def leaves_of_nodes(connection: asyncpg.Connection, tenant: str, nodes: Iterable[Node]) -> list[Leaf]:
     """Return the leaves of every component that one of these nodes is part of."""
-    return [_leaf(row) for row in await connection.fetch(LEAVES_BY_NODES, tenant, list(nodes))]
+    return [Leaf(*row) for row in await connection.fetch(LEAVES_BY_NODES, tenant, list(nodes))]
 
 
 async def leaves_of_ids(connection: asyncpg.Connection, tenant: str, ids: Iterable[UUID]) -> list[Leaf]:
     """Return the leaves of every component that one of these leaves is part of."""
-    return [_leaf(row) for row in await connection.fetch(LEAVES_BY_IDS, tenant, list(ids))]
+    return [Leaf(*row) for row in await connection.fetch(LEAVES_BY_IDS, tenant, list(ids))]
 
 
 async def all_leaves(connection: asyncpg.Connection, tenant: str) -> list[Leaf]:
     """Return every leaf of the tenant."""
-    return [_leaf(row) for row in await connection.fetch(ALL_LEAVES, tenant)]
-
-
-def _leaf(row: asyncpg.Record) -> Leaf:
-    return Leaf(
-        leaf_id=row[0],
-        node=row[1],
-        component_id=row[2],
-        customer_id=row[3],
-        seq=row[4],
-        was_customer=row[5],
-        shared=row[6],
-        linked_at=row[7],
-        last_entry_at=row[8],
-        renewal=row[9],
-    )
+    return [Leaf(*row) for row in await connection.fetch(ALL_LEAVES, tenant)]
 
 
 async def links_of_pairs(
@@ -236,8 +222,7 @@ async def save_leaves(
             fresh.append((tenant, renewal, leaf.leaf_id, leaf.node, *row, *first))
         else:
             known.append((leaf.leaf_id, *row))
-    if fresh:
-        await connection.copy_records_to_table("leaf", schema_name="conversation", columns=_NEW_LEAF, records=fresh)
+    await insert(connection, "leaf", _NEW_LEAF, fresh)
     if known:
         await connection.execute(SAVE_LEAVES, tenant, renewal, *columns(known, 6), now)
     written = {row[2] for row in fresh}
