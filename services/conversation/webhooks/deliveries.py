@@ -182,15 +182,17 @@ JOIN conversation.webhook_event e ON e.tenant_id = $1 AND e.webhook_id = d.webho
 """
 
 # What somebody changes at this moment (it moves with its customer, its person is erased) is not waited for: they wait
-# for lanes that are held here. Whoever moved it meanwhile has it in another lane.
+# for lanes that are held here.
 HOLD = """
-UPDATE conversation.webhook_delivery d SET leased_until = now() + make_interval(secs => $5)
-FROM (
-    SELECT d.webhook_id FROM conversation.webhook_delivery d
-    JOIN unnest($3::text[], $4::uuid[]) AS w (webhook_id, customer_id) USING (webhook_id, customer_id)
-    WHERE d.tenant_id = $1 AND d.endpoint_id = $2 AND d.state = 'p' FOR NO KEY UPDATE OF d SKIP LOCKED) AS free
-WHERE d.tenant_id = $1 AND d.endpoint_id = $2 AND d.webhook_id = free.webhook_id
-RETURNING d.webhook_id
+UPDATE conversation.webhook_delivery SET leased_until = now() + make_interval(secs => $4)
+WHERE tenant_id = $1 AND endpoint_id = $2 AND webhook_id = ANY(ARRAY(
+    SELECT webhook_id FROM conversation.webhook_delivery
+    WHERE tenant_id = $1 AND endpoint_id = $2 AND webhook_id = ANY($3::text[]) FOR NO KEY UPDATE SKIP LOCKED))
+RETURNING webhook_id, customer_id, state
+"""
+LET_GO = """
+UPDATE conversation.webhook_delivery SET leased_until = NULL
+WHERE tenant_id = $1 AND endpoint_id = $2 AND webhook_id = ANY($3::text[])
 """
 
 # A merge brought a delivery here that is on its way in its former lane, or takes it away just now.
@@ -253,11 +255,13 @@ async def lease(
     if not customers:
         return []
     heads = await connection.fetch(FIRST_IN_LANE, tenant, endpoint_id, customers)
-    free = [head for head in heads if not head["busy"]]
-    names = [head["webhook_id"] for head in free], [head["customer_id"] for head in free]
-    held = {row["webhook_id"] for row in await connection.fetch(HOLD, tenant, endpoint_id, *names, lease_s)}
-    mine = [head for head in free if head["webhook_id"] in held]
-    busy = [head["customer_id"] for head in heads if head["webhook_id"] not in held]
+    names = [head["webhook_id"] for head in heads if not head["busy"]]
+    held = {(row[0], row[1]): row[2] for row in await connection.fetch(HOLD, tenant, endpoint_id, names, lease_s)}
+    mine = [head for head in heads if held.pop((head["webhook_id"], head["customer_id"]), None) == b"p"]
+    if held:  # settled or moved to another lane since they were looked for
+        await connection.execute(LET_GO, tenant, endpoint_id, [webhook_id for webhook_id, _ in held])
+    taken = {head["customer_id"] for head in mine}
+    busy = [head["customer_id"] for head in heads if head["customer_id"] not in taken]
     empty = set(customers) - {head["customer_id"] for head in heads}
     if busy:
         await connection.execute(LATER, tenant, endpoint_id, busy)
@@ -310,15 +314,10 @@ INSERT INTO conversation.webhook_attempt (tenant_id, endpoint_id, webhook_id, st
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 
-FREE_LANES = """
-WITH held AS (
-    SELECT customer_id FROM conversation.webhook_lane WHERE tenant_id = $1 AND endpoint_id = $2
-    AND ((customer_id = $3 AND lease = $4) OR (customer_id = $6 AND $6 <> $3))
-    ORDER BY customer_id FOR UPDATE)
-UPDATE conversation.webhook_lane l SET
-    lease = NULL, leased_until = NULL, due_at = now() + make_interval(secs => $5)
-FROM held WHERE l.tenant_id = $1 AND l.endpoint_id = $2 AND l.customer_id = held.customer_id
-RETURNING l.customer_id
+FREE_LANE = """
+UPDATE conversation.webhook_lane SET lease = NULL, leased_until = NULL, due_at = now() + make_interval(secs => $4)
+WHERE tenant_id = $1 AND endpoint_id = $2 AND customer_id = $3 AND ($5::uuid IS NULL OR lease = $5)
+RETURNING customer_id
 """
 
 # What fails at the same time is one failure: eight posts that a restart breaks off are no run of eight.
@@ -383,10 +382,12 @@ async def settle(connection: Connection, due: Due, answer: Answer, settled: Sett
     if now_of is not None:
         await connection.execute(ADD_ATTEMPT, *key, answer.status, settled.reason, answer.duration_ms, answer.excerpt)
     endpoint = (due.tenant, due.endpoint_id)
-    lanes = await connection.fetch(
-        FREE_LANES, *endpoint, due.customer_id, due.lease, settled.again_s, now_of or due.customer_id
-    )
-    await connection.execute(DROP_EMPTY_LANES, *endpoint, [row["customer_id"] for row in lanes])
+    # Where it moved meanwhile, what was held back in its new lane is free as well.
+    leases = {due.customer_id: due.lease} | ({now_of: None} if now_of not in (None, due.customer_id) else {})
+    freed = [
+        await connection.fetchval(FREE_LANE, *endpoint, one, settled.again_s, leases[one]) for one in sorted(leases)
+    ]
+    await connection.execute(DROP_EMPTY_LANES, *endpoint, [one for one in freed if one is not None])
     if not as_it_was:
         return
     if settled.state != "d":

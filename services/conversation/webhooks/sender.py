@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -151,13 +152,14 @@ class Sender:
     async def _start_due(self) -> int:
         if len(self._running) >= AT_ONCE:
             return 0
-        full = [tenant for tenant in {due.tenant for due in self._running.values()} if self._room(tenant)[0] <= 0]
+        theirs = Counter(due.tenant for due in self._running.values())
+        full = [tenant for tenant, count in theirs.items() if count >= TENANT_AT_ONCE]
         with translated():
             async with self._pool.acquire() as connection:
                 waiting = await deliveries.waiting_endpoints(connection, ENDPOINTS_AT_ONCE, full)
         started = 0
         for tenant, endpoint_id in waiting:
-            room, at_once = self._room(tenant)
+            room, at_once = self._room(theirs[tenant])
             if room <= 0:
                 continue
             async with transaction(self._pool) as connection:
@@ -166,15 +168,15 @@ class Sender:
                 task = asyncio.create_task(self._deliver(due))
                 self._running[task] = due
                 task.add_done_callback(self._done)
+            theirs[tenant] += len(taken)
             started += len(taken)
         return started
 
-    def _room(self, tenant: str) -> tuple[int, int]:
-        """Return how many more posts of a tenant may run here, and how many at one endpoint: one where it gets narrow.
+    def _room(self, theirs: int) -> tuple[int, int]:
+        """Return how many more posts of a tenant with so many may run here, and how many at one endpoint.
 
-        So slow endpoints get out of the way of their tenant's quick ones, too.
+        That is one where it gets narrow: slow endpoints get out of the way of their tenant's quick ones, too.
         """
-        theirs = sum(due.tenant == tenant for due in self._running.values())
         room = min(AT_ONCE - len(self._running), TENANT_AT_ONCE - theirs)
         return room, self._settings.per_endpoint if 2 * theirs < TENANT_AT_ONCE else 1
 
