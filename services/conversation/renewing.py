@@ -39,6 +39,8 @@ class Renewing(Loading):
         super().__init__(batch)
         self._taken: set[Node] = set()
         """Nodes whose entries are loaded."""
+        self._disowned: set[Node] = set()
+        """Nodes that were found to be shared, whose entries are loaded."""
         self._said: dict[EvidenceKey, Evidence] = {}
         """What the entries say that is stored otherwise, or was read under an earlier policy."""
 
@@ -82,9 +84,16 @@ class Renewing(Loading):
             people.leaf(node)
         said = people.evidence_of(facts)
         nodes = await self._involved(self._taken | named | decided)
-        await self._take_evidence(said, nodes)
-        # Links that are gone may have held a handle shared; those that are new may lead to others.
-        nodes = await self._involved(nodes)
+        unlinked = await self._take_evidence(said, nodes)
+        # Links that are gone may have held a handle shared, also one that a shared handle named; those that are new may
+        # lead to others.
+        await self._load_nodes(unlinked)
+        unlinked &= people.leaves.keys()
+        await self._load_links({people.leaves[node].component_id for node in unlinked})
+        for node in unlinked:  # what was loaded of them just now is as it was said before
+            for key in self._batch.unsaid & people.links[node].keys():
+                del people.links[node][key]
+        nodes = await self._involved(nodes | unlinked)
         were_shared = [node for node in nodes if people.leaves[node].shared]
         for node in nodes:
             people.leaves[node].shared = False
@@ -100,6 +109,10 @@ class Renewing(Loading):
                 # What names it alone was nobody's, and no evidence leads there.
                 names = (component_name(people.leaves[node].component_id), key_name(shared_key(node)))
                 self._scope.touch(names, BEGINNING)
+        found_shared = {node for node in nodes if people.leaves[node].shared} - {*were_shared, *self._disowned}
+        if found_shared:  # what names it alone may have been decided by the new policy before this was known
+            self._disowned |= found_shared
+            await self._disown_newly_shared()
         await self._ask_bulk_anew()
 
     async def _load_nodes(self, nodes: Iterable[Node]) -> None:
@@ -127,9 +140,12 @@ class Renewing(Loading):
             fresh = {node for node in ends if node in people.leaves} - found
         return found
 
-    async def _take_evidence(self, said: dict[EvidenceKey, Evidence], nodes: Collection[Node]) -> None:
-        """Put what the entries say now in the place of what the same entries said under an earlier policy."""
-        people, unsaid = self._people, self._batch.unsaid
+    async def _take_evidence(self, said: dict[EvidenceKey, Evidence], nodes: Collection[Node]) -> set[Node]:
+        """Put what the entries say now in the place of what the same entries said under an earlier policy.
+
+        Return the nodes of which they say something no longer.
+        """
+        people, unsaid, unlinked = self._people, self._batch.unsaid, set[Node]()
         outdated = await tables.renewals.outdated_links(self._connection, self._tenant, nodes, self._batch.renewal)
         read_again = {id_ for fact in self._batch.facts.values() for id_ in (fact.entry_id, *_copies(fact))}
         for link in outdated:
@@ -137,6 +153,7 @@ class Renewing(Loading):
             if of in read_again and link.key not in said and not link.manual:
                 people.drop_link(link)
                 unsaid.add(link.key)
+                unlinked.update(link.pair)
         before = {link.key for link in outdated}
         for key, link in said.items():
             known = people.links[link.a].get(key)
@@ -146,6 +163,7 @@ class Renewing(Loading):
                 people.take_link(link)
                 self._said[key] = link
                 unsaid.discard(key)
+        return unlinked
 
     async def _ask_bulk_anew(self) -> None:
         """Ask again which mails went to several customers: others may own them now."""

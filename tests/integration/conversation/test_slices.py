@@ -18,7 +18,7 @@ import pytest
 from services.conversation import tables
 from services.conversation.erasure.erasing import NobodysOwn
 from services.conversation.policy import Policy
-from services.conversation.update import Outcome, change_policy, renew_slice
+from services.conversation.update import Outcome, change_policy, renew, renew_slice
 from shared.entry_ids import entry_id_of
 from shared.events import InboundEvent
 from shared.log.postgres import postgres_log
@@ -317,4 +317,43 @@ async def test_a_handle_that_the_last_slice_finds_nobody_to_share_brings_those_o
     assert {"email:cy@c.example"} in await customers(pool)
     assert together in await customers(pool)
     assert await pool.fetchval(OWNER, "alone") == "phone:+31612345671"
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def renewed_first(pool: asyncpg.Pool, event_id: str) -> None:
+    """Decide by the new policy, before all else, the part of whoever owns an entry."""
+    owner = await pool.fetchval("SELECT leaf_id FROM conversation.entry WHERE event_id = $1", event_id)
+    async with pool.acquire() as connection, connection.transaction():
+        await renew(connection, "acme", SECRET, NOW, [owner])
+
+
+async def test_a_handle_is_shared_no_longer_once_the_last_who_named_it_reads_otherwise(pool: asyncpg.Pool) -> None:
+    local, cy = {"kind": "phone", "value": "0612345671"}, {"kind": "email", "value": "cy@c.example"}
+    one, other = {"kind": "crm", "value": "1"}, {"kind": "crm", "value": "2"}
+    await change(pool, "acme", Policy(degree_limit=2))
+    # Each of the four is named beside three others, so each is nobody's; the number is, abroad, that of two as well.
+    await put(pool, "acme", [said("one", 1, one, PHONE), said("other", 2, other, PHONE)])
+    await put(pool, "acme", [said("together", 3, ANN, BO, cy, local)])
+    await change(pool, "acme", Policy(degree_limit=2, default_region="DE"))
+    await renewed_first(pool, "one")
+    await renewed_first(pool, "other")
+    while await carry_out(pool, "acme", 1):
+        pass
+    assert not await pool.fetchval("SELECT shared FROM conversation.leaf WHERE node = 'phone:+31612345671'")
+    assert {"crm:1", "phone:+31612345671"} in await customers(pool)
+    await nothing_is_outstanding(pool, "acme")
+    await is_what_is_decided_from_scratch(pool, "acme", 0)
+
+
+async def test_what_names_a_handle_alone_is_nobodys_once_a_later_slice_finds_it_shared(pool: asyncpg.Pool) -> None:
+    local, cy = {"kind": "phone", "value": "0612345671"}, {"kind": "email", "value": "cy@c.example"}
+    await change(pool, "acme", Policy(degree_limit=2))
+    await put(pool, "acme", [said("alone", 1, local), said("together", 2, ANN, BO, cy, local)])
+    await change(pool, "acme", Policy(degree_limit=2, default_region="DE"))
+    await renewed_first(pool, "alone")
+    assert await pool.fetchval(OWNER, "alone") == "phone:+49612345671", "nobody else has named it until now"
+    while await carry_out(pool, "acme", 1):
+        pass
+    assert (await pool.fetchval(OWNER, "alone")).startswith("anonymous:")
+    await nothing_is_outstanding(pool, "acme")
     await is_what_is_decided_from_scratch(pool, "acme", 0)
