@@ -16,7 +16,7 @@ from services.conversation.entries import Entry
 from services.conversation.facts import Facts, Order
 from services.conversation.outlines import ANSWERED, Differing, Followed, Outline
 from services.conversation.people import People
-from services.conversation.stitching import NEVER, Placement, Stitcher
+from services.conversation.stitching import NEVER, Conversation, Placement, Stitcher
 from services.conversation.summary import Summary
 from services.conversation.tables.conversations import StoredConversation
 
@@ -241,25 +241,27 @@ class Fold:
             self.stitcher.owned[leaf_id].add(id_)
 
     def _apply(self, conversation_id: UUID, fact: Facts, data: dict[str, Any], owner: UUID | None) -> None:
-        """Let an entry count in its conversation, which owns it where nobody does; remember how far that has come."""
+        """Let an entry count in its conversation, whose owner it has where it has none of its own."""
         canonical = self.stitcher.canonical.get(conversation_id, conversation_id)
         conversation, summary = self.stitcher.conversations[canonical], self._summary(canonical)
         summary.apply(fact, data)
         leaf_id = owner or conversation.owner_leaf
         if leaf_id is not None:
             self._owners[canonical].add(leaf_id)
-        made = self.checkpoints.get(canonical)
-        if made and made[-1].at == fact.occurred_at:
+        self._remember(conversation, summary, fact.occurred_at)
+
+    def _remember(self, conversation: Conversation, summary: Summary, at: datetime) -> None:
+        """Keep how far a conversation has come, every so many entries, where that is all that was said until then."""
+        id_ = conversation.id
+        made = self.checkpoints.get(id_)
+        if made and made[-1].at == at:
             made.pop()  # it was not yet all of that instant
-        if summary.entries % checkpoints.EVERY == 0 and self._is_whole(canonical):
-            state = replace(conversation, tickets=set(conversation.tickets))
-            stored = StoredConversation(
-                canonical, canonical, None, None, state, replace(summary, channels=list(summary.channels))
-            )
-            participants = self._owners[canonical] | self._participants_before(canonical)
-            self.checkpoints.setdefault(canonical, []).append(
-                checkpoints.Checkpoint(fact.occurred_at, stored, participants)
-            )
+        if summary.entries % checkpoints.EVERY or not self._is_whole(id_):
+            return
+        state = replace(conversation, tickets=set(conversation.tickets))
+        stored = StoredConversation(id_, id_, None, None, state, replace(summary, channels=list(summary.channels)))
+        participants = self._owners[id_] | self._participants_before(id_)
+        self.checkpoints.setdefault(id_, []).append(Checkpoint(at, stored, participants))
 
     def _is_whole(self, id_: UUID) -> bool:
         """Tell whether all is known of a conversation, and nothing was merged with it."""

@@ -260,16 +260,20 @@ def test_given_database_needs_a_given_secret(database: str, open_folder: Path) -
     assert not (open_folder / "secret.key").exists()
 
 
-async def test_broker_that_is_away_is_a_fault_of_readiness_and_503_for_callers(
-    database: str, open_folder: Path
-) -> None:
-    env = {
+def without_a_broker(database: str) -> dict[str, str]:
+    """Return the settings of a process whose broker cannot be reached."""
+    return {
         "THREADLINE_DATABASE_URL": database,
         "THREADLINE_SECRET_KEY": SECRET,
         "THREADLINE_KAFKA": "127.0.0.1:1",
         "THREADLINE_LOG_TIMEOUT_S": "2",
-        "THREADLINE_BOOTSTRAP_KEY": "a-bootstrap-key-for-this-test-alone",
     }
+
+
+async def test_broker_that_is_away_is_a_fault_of_readiness_and_503_for_callers(
+    database: str, open_folder: Path
+) -> None:
+    env = without_a_broker(database) | {"THREADLINE_BOOTSTRAP_KEY": "a-bootstrap-key-for-this-test-alone"}
     process = Process(("ingest", "--data", str(open_folder)), open_folder, env)
     process.spawn()
     try:
@@ -298,12 +302,7 @@ async def test_broker_that_is_away_is_a_fault_of_readiness_and_503_for_callers(
 def test_command_that_cannot_reach_the_broker_says_so_in_one_line(
     database: str, open_folder: Path, command: tuple[str, ...]
 ) -> None:
-    env = {
-        "THREADLINE_DATABASE_URL": database,
-        "THREADLINE_SECRET_KEY": SECRET,
-        "THREADLINE_KAFKA": "127.0.0.1:1",
-        "THREADLINE_LOG_TIMEOUT_S": "2",
-    }
+    env = without_a_broker(database)
     assert run("migrate", "--data", str(open_folder), env=env).returncode == 0
     assert "Kafka" in _one_line(run(*command, "--data", str(open_folder), env=env))
 
